@@ -1,0 +1,55 @@
+# make sweep    the main job: environment, dependencies, data, the default sweep, a summary   (ARGS="sweep.trials=40 …")
+# make test     environment, dependencies with the test tools, lint, types, import contracts, tests
+# make setup    only the environment
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+
+.PHONY: setup sweep test test-browser lint lock wheel clean
+
+setup: $(VENV)/.installed
+
+sweep: setup
+	@$(BIN)/python -m mnist_sweep +sweep=optuna $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest -m "not browser" $(ARGS)
+
+test-browser: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m browser --no-cov $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+
+lock: $(BIN)/uv    # the newest versions that fit, for every platform
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+	    --custom-compile-command "make lock" pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+wheel: $(BIN)/uv
+	@$(BIN)/uv build -q --wheel
+
+clean:
+	rm -rf $(VENV) dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist_sweep needs Python 3.11 or newer, not " + sys.version.split()[0] + " (make PYTHON=python3.12 …)")'
+	@echo "making $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/uv
+	@echo "installing the dependencies (about 6 GB with PyTorch for CUDA)" >&2
+	@$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	@echo "installing the test tools" >&2
+	@$(BIN)/uv pip install -q --python $(BIN)/python -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,173 @@
+"""The command line: ``python -m mnist_sweep [overrides]``. Nothing heavy is imported before the request is known to be right."""
+
+import logging
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_sweep import datasets, schema
+from mnist_sweep.composition import CONF, compose, explain
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
+from mnist_sweep.overrides import override, replaced
+
+log = logging.getLogger("mnist_sweep")
+
+_DONE, _FAILED, _WRONG = 0, 1, 2
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what standard error is at the time, which a progress bar may have replaced."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        pass
+
+
+def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
+    """The config of a request that can be carried out; nothing has been written.
+
+    Raises:
+        RequestError: in one line, what is wrong and what is allowed.
+    """
+    config = compose(given, config_dir)
+    runs = Path(config.output) / "runs"
+    _check_writable(config.output, runs)
+    if config.sweep:
+        from mnist_sweep.sweep.driver import space_of
+
+        space_of(config, given)
+        if config.name is not None:
+            raise RequestError(f"name={config.name}: a sweep is named by sweep.name")
+    elif config.name is not None and (runs / config.name).exists():
+        raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
+    datasets.verify(config.data)
+    return config
+
+
+def _check_writable(output: str, folder: Path) -> None:
+    """Folders that do not exist yet are made later; the nearest one that does must take files."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(f"output={output}: {folder} cannot be written ({error.strerror}); allowed: a folder that can") from error
+
+
+def perform(given: Sequence[str], config_dir: str | None) -> int:
+    """One run or a sweep; the path of its JSON file goes to standard output.
+
+    Returns:
+        The exit code.
+    """
+    items = list(given)
+    config = check(items, config_dir)
+    used = datasets.obtain(config.data)
+    if used != config.data.name:
+        items = replaced(items, [override("data", used)])
+        config = compose(items, config_dir)
+    if config.sweep:
+        from mnist_sweep.sweep.driver import sweep
+
+        print(sweep(config, items, config_dir), flush=True)
+        return _DONE
+    from mnist_sweep.run import folder_of, run
+
+    if config.name is None:
+        made = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        items = replaced(items, [override("name", made)])
+        config = compose(items, config_dir)
+    log.info("%s: %s, %d epochs", config.name, config.data.name, config.trainer.max_epochs)
+    try:
+        result = run(config, items, config_dir=config_dir, open_test=True, progress=True)
+    except Interrupted:
+        print(folder_of(config) / "result.json", flush=True)
+        raise
+    if result.status == "finished":
+        log.info(
+            "%s %.4f in epoch %d of %d, test/accuracy %.4f on %s, %.1f s",
+            config.objective, result.objective, result.best_epoch, result.epochs, result.metrics["test/accuracy"],
+            result.dataset, result.seconds,
+        )  # fmt: skip
+        log.info("again              %s", result.command)
+    else:
+        log.error("failed: %s", result.detail)
+    print(result.path, flush=True)
+    return _DONE if result.status == "finished" else _FAILED
+
+
+class CheckGrid(Callback):
+    """Checks every point of a ``--multirun`` grid before the first is run."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        points = [list(point) for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
+        names = [check(point, _config_dir(config.hydra.runtime.config_sources)).name for point in points]
+        for name in names:
+            if name is not None and names.count(name) > 1:
+                raise RequestError(f"name={name}: the same for {names.count(name)} runs; allowed: one name each, or none")
+
+
+def _config_dir(sources: Sequence[Any]) -> str | None:
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def main() -> int:
+    """Returns: the exit code."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own way to hand on errors rather than to print and exit
+    codes: list[int] = []
+
+    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+    def task(_: DictConfig) -> None:
+        now = HydraConfig.get()
+        try:
+            codes.append(perform(list(now.overrides.task), _config_dir(now.runtime.config_sources)))
+        except RequestError as error:
+            log.error("error: %s", error)
+            codes.append(_WRONG)
+        except RunFailure as error:
+            log.error("failed: %s", error)
+            codes.append(_FAILED)
+
+    try:
+        with interruptible():
+            task()
+    except Interrupted as error:
+        log.error("interrupted by %s", error)
+        return error.exit_code
+    except RequestError as error:
+        log.error("error: %s", error)
+        return _WRONG
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        log.error("error: %s", explain(error, [item for item in sys.argv[1:] if "=" in item or item.startswith("~")]))
+        return _WRONG
+    return max(codes, default=_DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Overrides → config. What cannot be composed, or is out of bounds, is refused in one line."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_sweep import schema
+from mnist_sweep.errors import RequestError
+from mnist_sweep.overrides import key_of, text
+
+_PACKAGED = Path(__file__).parent / "conf"
+#: The folder of the configs: inside an installed package, beside the package in a checkout.
+CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
+
+_SYNONYMS = {"learning_rate": "optimizer.lr", "num_epochs": "trainer.max_epochs"}
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> schema.Config:
+    """The checked config of these overrides.
+
+    Args:
+        overrides: in Hydra's grammar, as on the command line.
+        config_dir: a further folder of configs, as with ``--config-dir``.
+
+    Raises:
+        RequestError: an unknown key or option, a wrong type, a value out of bounds, an impossible network.
+    """
+    try:
+        composed = OmegaConf.to_container(_composed(overrides, config_dir), resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RequestError(explain(error, overrides, config_dir)) from error
+    assert isinstance(composed, dict)
+    composed.pop("experiment", None)  # an option chosen, not a value
+    try:
+        return schema.Config.model_validate(composed)
+    except pydantic.ValidationError as error:
+        raise RequestError(_first_fault(error, composed)) from error
+
+
+def _composed(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
+    search = [f"hydra.searchpath=[{text('file://' + str(Path(config_dir).resolve()))}]"] if config_dir else []
+    hydra, outer = GlobalHydra.instance(), GlobalHydra.instance().hydra  # the command line's own, which stays
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=[*overrides, *search])
+    finally:
+        hydra.hydra = outer
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known dotted name most like the word, compared whole and by its last part."""
+    names = sorted(set(known) - {name.rpartition(".")[0] for name in known})  # values, not the mappings around them
+    word = _SYNONYMS.get(word, word)
+    last = word.rpartition(".")[2]
+
+    def likeness(name: str) -> float:
+        whole = difflib.SequenceMatcher(None, word, name).ratio()
+        return max(whole, 0.9 * difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio())
+
+    return max(names, key=likeness)
+
+
+def _first_fault(error: pydantic.ValidationError, composed: dict[str, Any]) -> str:
+    """The first of pydantic's complaints as one line: key=value: what is allowed."""
+    fault = error.errors()[0]
+    key, node = "", composed
+    for part in fault["loc"]:
+        if isinstance(part, int) and isinstance(node, list) and part < len(node):
+            key, node = f"{key}[{part}]", node[part]
+        elif isinstance(node, dict) and part in node:
+            key, node = f"{key}.{part}".lstrip("."), node[part]
+        elif fault["type"] == "missing" and part == fault["loc"][-1]:
+            key = f"{key}.{part}".lstrip(".")
+        # else: a tag by which pydantic says which member of a union it tried
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"{key}={text(node)}: unknown key; the nearest known one is {nearest(key, schema.keys() - {key})}"
+        case "missing" if key.startswith("sweep"):
+            return f"{key} is missing: a sweep's config comes with +sweep=optuna"
+        case "missing":
+            return f"{key} is missing"
+        case "value_error" if "=" in str(fault["ctx"]["error"]).split(":")[0]:
+            return str(fault["ctx"]["error"])  # names its key itself
+        case "value_error":
+            return f"{key}={text(node)}: {fault['ctx']['error']}"
+    message = fault["msg"].removeprefix("Input ").replace(" '32'", " 32")
+    return f"{key}={text(node)}: {message}"
+
+
+def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> str:
+    """One line for what Hydra would not compose: the override at fault and what is allowed in its place."""
+    parser = OverridesParser.create()
+    for item in overrides:
+        try:
+            parsed = parser.parse_override(item)
+        except HydraException as fault:
+            return f"{item}: not an override KEY=VALUE ({_line(fault)})"
+        if line := _fault_of(parsed, overrides, config_dir):
+            return line
+    return _line(error)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split("\nfull_key")[0].split())
+
+
+def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None) -> str | None:
+    key, item = parsed.key_or_group, str(parsed.input_line)
+    folders = [folder / key for folder in _folders(config_dir) if (folder / key).is_dir()]
+    if parsed.is_sweep_override():
+        return f"{item}: several values need --multirun"
+    if folders or key == "experiment":
+        found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        if parsed.value() is not None and str(parsed.value()) not in found and not isinstance(parsed.value(), dict):
+            close = difflib.get_close_matches(str(parsed.value()), found, n=1)
+            guess = f"did you mean {close[0]}? " if close else ""
+            return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}"
+        if key == "sweep" and not parsed.is_add():
+            return f"{item}: a sweep is added to the config; write +{item}"
+        if key.startswith("sweep/") and not any(key_of(other) == "sweep" for other in overrides):
+            return f"{item}: only within a sweep; add +sweep=optuna"
+        return None
+    others = [other for other in overrides if other != item]
+    try:
+        rest = _composed(others, config_dir)
+    except (HydraException, OmegaConfBaseException):
+        return None  # another override is at fault as well, and is looked at in its turn
+    present = _leaves(OmegaConf.to_container(rest))
+    if parsed.is_add():
+        return f"{item}: {key} is there already; write it without +" if key in present else None
+    if key in present:
+        return None
+    if key.startswith("sweep.") and "sweep" not in present:
+        return f"{item}: only within a sweep; add +sweep=optuna"
+    group = key.partition(".")[0]
+    if key in schema.keys() and f"{group}.name" in present:
+        have = ", ".join(sorted(name for name in present if name.startswith(f"{group}.") and not name.endswith(".name")))
+        return f"{item}: {group}={OmegaConf.select(rest, f'{group}.name')} has no such key; it has {have or 'none'}"
+    known = present if key.startswith("sweep.space") else present | schema.keys()
+    return f"{item}: unknown key; the nearest known one is {nearest(key, known - {'experiment'})}"
+
+
+def _folders(config_dir: str | None) -> list[Path]:
+    return [CONF, *([Path(config_dir)] if config_dir else [])]
+
+
+def _leaves(node: Any, prefix: str = "") -> set[str]:
+    """The dotted names of a nested mapping, those of its inner nodes included."""
+    if not isinstance(node, dict):
+        return {prefix}
+    inner = {name for key, item in node.items() for name in _leaves(item, f"{prefix}.{key}".lstrip("."))}
+    return inner | ({prefix} if prefix else set())

@@ -1,0 +1,83 @@
+"""The three ways in which a run ends early: the request is wrong, the work fails, somebody stops it."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+class RequestError(Exception):
+    """What was asked for cannot be done. Its text is one line: the key, the value and what is allowed."""
+
+
+class RunFailure(Exception):
+    """A run cannot go on.
+
+    Args:
+        reason: one word for programs: ``diverged``, ``out_of_memory`` or ``error``.
+        detail: one line for people.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived.
+
+    Not a KeyboardInterrupt, which Lightning turns into ``sys.exit(1)``, and not an Exception, so that nobody who guards
+    against failures takes it for one.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class _Signals:
+    """What has arrived, and whether it has to wait."""
+
+    arrived: int | None = None
+    shields: int = 0
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, the first SIGINT or SIGTERM raises `Interrupted`; a second one ends the process on the spot."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if _Signals.arrived is not None:
+            os._exit(128 + signum)
+        _Signals.arrived = signum
+        if not _Signals.shields:
+            raise Interrupted(signum)
+
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _Signals.arrived = None
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within, a signal waits: for records that must agree with each other. It is raised at the end."""
+    waiting = _Signals.arrived is not None
+    _Signals.shields += 1
+    try:
+        yield
+    finally:
+        _Signals.shields -= 1
+    if _Signals.arrived is not None and not waiting and not _Signals.shields:
+        raise Interrupted(_Signals.arrived)
+
+
+def check_interrupted() -> None:
+    """Raise `Interrupted` again where a signal arrived but its exception was lost in foreign code."""
+    if _Signals.arrived is not None and not _Signals.shields:
+        raise Interrupted(_Signals.arrived)

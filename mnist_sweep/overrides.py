@@ -1,0 +1,71 @@
+"""Hydra overrides as text: writing a value so that Hydra reads the same value back, and the command that repeats a run.
+
+The grammar is Hydra's (https://hydra.cc/docs/advanced/override_grammar/basic/).
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+PROGRAM = "python -m mnist_sweep"
+
+#: Words that Hydra reads as they stand, as a string and as nothing else.
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_RESERVED = {"null", "true", "false", "nan", "inf"}
+
+
+def text(value: Any) -> str:
+    """The value in Hydra's grammar.
+
+    Args:
+        value: None, bool, int, float, str, or lists and mappings (with string keys) of these.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED else _quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{text(key)}:{text(item)}" for key, item in value.items()) + "}"
+    return "[" + ",".join(text(item) for item in value) + "]"
+
+
+def _quoted(value: str) -> str:
+    # Within quotes a backslash escapes only a quote, or a backslash in front of one; ${…} is OmegaConf's.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def override(key: str, value: Any) -> str:
+    """``key=value`` in Hydra's grammar."""
+    return f"{key}={text(value)}"
+
+
+def key_of(item: str) -> str:
+    """The dotted name that an override sets, adds or deletes: ``+a.b=1``, ``~a.b`` and ``a.b=1`` all concern ``a.b``."""
+    return item.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:
+    """The overrides with new ones added; a new one takes the place of those of the same key."""
+    latest = list(new)
+    concerned = {key_of(item) for item in latest}
+    return [item for item in items if key_of(item) not in concerned] + latest
+
+
+def without(items: Iterable[str], *prefixes: str) -> list[str]:
+    """The overrides but for those of the given keys and of what lies below them (``sweep``: ``sweep.trials`` too)."""
+    return [item for item in items if re.split(r"[./]", key_of(item))[0] not in prefixes]
+
+
+def command(items: Sequence[str], config_dir: str | None = None) -> str:
+    """The command line of one run, quoted for a POSIX shell."""
+    folder = ["--config-dir", config_dir] if config_dir else []
+    return " ".join([PROGRAM, shlex.join([*folder, *items])]).strip()

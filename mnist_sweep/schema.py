@@ -1,0 +1,280 @@
+"""Types and bounds of every key of the config. The defaults are in conf/."""
+
+import types
+import typing
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from mnist_sweep import metrics, shapes
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class Section(BaseModel):
+    """A mapping of the config: no further keys, no conversion of types, no infinities, no changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError("should be odd, so that it can be centred on a pixel (1, 3, 5, 7, …)")
+    return kernel
+
+
+def _kind(value: object) -> str:
+    return "list" if isinstance(value, list) else "number"
+
+
+Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1)]
+Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
+
+
+class Model(Section):
+    filters: list[Positive]
+    kernel_size: Annotated[Annotated[Kernel, Tag("number")] | Annotated[list[Kernel], Tag("list")], Discriminator(_kind)]
+    pool_size: Annotated[Annotated[Pool, Tag("number")] | Annotated[list[Pool], Tag("list")], Discriminator(_kind)]
+    pool: Literal["max", "avg"]
+    activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
+    batch_norm: bool
+    hidden: list[Positive]
+    dropout: Fraction
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _centred(cls, value: int | list[int]) -> int | list[int]:
+        for kernel in value if isinstance(value, list) else [value]:
+            _odd(kernel)
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.layers()
+        return self
+
+    def layers(self) -> list[shapes.Layer]:
+        """The table of the network's layers, see `shapes.layers`."""
+        return shapes.layers(self.filters, self.kernel_size, self.pool_size, self.batch_norm, self.hidden)
+
+
+class Augmentation(Section):
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    shift: Fraction
+    scale: Fraction
+
+
+class Data(Section):
+    name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k"]
+    fallback: Literal["mnist5k"] | None
+    root: str
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    limit: Annotated[int, Field(ge=shapes.CLASSES)] | None
+    batch_size: Positive
+    augmentation: Augmentation
+
+
+Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+class Adam(Section):
+    name: Literal["adam"]
+    lr: Rate
+    betas: Betas
+    weight_decay: NonNegative
+
+
+class AdamW(Section):
+    name: Literal["adamw"]
+    lr: Rate
+    betas: Betas
+    weight_decay: NonNegative
+
+
+class SGD(Section):
+    name: Literal["sgd"]
+    lr: Rate
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NonNegative
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.momentum=0: allowed only with optimizer.nesterov=false")
+        return self
+
+
+class RMSprop(Section):
+    name: Literal["rmsprop"]
+    lr: Rate
+    alpha: Fraction
+    momentum: Fraction
+    weight_decay: NonNegative
+
+
+Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
+
+
+class NoScheduler(Section):
+    name: Literal["none"]
+
+
+class Step(Section):
+    name: Literal["step"]
+    step_size: Positive
+    gamma: Annotated[float, Field(gt=0, le=1)]
+
+
+class Cosine(Section):
+    name: Literal["cosine"]
+    final_lr: NonNegative
+
+
+class OneCycle(Section):
+    name: Literal["onecycle"]
+    warmup: Annotated[float, Field(gt=0, lt=1)]
+    initial_div: Annotated[float, Field(ge=1)]
+    final_div: Annotated[float, Field(ge=1)]
+
+
+Scheduler = Annotated[NoScheduler | Step | Cosine | OneCycle, Field(discriminator="name")]
+
+
+class Loss(Section):
+    label_smoothing: Fraction
+
+
+class Trainer(Section):
+    max_epochs: Positive
+    patience: Positive | None
+    gradient_clip: Rate | None
+    accelerator: Literal["auto", "cpu", "gpu"]
+    precision: Literal[32, "bf16"]
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
+
+
+class MLflow(Section):
+    name: Literal["mlflow"]
+    uri: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class NoTracking(Section):
+    name: Literal["none"]
+
+
+Tracking = Annotated[MLflow | NoTracking, Field(discriminator="name")]
+
+
+class TPE(Section):
+    name: Literal["tpe"]
+    startup_trials: Positive
+
+
+class Random(Section):
+    name: Literal["random"]
+
+
+class Median(Section):
+    name: Literal["median"]
+    startup_trials: Positive
+    warmup_epochs: Annotated[int, Field(ge=0)]
+
+
+class NoPruner(Section):
+    name: Literal["none"]
+
+
+class Winner(Section):
+    seeds: Positive
+
+
+class Sweep(Section):
+    name: Name
+    trials: Positive
+    storage: Annotated[str, Field(min_length=1)]
+    space: dict[str, Any]
+    sampler: Annotated[TPE | Random, Field(discriminator="name")]
+    pruner: Annotated[Median | NoPruner, Field(discriminator="name")]
+    winner: Winner
+
+
+class Config(Section):
+    """What Hydra composed, checked."""
+
+    name: Name | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    output: Annotated[str, Field(min_length=1)]
+    objective: str
+    data: Data
+    model: Model
+    optimizer: Optimizer
+    scheduler: Scheduler
+    loss: Loss
+    trainer: Trainer
+    tracking: Tracking
+    sweep: Sweep | None = None  # there only with +sweep=optuna
+
+    @field_validator("objective")
+    @classmethod
+    def _logged(cls, value: str) -> str:
+        if value not in metrics.EPOCH_METRICS:
+            raise ValueError(f"not logged in an epoch; allowed: {', '.join(metrics.EPOCH_METRICS)}")
+        return value
+
+    @property
+    def direction(self) -> metrics.Direction:
+        """Which way the objective is better."""
+        return metrics.EPOCH_METRICS[self.objective]
+
+    def plain(self) -> dict[str, Any]:
+        """The config as plain containers, as Hydra composed it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def parameters(self) -> dict[str, Any]:
+        """Every value that bears on a run, by dotted name.
+
+        The option of a group stands under the group's own name, as on the command line: ``optimizer``, not
+        ``optimizer.name``.
+        """
+        found: dict[str, Any] = {}
+
+        def walk(node: dict[str, Any], prefix: str) -> None:
+            for key, value in node.items():
+                if isinstance(value, dict):
+                    walk(value, f"{prefix}{key}.")
+                else:
+                    found[prefix.rstrip(".") if key == "name" else prefix + key] = value
+
+        walk({key: value for key, value in self.plain().items() if key not in ("sweep", "name")}, "")
+        return found
+
+
+def keys(section: Any = Config, prefix: str = "") -> set[str]:
+    """The dotted names of all keys that a config can have, whichever options its groups take."""
+    found: set[str] = set()
+    for name, field in section.model_fields.items():
+        found.add(prefix + name)
+        for member in _sections(field.annotation):
+            found |= keys(member, f"{prefix}{name}.")
+    return found
+
+
+def options(group: str) -> dict[str, type[Section]]:
+    """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
+    members = _sections(Config.model_fields[group].annotation) if group in Config.model_fields else []
+    named = {m: typing.get_args(m.model_fields["name"].annotation) for m in members if "name" in m.model_fields}
+    return {option[0]: member for member, option in named.items() if len(option) == 1}
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        return [found for part in typing.get_args(annotation) for found in _sections(part)]
+    return []

@@ -1,0 +1,1 @@
+"""A sweep: Optuna proposes, runs answer. The only place that imports optuna."""

@@ -1,0 +1,200 @@
+"""The account in MLflow. The only place that imports it.
+
+A run never fails because its account does: the first error of a store ends the account of that run, with a warning.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec
+
+from filelock import FileLock
+
+from mnist_sweep import schema
+
+log = logging.getLogger(__name__)
+
+State = Literal["FINISHED", "FAILED", "KILLED"]
+
+#: What MLflow takes in one batch, and as one value (MLflow 3.17, mlflow.utils.validation).
+_BATCH, _PARAMETER_LENGTH, _TAG_LENGTH = 100, 6000, 8000
+
+
+def _client(uri: str) -> Any:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while mlflow is imported
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not hold up a run
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: Any, settings: schema.MLflow, output: Path) -> str:
+    """The experiment's id. Two processes that start together must not both create the database."""
+    output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / ".mlflow.lock"):
+        found = client.get_experiment_by_name(settings.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        # a server keeps artifacts where its own settings say
+        own = not settings.uri.startswith("http")
+        location = (output / "artifacts").resolve().as_uri() if own else None
+        return str(client.create_experiment(settings.experiment, artifact_location=location))
+
+
+P = ParamSpec("P")
+
+
+def _guarded(method: Callable[Concatenate["Account", P], None]) -> Callable[Concatenate["Account", P], None]:
+    """The method, but that a failing store ends the account rather than the run."""
+
+    @wraps(method)
+    def safe(account: "Account", *args: P.args, **kwargs: P.kwargs) -> None:
+        if account._client is None:
+            return
+        try:
+            method(account, *args, **kwargs)
+        except Exception as error:
+            account._client = None
+            log.warning("tracking: MLflow failed (%s); this run goes on without its account", _line(error))
+
+    return safe
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+class Account:
+    """One run in MLflow, from its start to its end; without tracking, nothing.
+
+    Args:
+        settings: the config's ``tracking``.
+        output: the folder of everything that is written; artifacts go below it where the store is a database.
+        name: of the run.
+        parent: MLflow's id of the parent run, or None.
+        resume: MLflow's id of an earlier run to go on with, or None.
+
+    Attributes:
+        run_id: MLflow's id of the run; None without tracking.
+    """
+
+    def __init__(
+        self,
+        settings: schema.Tracking,
+        output: Path,
+        name: str,
+        parent: str | None = None,
+        resume: str | None = None,
+    ) -> None:
+        self.run_id: str | None = None
+        self._client: Any = None
+        if isinstance(settings, schema.MLflow):
+            try:
+                self._client = _client(settings.uri)
+                self.run_id = self._open(settings, output, name, parent, resume)
+            except Exception as error:
+                self._client = None
+                log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, _line(error))
+
+    def _open(
+        self, settings: schema.MLflow, output: Path, name: str, parent: str | None, resume: str | None
+    ) -> str:
+        experiment = _experiment(self._client, settings, output)
+        if resume is not None and _exists(self._client, resume):
+            self._client.update_run(resume, status="RUNNING")
+            return resume
+        tags = {"mlflow.parentRunId": parent} if parent else {}
+        return str(self._client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+
+    @_guarded
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log parameters by dotted name; they cannot be changed afterwards."""
+        from mlflow.entities import Param
+
+        self._batches("params", [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in values.items()])
+
+    @_guarded
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags; None values are left out."""
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in values.items() if value is not None]
+        self._batches("tags", tags)
+
+    @_guarded
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log an epoch's metrics in one write; the step is the epoch, counted from 1."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._batches("metrics", [Metric(key, value, now, step) for key, value in values.items()])
+
+    def _batches(self, kind: str, items: list[Any]) -> None:
+        for start in range(0, len(items), _BATCH):
+            self._client.log_batch(self.run_id, **{kind: items[start : start + _BATCH]})
+
+    @_guarded
+    def figure(self, figure: Any, file: str) -> None:
+        """Keep a matplotlib figure under this name (PNG)."""
+        self._client.log_figure(self.run_id, figure, file, save_kwargs={"dpi": 110})
+
+    @_guarded
+    def document(self, content: Any, file: str) -> None:
+        """Keep plain data under this name (.json or .yaml)."""
+        self._client.log_dict(self.run_id, content, file)
+
+    @_guarded
+    def text(self, content: str, file: str) -> None:
+        """Keep a text under this name."""
+        self._client.log_text(self.run_id, content, file)
+
+    @_guarded
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of a file, in a folder of the run's artifacts."""
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    @_guarded
+    def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
+        """Close the run; a failure's reason and detail become tags."""
+        self.tags({"reason": reason, "detail": detail})
+        self._client.set_terminated(self.run_id, state)
+
+
+def close_running(settings: schema.Tracking, study: str, reason: str, keep: str | None) -> None:
+    """Close the runs of a study whose process died, as FAILED.
+
+    Args:
+        settings: the config's ``tracking``.
+        study: as in the runs' tag of this name.
+        reason: becomes a tag.
+        keep: the id of the run that is alive: the sweep's own.
+    """
+    if not isinstance(settings, schema.MLflow):
+        return
+    try:
+        client = _client(settings.uri)
+        experiment = client.get_experiment_by_name(settings.experiment)
+        query = f"tags.study = '{study}' and attributes.status = 'RUNNING'"
+        for found in client.search_runs([experiment.experiment_id], query):
+            if found.info.run_id != keep:
+                client.set_tag(found.info.run_id, "reason", reason)
+                client.set_terminated(found.info.run_id, "FAILED")
+    except Exception as error:
+        log.warning("tracking: the runs of a sitting that died could not be closed (%s)", _line(error))
+
+
+def _exists(client: Any, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
