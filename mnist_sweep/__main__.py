@@ -1,4 +1,7 @@
-"""The command line: ``python -m mnist_sweep [overrides]``. Nothing heavy is imported before the request is known to be right."""
+"""The command line: ``python -m mnist_sweep [overrides]``.
+
+Nothing heavy is imported before the request is known to be right.
+"""
 
 import logging
 import os
@@ -49,9 +52,9 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     runs = Path(config.output) / "runs"
     _check_writable(config.output, runs)
     if config.sweep:
-        from mnist_sweep.sweep.driver import space_of
+        from mnist_sweep.sweep.space import Space
 
-        space_of(config, given)
+        Space.of(config, given)
         if config.name is not None:
             raise RequestError(f"name={config.name}: a sweep is named by sweep.name")
     elif config.name is not None and (runs / config.name).exists():
@@ -68,7 +71,9 @@ def _check_writable(output: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RequestError(f"output={output}: {folder} cannot be written ({error.strerror}); allowed: a folder that can") from error
+        raise RequestError(
+            f"output={output}: {folder} cannot be written ({error.strerror}); allowed: a folder that can"
+        ) from error
 
 
 def perform(given: Sequence[str], config_dir: str | None) -> int:
@@ -122,10 +127,14 @@ class CheckGrid(Callback):
 
         parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         points = [list(point) for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
-        names = [check(point, _config_dir(config.hydra.runtime.config_sources)).name for point in points]
-        for name in names:
-            if name is not None and names.count(name) > 1:
-                raise RequestError(f"name={name}: the same for {names.count(name)} runs; allowed: one name each, or none")
+        try:
+            names = [check(point, _config_dir(config.hydra.runtime.config_sources)).name for point in points]
+            for name in names:
+                if name is not None and names.count(name) > 1:
+                    raise RequestError(f"name={name}: the same for {names.count(name)} runs; allowed: one name each")
+        except RequestError as error:  # Hydra makes warnings of a callback's exceptions
+            log.error("error: %s", error)
+            sys.exit(_WRONG)
 
 
 def _config_dir(sources: Sequence[Any]) -> str | None:

@@ -84,7 +84,8 @@ class Classifier(pl.LightningModule):
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Softmax (B, 10), each row summing to 1, of images (B, 1, 28, 28), 0 … 1."""
-        return self(images).float().softmax(dim=1)
+        logits: torch.Tensor = self(images)
+        return logits.float().softmax(dim=1)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         images, labels = batch
@@ -145,7 +146,12 @@ def _schedule(config: schema.Config, optimizer: Optimizer, steps: int) -> tuple[
         case schema.OneCycle(warmup=warmup, initial_div=initial, final_div=final):
             # momentum stays the optimizer's own: it is a key of its own, and may be searched
             return lr_scheduler.OneCycleLR(
-                optimizer, config.optimizer.lr, steps, pct_start=warmup, cycle_momentum=False,
-                div_factor=initial, final_div_factor=final,
+                optimizer,
+                config.optimizer.lr,
+                steps,
+                pct_start=warmup,
+                cycle_momentum=False,
+                div_factor=initial,
+                final_div_factor=final,
             ), "step"
     return None, "epoch"

@@ -72,10 +72,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return max(names, key=likeness)
 
 
-def _first_fault(error: pydantic.ValidationError, composed: dict[str, Any]) -> str:
+def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
     """The first of pydantic's complaints as one line: key=value: what is allowed."""
     fault = error.errors()[0]
-    key, node = "", composed
+    key: str = ""
+    node: Any = composed
     for part in fault["loc"]:
         if isinstance(part, int) and isinstance(node, list) and part < len(node):
             key, node = f"{key}[{part}]", node[part]
@@ -86,7 +87,9 @@ def _first_fault(error: pydantic.ValidationError, composed: dict[str, Any]) -> s
         # else: a tag by which pydantic says which member of a union it tried
     match fault["type"]:
         case "extra_forbidden":
-            return f"{key}={text(node)}: unknown key; the nearest known one is {nearest(key, schema.keys() - {key})}"
+            return (
+                f"{key}={text(node)}: unknown key; the nearest known one is {nearest(key, schema.known_keys() - {key})}"
+            )
         case "missing" if key.startswith("sweep"):
             return f"{key} is missing: a sweep's config comes with +sweep=optuna"
         case "missing":
@@ -123,8 +126,9 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
         return f"{item}: several values need --multirun"
     if folders or key == "experiment":
         found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        if parsed.value() is not None and str(parsed.value()) not in found and not isinstance(parsed.value(), dict):
-            close = difflib.get_close_matches(str(parsed.value()), found, n=1)
+        chosen = "null" if parsed.value() is None else str(parsed.value())
+        if chosen not in [*found, *(["null"] if key == "experiment" else [])] and not isinstance(parsed.value(), dict):
+            close = difflib.get_close_matches(chosen, found, n=1)
             guess = f"did you mean {close[0]}? " if close else ""
             return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}"
         if key == "sweep" and not parsed.is_add():
@@ -140,15 +144,19 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
     present = _leaves(OmegaConf.to_container(rest))
     if parsed.is_add():
         return f"{item}: {key} is there already; write it without +" if key in present else None
+    if key in present and key.startswith("sweep.space.") and isinstance(parsed.value(), dict):
+        return f"{item}: this leaf has other keys; write ++{item} to replace it"
     if key in present:
         return None
     if key.startswith("sweep.") and "sweep" not in present:
         return f"{item}: only within a sweep; add +sweep=optuna"
     group = key.partition(".")[0]
-    if key in schema.keys() and f"{group}.name" in present:
-        have = ", ".join(sorted(name for name in present if name.startswith(f"{group}.") and not name.endswith(".name")))
+    if key in schema.known_keys() and f"{group}.name" in present:
+        have = ", ".join(
+            sorted(name for name in present if name.startswith(f"{group}.") and not name.endswith(".name"))
+        )
         return f"{item}: {group}={OmegaConf.select(rest, f'{group}.name')} has no such key; it has {have or 'none'}"
-    known = present if key.startswith("sweep.space") else present | schema.keys()
+    known = present if key.startswith("sweep.space") else present | schema.known_keys()
     return f"{item}: unknown key; the nearest known one is {nearest(key, known - {'experiment'})}"
 
 

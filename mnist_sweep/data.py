@@ -39,7 +39,7 @@ class ImageSet:
     def standardisation(self) -> tuple[float, float]:
         """Mean and standard deviation of the pixels, scaled to [0, 1]."""
         counts = torch.zeros(256, dtype=torch.float64)
-        for part in self.images.split(5_000):
+        for part in torch.split(self.images, 5_000):
             counts += torch.bincount(part.flatten(), minlength=256)
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean = (counts * levels).sum() / counts.sum()

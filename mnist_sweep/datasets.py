@@ -94,9 +94,7 @@ SOURCES = {
             "7320c461ea6c1c855c0b718fb2a4b134",
         ),
     ),
-    "mnist5k": Source(
-        "mnist5k", 4_000, 500, 500, raw={"mnist_5k.csv.gz": "1edea4bd327f562974bd5a5321bbb524"}
-    ),
+    "mnist5k": Source("mnist5k", 4_000, 500, 500, raw={"mnist_5k.csv.gz": "1edea4bd327f562974bd5a5321bbb524"}),
 }
 
 
@@ -164,7 +162,9 @@ def obtain(data: schema.Data) -> str:
     if not absent:
         return data.name
     title = SOURCES[data.name].title
-    log.info("%s is not in %s: downloading it (given up after %.0f s without progress)", title, data.root, STALLED_SECONDS)
+    log.info(
+        "%s is not in %s: downloading it (given up after %.0f s without progress)", title, data.root, STALLED_SECONDS
+    )
     reason = _download(data)
     if reason is None:
         verify(data)
@@ -178,7 +178,13 @@ def obtain(data: schema.Data) -> str:
         "\n%s\n  WARNING: %s is neither in %s nor to be had (%s).\n"
         "  Going on with %s instead: 5,000 real MNIST images, so its scores do not compare with %s's.\n"
         "  Point data.root or MNIST_SWEEP_DATA at a copy; data.fallback=null makes this an error.\n%s",
-        "*" * 110, title, data.root, reason, data.fallback, title, "*" * 110,
+        "*" * 110,
+        title,
+        data.root,
+        reason,
+        data.fallback,
+        title,
+        "*" * 110,
     )
     return data.fallback
 
@@ -189,14 +195,14 @@ def _files(data: schema.Data) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=64)
-def _md5(path: Path, modified_ns: int) -> str:
+def _md5(path: Path, _modified_ns: int) -> str:
     """Of the file's bytes; the time of its last change keeps the cache honest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def _matches_archive(path: Path, archive_md5: str) -> bool | None:
-    """Whether the file is what its archive unpacks to; None where the archive is not there or is not the published one."""
+    """Whether the file is what its archive unpacks to; None where the published archive is not beside it."""
     archive = path.with_name(path.name + ".gz")
     if not archive.is_file() or _md5(archive, archive.stat().st_mtime_ns) != archive_md5:
         return None
@@ -235,23 +241,25 @@ def _download_into(scratch: Path, data: schema.Data) -> str | None:
     present = folder(data)
     if present.is_dir():  # archives that a user brought are unpacked rather than fetched
         shutil.copytree(present, scratch / present.relative_to(data.root))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "mnist_sweep.datasets", str(SOURCES[data.name].torchvision), str(scratch)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-    )
-    try:
-        size, since, patience = 0, time.monotonic(), START_SECONDS
-        while child.poll() is None:
-            if (now := sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file())) != size:
-                size, since, patience = now, time.monotonic(), STALLED_SECONDS
-            if time.monotonic() - since > patience:
-                return f"no progress for {patience:.0f} s"
-            time.sleep(0.1)
-        errors = child.communicate()[1].strip().splitlines()
-    finally:
-        child.kill()
-        child.wait()
+    with subprocess.Popen(
+        _command(data, scratch), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as child:
+        try:
+            size, since, patience = 0, time.monotonic(), START_SECONDS
+            while child.poll() is None:
+                if (now := sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file())) != size:
+                    size, since, patience = now, time.monotonic(), STALLED_SECONDS
+                if time.monotonic() - since > patience:
+                    return f"no progress for {patience:.0f} s"
+                time.sleep(0.1)
+            errors = child.communicate()[1].strip().splitlines()
+        finally:
+            child.kill()
     return None if child.returncode == 0 else (errors[-1] if errors else f"exit code {child.returncode}")
+
+
+def _command(data: schema.Data, scratch: Path) -> list[str]:
+    return [sys.executable, "-m", "mnist_sweep.datasets", str(SOURCES[data.name].torchvision), str(scratch)]
 
 
 def _main(kind: str, scratch: str) -> None:

@@ -11,7 +11,7 @@ class RequestError(Exception):
     """What was asked for cannot be done. Its text is one line: the key, the value and what is allowed."""
 
 
-class RunFailure(Exception):
+class RunFailure(Exception):  # noqa: N818  # a run's failure, as the records call it
     """A run cannot go on.
 
     Args:
@@ -48,7 +48,7 @@ class _Signals:
 def interruptible() -> Iterator[None]:
     """Within, the first SIGINT or SIGTERM raises `Interrupted`; a second one ends the process on the spot."""
 
-    def handle(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int, _: FrameType | None) -> None:
         if _Signals.arrived is not None:
             os._exit(128 + signum)
         _Signals.arrived = signum

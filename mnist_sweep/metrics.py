@@ -35,7 +35,9 @@ def per_class(confusion: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, A
     hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
 
     def ratio(numerator: "np.ndarray[Any, Any]", denominator: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+        quotient: np.ndarray[Any, Any] = np.zeros_like(numerator)
+        np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+        return quotient
 
     return {
         "precision": ratio(hits, predicted),
@@ -55,5 +57,7 @@ def averages(confusion: "np.ndarray[Any, Any]") -> dict[str, float]:
         confusion: (classes, classes) counts, a row for each true class; at least one image.
     """
     occurring = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
-    means = {name: float(values[occurring].mean()) for name, values in per_class(confusion).items() if name != "support"}
+    means = {
+        name: float(values[occurring].mean()) for name, values in per_class(confusion).items() if name != "support"
+    }
     return {"accuracy": float(confusion.trace() / confusion.sum()), **means}

@@ -44,7 +44,7 @@ class ConvNet(nn.Module):
         if not model.hidden:
             self.head.append(nn.Dropout(model.dropout))
         self.head.append(nn.Linear(units, shapes.CLASSES))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
+        self.to(memory_format=torch.channels_last)  # faster on CPUs and tensor cores
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, 10), any real numbers, of standardised images (B, 1, 28, 28)."""

@@ -12,7 +12,7 @@ from typing import Any
 PROGRAM = "python -m mnist_sweep"
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
@@ -49,7 +49,7 @@ def override(key: str, value: Any) -> str:
 
 
 def key_of(item: str) -> str:
-    """The dotted name that an override sets, adds or deletes: ``+a.b=1``, ``~a.b`` and ``a.b=1`` all concern ``a.b``."""
+    """The dotted name that an override concerns: ``a.b`` of ``a.b=1``, ``+a.b=1`` and ``~a.b``."""
     return item.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
@@ -61,7 +61,7 @@ def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:
 
 
 def without(items: Iterable[str], *prefixes: str) -> list[str]:
-    """The overrides but for those of the given keys and of what lies below them (``sweep``: ``sweep.trials`` too)."""
+    """The overrides but for those of the given keys and of what lies below them."""
     return [item for item in items if re.split(r"[./]", key_of(item))[0] not in prefixes]
 
 

@@ -86,5 +86,5 @@ def write_json(path: Path, content: Any) -> Path:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
+    part.replace(path)
     return path

@@ -241,7 +241,8 @@ class _Run:
 
     def _test(self, account: Account, checkpoint: Path | None) -> None:
         """Open the test set: once, for the best epoch's network, and say so."""
-        assert self.classifier is not None and checkpoint is not None
+        assert self.classifier is not None
+        assert checkpoint is not None
         opened = datetime.now(UTC).isoformat(timespec="seconds")
         account.tags({"test.opened_at": opened})
         log.info("the test set is opened (%s)", opened)
@@ -284,7 +285,8 @@ class _Run:
 
     def _keep_pictures(self, account: Account, result: Result) -> None:
         """The confusion matrices, as figure and counts, and the metrics of each class."""
-        assert self.classifier is not None and result.best_epoch is not None
+        assert self.classifier is not None
+        assert result.best_epoch is not None
         matrices = {"val": self.classifier.confusions[result.best_epoch - 1]}
         if self.classifier.test:
             account.metrics(self.classifier.test[0], result.best_epoch)
@@ -292,7 +294,9 @@ class _Run:
         account.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
         for part, matrix in matrices.items():
             name = {"val": "validation", "test": "test"}[part]
-            title = f"{result.dataset}, {matrix.sum():,} {name} images: {100 * matrix.trace() / matrix.sum():.2f}% right"
+            title = (
+                f"{result.dataset}, {matrix.sum():,} {name} images: {100 * matrix.trace() / matrix.sum():.2f}% right"
+            )
             account.figure(figures.confusion_matrix(matrix, title), f"confusion_matrix_{name}.png")
             account.document(matrix.tolist(), f"confusion_matrix_{name}.json")
             classes = {key: values.tolist() for key, values in metrics.per_class(matrix).items()}

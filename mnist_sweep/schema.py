@@ -37,7 +37,9 @@ Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
 
 class Model(Section):
     filters: list[Positive]
-    kernel_size: Annotated[Annotated[Kernel, Tag("number")] | Annotated[list[Kernel], Tag("list")], Discriminator(_kind)]
+    kernel_size: Annotated[
+        Annotated[Kernel, Tag("number")] | Annotated[list[Kernel], Tag("list")], Discriminator(_kind)
+    ]
     pool_size: Annotated[Annotated[Pool, Tag("number")] | Annotated[list[Pool], Tag("list")], Discriminator(_kind)]
     pool: Literal["max", "avg"]
     activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
@@ -255,13 +257,13 @@ class Config(Section):
         return found
 
 
-def keys(section: Any = Config, prefix: str = "") -> set[str]:
+def known_keys(section: Any = Config, prefix: str = "") -> set[str]:
     """The dotted names of all keys that a config can have, whichever options its groups take."""
     found: set[str] = set()
     for name, field in section.model_fields.items():
         found.add(prefix + name)
         for member in _sections(field.annotation):
-            found |= keys(member, f"{prefix}{name}.")
+            found |= known_keys(member, f"{prefix}{name}.")
     return found
 
 

@@ -56,7 +56,7 @@ def _guarded(method: Callable[Concatenate["Account", P], None]) -> Callable[Conc
     """The method, but that a failing store ends the account rather than the run."""
 
     @wraps(method)
-    def safe(account: "Account", *args: P.args, **kwargs: P.kwargs) -> None:
+    def safe(account: "Account", /, *args: P.args, **kwargs: P.kwargs) -> None:
         if account._client is None:
             return
         try:
@@ -104,9 +104,7 @@ class Account:
                 self._client = None
                 log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, _line(error))
 
-    def _open(
-        self, settings: schema.MLflow, output: Path, name: str, parent: str | None, resume: str | None
-    ) -> str:
+    def _open(self, settings: schema.MLflow, output: Path, name: str, parent: str | None, resume: str | None) -> str:
         experiment = _experiment(self._client, settings, output)
         if resume is not None and _exists(self._client, resume):
             self._client.update_run(resume, status="RUNNING")
@@ -195,6 +193,6 @@ def _exists(client: Any, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException:
         return False

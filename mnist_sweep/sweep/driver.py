@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from mnist_sweep import datasets, schema
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, uninterrupted
-from mnist_sweep.overrides import key_of, override, replaced, without
+from mnist_sweep.overrides import override, replaced, without
 from mnist_sweep.result import Result, Status, write_json
 from mnist_sweep.sweep import study as studies
 from mnist_sweep.sweep import summary
@@ -31,16 +31,6 @@ _TOLD: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
     "interrupted": TrialState.FAIL,
 }
-
-
-def space_of(config: schema.Config, given: Sequence[str]) -> Space:
-    """The space of a sweep: what its config says, less the keys that the user set.
-
-    Raises:
-        RequestError: the space cannot be read.
-    """
-    assert config.sweep is not None
-    return Space(config.sweep.space, config.parameters(), {key_of(item) for item in given})
 
 
 def sweep(config: schema.Config, given: Sequence[str], config_dir: str | None = None) -> Path:
@@ -60,7 +50,7 @@ def sweep(config: schema.Config, given: Sequence[str], config_dir: str | None = 
         Interrupted: after everything has been recorded.
     """
     assert config.sweep is not None
-    space = space_of(config, given)
+    space = Space.of(config, given)
     folder = Path(config.output) / "runs" / config.sweep.name
     lock = FileLock(Path(config.output) / f".{config.sweep.name}.lock")
     Path(config.output).mkdir(parents=True, exist_ok=True)
@@ -133,7 +123,8 @@ class Driver:
                 path = self._write(crowned)
                 self.account.file(path)
                 self.account.end(state)  # type: ignore[arg-type]
-        summary.show(self.config, self.config_dir, self.study, crowned, self.folder)
+        overlay = winner.overlay(ranking[0], self.config.objective, self.folder, self.config_dir)
+        summary.show(self.config, self.study, crowned, overlay)
         return path
 
     def _settle(self) -> None:
@@ -158,7 +149,9 @@ class Driver:
         if self.space.fixed:
             log.info("set on the command line, so not searched: %s", ", ".join(self.space.fixed))
         if done:
-            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, self.settings.trials)
+            log.info(
+                "going on with the study %s: %d of %d trials are done", self.settings.name, done, self.settings.trials
+            )
         if self.study.get_trials(deepcopy=False):
             return
         baseline = self.space.encode({})
@@ -194,6 +187,7 @@ class Driver:
         values = self.space.suggest(trial)
         proposed = [override(key, value) for key, value in values.items()]
         items = [*replaced(self.given, proposed), override("name", self._name(trial.number))]
+        trial.set_user_attr("proposed", proposed)
         try:
             config = compose(items, self.config_dir)
         except RequestError as error:

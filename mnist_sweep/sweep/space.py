@@ -1,4 +1,6 @@
-"""The search space: YAML → suggestions → values by dotted name. Pure; a trial is anything that has Optuna's ``suggest_*``.
+"""The search space: YAML → suggestions → values by dotted name.
+
+Pure; a trial is anything that has Optuna's ``suggest_*``.
 
 A leaf says how one key of the config is drawn:
 
@@ -6,7 +8,9 @@ A leaf says how one key of the config is drawn:
     {choices: [3, 5, 7]}                           one of these; each may be a number, a text, a list or a mapping
     {length: {low: 1, high: 3}, each: LEAF}        a list; length is a number, a leaf, or the key of another list
     _group_: [adam, sgd]                           an option of a Hydra group, beside the leaves of its keys
-    when: {optimizer: sgd}                         in any leaf: drawn only where another key has this value, or one of these
+    when: {optimizer: sgd}                         in any leaf: drawn only where another key has this value
+
+An override on the command line merges into the leaf that was there: choices go before a list, and a list before bounds.
 """
 
 import graphlib
@@ -18,7 +22,7 @@ from typing import Any, Protocol
 from mnist_sweep import schema
 from mnist_sweep.composition import nearest
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import text
+from mnist_sweep.overrides import key_of, text
 
 _ROOT = "sweep.space"
 _NUMBER = {"low", "high", "log", "step"}
@@ -35,7 +39,7 @@ class Trial(Protocol):
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
-class _Outside(Exception):
+class _OutsideError(Exception):
     """A value that the space cannot propose."""
 
 
@@ -57,9 +61,9 @@ class Number:
     def encode(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         number = isinstance(value, int if self.integer else int | float) and not isinstance(value, bool)
         if not number or not self.low <= value <= self.high:
-            raise _Outside
+            raise _OutsideError
         if self.step and abs((value - self.low) / self.step - round((value - self.low) / self.step)) > 1e-8:
-            raise _Outside
+            raise _OutsideError
         return {name: value}
 
 
@@ -79,7 +83,7 @@ class Choice:
         for item, category in zip(self.choices, self.categories(), strict=True):
             if item == value and isinstance(item, bool) == isinstance(value, bool):
                 return {name: category}
-        raise _Outside
+        raise _OutsideError
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Sequence:
             count = self.length if isinstance(self.length, int) else _length(known[self.length])
             items = value if isinstance(value, list) else [value] * count  # one number stands for all blocks
             if len(items) != count:
-                raise _Outside
+                raise _OutsideError
         else:
             items = value if isinstance(value, list) else [value]
             drawn |= self.length.encode(f"{name}.length", len(items), known)
@@ -152,7 +156,9 @@ class Space:
         self.base = dict(base)
         self.tree = tree
         found = {dimension.key: dimension for dimension in _dimensions(tree, "")}
-        leaves = {key for key in schema.keys() if not key.endswith(".name")} | {k for k in base if schema.options(k)}
+        leaves = {key for key in schema.known_keys() if not key.endswith(".name")} | {
+            k for k in base if schema.options(k)
+        }
         for key in found:
             if key not in leaves:
                 raise RequestError(f"{_ROOT}.{key}: no such key in the config; nearest: {nearest(key, leaves)}")
@@ -169,6 +175,16 @@ class Space:
         if not self.dimensions:
             raise RequestError(f"{_ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
         self._check_groups(drawn)
+
+    @classmethod
+    def of(cls, config: schema.Config, given: Iterable[str]) -> "Space":
+        """The space of a sweep: what its config says, less the keys that the user's overrides set.
+
+        Raises:
+            RequestError: as above.
+        """
+        assert config.sweep is not None
+        return cls(config.sweep.space, config.parameters(), {key_of(item) for item in given})
 
     def _check_groups(self, drawn: Mapping[str, _Dimension]) -> None:
         """Each key below a group must exist in every option under which it is drawn."""
@@ -204,12 +220,13 @@ class Space:
         Args:
             values: by dotted name; what is not among them is taken from the base.
         """
-        known, parameters = {**self.base, **values}, {}
+        known = {**self.base, **values}
+        parameters: dict[str, Any] = {}
         try:
             for dimension in self.dimensions:
                 if dimension.active(known):
                     parameters |= dimension.leaf.encode(dimension.key, known.get(dimension.key), known)
-        except _Outside:
+        except _OutsideError:
             return None
         return parameters
 

@@ -15,7 +15,6 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 #: Reasons of failures that say nothing about the proposal: such a trial does not count towards the total.
 UNCOUNTED = {"interrupted", "crashed", "infeasible"}
@@ -52,7 +51,9 @@ def open_study(config: schema.Config, space: Space, digest: str) -> optuna.Study
         study.set_user_attr("fingerprint", fingerprint)
     elif before != fingerprint:
         changed = [key for key in sorted({*before, *fingerprint}) if before.get(key) != fingerprint.get(key)]
-        lines = "; ".join(f"{key}: {before.get(key, 'not there')} → {fingerprint.get(key, 'not there')}" for key in changed)
+        lines = "; ".join(
+            f"{key}: {before.get(key, 'not there')} → {fingerprint.get(key, 'not there')}" for key in changed
+        )
         raise RequestError(
             f"sweep.name={config.sweep.name}: this study was begun otherwise ({lines}); allowed: the settings it was "
             "begun with, or sweep.name=ANOTHER"
@@ -77,7 +78,7 @@ def _subtree(tree: Mapping[str, Any], key: str) -> Any:
     node: Any = tree
     for part in key.split("."):
         node = node[part]
-    return node["_group_"] if "_group_" in node else node
+    return node.get("_group_", node)
 
 
 def sampler(settings: schema.Sweep, seed: int, number: int) -> optuna.samplers.BaseSampler:
@@ -89,9 +90,11 @@ def sampler(settings: schema.Sweep, seed: int, number: int) -> optuna.samplers.B
     mixed = seed * 1_000_003 + number
     match settings.sampler:
         case schema.TPE(startup_trials=startup):
-            return optuna.samplers.TPESampler(
-                seed=mixed % 2**32, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
-            )
+            with warnings.catch_warnings():  # group is marked as experimental
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.samplers.TPESampler(
+                    seed=mixed % 2**32, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+                )
         case schema.Random():
             return optuna.samplers.RandomSampler(seed=mixed % 2**32)
 

@@ -14,10 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mnist_sweep import schema
-from mnist_sweep.overrides import PROGRAM, text
+from mnist_sweep.overrides import PROGRAM
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import study as studies
-from mnist_sweep.sweep import winner
 
 log = logging.getLogger(__name__)
 
@@ -49,31 +48,44 @@ def line(config: schema.Config, study: optuna.Study, done: int, number: int, res
     )
 
 
-def show(
-    config: schema.Config, config_dir: str | None, study: optuna.Study, crowned: dict[str, Any], folder: Path
-) -> None:
-    """The end of a sweep: the best five, the commands that repeat the best, the winner's score, the way to MLflow."""
+def show(config: schema.Config, study: optuna.Study, crowned: dict[str, Any], overlay: Path) -> None:
+    """The end of a sweep: the best five, the commands that repeat the best, the winner's score, the way to MLflow.
+
+    Args:
+        config: of the sweep.
+        study: with at least one complete trial.
+        crowned: the ``winner`` of ``sweep.json``.
+        overlay: the folder of configs that has the best trial as ``experiment=best``.
+    """
     ranking = studies.ranking(study)
     counts = ", ".join(f"{count} {state}" for state, count in studies.counts(study).items())
     table = Table(title=f"{study.study_name} on {config.data.name}: {counts}", box=box.SIMPLE, title_justify="left")
-    for column in ("trial", config.objective, "parameters"):
+    for column in ("trial", config.objective, "proposed"):
         table.add_column(column, overflow="fold", justify="left")
     for trial in ranking[:_SHOWN]:
-        drawn = "  ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
-        table.add_row(str(trial.number), f"{trial.value:.4f}", drawn)
+        table.add_row(str(trial.number), f"{trial.value:.4f}", "  ".join(map(_short, trial.user_attrs["proposed"])))
     Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
     best = ranking[0]
-    overlay = winner.overlay(best, config.objective, folder)
-    search = f"{overlay}" if config_dir is None else f"{overlay} (with the configs of {config_dir} copied into it)"
     score = crowned["test_accuracy"]
     spread = f", 95% interval {score['low']:.4f} … {score['high']:.4f}" if score["low"] is not None else ""
     log.info("best trial again   %s", best.user_attrs["command"])
-    log.info("or as an overlay   %s --config-dir %s experiment=best", PROGRAM, search)
-    log.info("winner             trial %d over %d new seeds: test/accuracy %.4f%s (%s)", crowned["trial"],
-             len(crowned["seeds"]), score["mean"], spread, config.data.name)
+    log.info("or as an overlay   %s --config-dir %s experiment=best", PROGRAM, overlay)
+    log.info(
+        "winner             trial %d over %d new seeds: test/accuracy %.4f%s (%s)",
+        crowned["trial"],
+        len(crowned["seeds"]),
+        score["mean"],
+        spread,
+        config.data.name,
+    )
     if isinstance(config.tracking, schema.MLflow):
         log.info("compare the runs   mlflow ui --backend-store-uri %s", config.tracking.uri)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else text(value)
+def _short(item: str) -> str:
+    """An override with three significant digits."""
+    key, _, value = item.partition("=")
+    try:
+        return item if value.lstrip("-").isdigit() else f"{key}={float(value):.3g}"
+    except ValueError:
+        return item

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +23,7 @@ from mnist_sweep.run import run
 log = logging.getLogger(__name__)
 
 
-def crown(
-    config: schema.Config, config_dir: str | None, study: optuna.Study, best: FrozenTrial
-) -> dict[str, Any]:
+def crown(config: schema.Config, config_dir: str | None, study: optuna.Study, best: FrozenTrial) -> dict[str, Any]:
     """Train the best trial again with new seeds, each measured on the test set; or recall that this has been done.
 
     Args:
@@ -88,13 +87,15 @@ def _again(config: schema.Config, config_dir: str | None, best: FrozenTrial, see
         raise RunFailure(str(result.reason), f"the winner, trial {best.number}, with seed {seed}: {result.detail}")
     log.info(
         "seed %d: val/accuracy %.4f, test/accuracy %.4f",
-        seed, result.metrics["val/accuracy"], result.metrics["test/accuracy"],
+        seed,
+        result.metrics["val/accuracy"],
+        result.metrics["test/accuracy"],
     )
     return result
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The mean of accuracies over seeds and its 95% interval by Student's t, within [0, 1]; no interval for one value."""
+    """The mean of accuracies over seeds and its 95% interval by Student's t, within [0, 1]; none for one value."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None, None
@@ -104,13 +105,14 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
-def overlay(best: FrozenTrial, metric: str, folder: Path) -> Path:
+def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None) -> Path:
     """Write the best trial as an experiment: what ``--config-dir FOLDER/conf experiment=best`` composes.
 
     Args:
         best: the trial.
         metric: the name of its value.
         folder: of the sweep.
+        config_dir: the further folder of configs that the trial was composed with; it is copied.
 
     Returns:
         The folder to name with ``--config-dir``.
@@ -129,6 +131,8 @@ def overlay(best: FrozenTrial, metric: str, folder: Path) -> Path:
             for part in above:
                 node = node.setdefault(part, {})
             node[last] = value
+    if config_dir:
+        shutil.copytree(config_dir, folder / "conf", dirs_exist_ok=True)
     file = folder / "conf" / "experiment" / "best.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     content = yaml.safe_dump({"defaults": [*defaults, "_self_"], **tree}, sort_keys=False, allow_unicode=True)

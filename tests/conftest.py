@@ -1,0 +1,63 @@
+"""What several tests need: the real digits where they are at hand, a small request, the program as a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+#: A run of a second: 200 images, one epoch, a small network, no account.
+SMALL = [
+    "data=mnist5k",
+    "data.limit=200",
+    "trainer.max_epochs=1",
+    "model.filters=[4]",
+    "model.hidden=[16]",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+    "tracking=none",
+]
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """The folder of the real MNIST."""
+    folder = os.environ.get("MNIST_SWEEP_DATA")
+    if not folder or not (Path(folder) / "MNIST" / "raw").is_dir():
+        pytest.skip("MNIST_SWEEP_DATA does not name a folder with MNIST")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """``python -m mnist_sweep ARGUMENTS`` in an empty folder, without the real MNIST; gives the finished process."""
+
+    def call(*arguments: str, module: str = "mnist_sweep", **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {key: value for key, value in os.environ.items() if key != "MNIST_SWEEP_DATA"}
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=tmp_path,
+            env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Results must not depend on the machine's cores; small networks are faster so, too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

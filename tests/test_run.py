@@ -1,0 +1,228 @@
+"""One config → one Result, and what it leaves on disk and in MLflow."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+from mnist_sweep import data, run
+from mnist_sweep.classifier import Classifier
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import Interrupted, RequestError
+from mnist_sweep.models import ConvNet
+from mnist_sweep.result import Result
+from tests.conftest import SMALL
+
+Perform = Callable[..., Result]
+
+
+@pytest.fixture
+def perform(tmp_path: Path) -> Perform:
+    """A small run with further overrides, in a folder of the test."""
+
+    def call(*items: str, **arguments: Any) -> Result:
+        given = [*SMALL, f"output={tmp_path}", "name=it", *items]
+        given = [item for item in given if item.split("=")[0] not in {i.split("=")[0] for i in items} or item in items]
+        return run.run(compose(given), given, **arguments)
+
+    return call
+
+
+def test_a_run_and_what_it_leaves(perform: Perform, tmp_path: Path) -> None:
+    result = perform("trainer.max_epochs=3", open_test=True)
+    folder = tmp_path / "runs" / "it"
+    assert result.status == "finished"
+    assert result.reason is None
+    assert result.objective == result.metrics["val/accuracy"]
+    assert set(result.metrics) == {
+        *("train/loss", "train/accuracy", "gap/accuracy"),
+        *(f"{part}/{name}" for part in ("val", "test") for name in ("loss", "accuracy", "precision", "recall", "f1")),
+    }
+    assert result.epochs == len(result.history) == 3
+    best = max(epoch["val/accuracy"] for epoch in result.history)
+    assert [epoch["val/accuracy"] for epoch in result.history].index(best) + 1 == result.best_epoch
+    gap = result.metrics["train/accuracy"] - result.metrics["val/accuracy"]
+    assert result.metrics["gap/accuracy"] == gap
+    assert result.parameters == sum(layer.parameters for layer in compose(SMALL).model.layers())
+    assert 0 < result.train_seconds < result.seconds
+    assert (result.dataset, result.seed, result.device, result.threads) == ("mnist5k", 0, "cpu", 1)
+    assert Result.read(folder) == result
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "overrides.yaml", "result.json", "checkpoints"}
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["model"]["filters"] == [4]
+    assert compose(yaml.safe_load((folder / "overrides.yaml").read_text())).plain() | {"name": "it"} == written
+
+
+def test_the_test_set_stays_closed_unless_it_is_asked_for(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: object) -> None:
+        raise AssertionError("the test set was opened")
+
+    monkeypatch.setattr(data, "test_set", opened)
+    result = perform()
+    assert result.status == "finished"
+    assert not any(name.startswith("test/") for name in result.metrics)
+
+
+def test_metrics_are_those_of_the_checkpoint(perform: Perform, tmp_path: Path) -> None:
+    """Predictions made anew from the file, measured by scikit-learn."""
+    result = perform("trainer.max_epochs=2", "optimizer.lr=0.01", open_test=True)
+    saved = torch.load(tmp_path / "runs/it" / str(result.checkpoint), weights_only=True)  # holds plain data only
+    config = compose(result.overrides)
+    assert saved["hyper_parameters"]["config"] == config.plain() | {"name": "it"}
+    classifier = Classifier(ConvNet(config.model), config, (0.0, 1.0)).eval()
+    classifier.load_state_dict(saved["state_dict"])
+    validation = data.training_and_validation("mnist5k", config.data.root, 0, 200)[1]
+    for part, images in (("val", validation), ("test", data.test_set("mnist5k", ""))):
+        with torch.no_grad():
+            probabilities = classifier.probabilities(images.images / 255)
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(len(images)))
+        predicted, true = probabilities.argmax(1).numpy(), images.labels.numpy()
+        averages = precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
+        assert result.metrics[f"{part}/accuracy"] == accuracy_score(true, predicted)
+        assert tuple(result.metrics[f"{part}/{name}"] for name in ("precision", "recall", "f1")) == averages[:3]
+        loss = -np.log(probabilities.numpy()[np.arange(len(true)), true].astype(np.float64)).mean()
+        assert result.metrics[f"{part}/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
+    items = ["trainer.max_epochs=2", "data.augmentation.rotation=10", "model.dropout=0.4", "seed=5"]
+    first = perform(*items)
+    again = perform(*first.overrides, "name=again", f"output={tmp_path / 'elsewhere'}")
+    assert again.history == first.history
+    other = perform(*items[:-1], "seed=6", "name=other")
+    assert other.history != first.history
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["optimizer=sgd", "scheduler=step", "loss.label_smoothing=0.1"],
+        ["optimizer=adamw", "scheduler=cosine", "model.pool=avg", "model.activation=tanh"],
+        ["optimizer=rmsprop", "scheduler=onecycle", "model.batch_norm=true", "trainer.gradient_clip=1.0"],
+        ["model=mlp", "model.activation=gelu", "trainer.precision=bf16"],
+        ["model=lenet5", "model.activation=sigmoid", "data.augmentation.shift=0.1", "data.augmentation.scale=0.1"],
+    ],
+)
+def test_every_option_trains(perform: Perform, items: list[str]) -> None:
+    result = perform(*items, "trainer.max_epochs=2")
+    assert result.status == "finished"
+    assert result.epochs == 2
+
+
+def learning_rates(monkeypatch: pytest.MonkeyPatch, perform: Perform, *items: str) -> list[float]:
+    """The learning rate of each step."""
+    seen: list[float] = []
+    before = Classifier.training_step
+
+    def step(self: Classifier, *arguments: Any) -> torch.Tensor:
+        seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return before(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    perform("optimizer.lr=0.1", "data.batch_size=50", "trainer.max_epochs=4", *items)
+    return seen
+
+
+def test_step_schedule(monkeypatch: pytest.MonkeyPatch, perform: Perform) -> None:
+    rates = learning_rates(monkeypatch, perform, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
+    assert rates == pytest.approx([0.1] * 8 + [0.01] * 8)
+
+
+def test_cosine_schedule(monkeypatch: pytest.MonkeyPatch, perform: Perform) -> None:
+    rates = learning_rates(monkeypatch, perform, "scheduler=cosine", "scheduler.final_lr=0.02")
+    assert rates == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * step / 16)) for step in range(16)])
+
+
+def test_onecycle_schedule_peaks_at_the_learning_rate(monkeypatch: pytest.MonkeyPatch, perform: Perform) -> None:
+    rates = learning_rates(monkeypatch, perform, "scheduler=onecycle", "optimizer=sgd", "optimizer.lr=0.1")
+    assert rates[0] == pytest.approx(0.1 / 25)
+    assert max(rates) == pytest.approx(0.1, rel=0.02)
+    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
+
+
+def test_early_stopping(perform: Perform) -> None:
+    result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-9")
+    assert result.status == "finished"
+    assert result.epochs <= 10
+
+
+def test_early_stopping_counts_from_the_best(perform: Perform) -> None:
+    result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-12", "model.dropout=0")
+    assert (result.epochs, result.best_epoch) == (3, 1)
+
+
+def test_the_best_epoch_by_a_loss_is_the_lowest(perform: Perform) -> None:
+    result = perform("trainer.max_epochs=4", "objective=val/loss", "optimizer.lr=0.05")
+    assert result.objective == min(epoch["val/loss"] for epoch in result.history)
+
+
+def test_a_run_that_the_report_stops_is_pruned(perform: Perform) -> None:
+    heard: list[tuple[int, float]] = []
+
+    def report(epoch: int, value: float) -> bool:
+        heard.append((epoch, value))
+        return epoch < 2
+
+    result = perform("trainer.max_epochs=5", report=report)
+    assert result.status == "pruned"
+    assert heard == [(1, result.history[0]["val/accuracy"]), (2, result.history[1]["val/accuracy"])]
+
+
+def test_divergence_is_a_failure_with_a_reason(perform: Perform) -> None:
+    result = perform("optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=10", "model.activation=silu")
+    assert (result.status, result.reason) == ("failed", "diverged")
+    assert "became nan in epoch 1" in str(result.detail)
+    assert result.objective is None
+    json.loads(result.path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError("no more"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out_of_memory"),
+        (ZeroDivisionError("a bug"), "error"),
+    ],
+)
+def test_failures_are_told_apart(
+    perform: Perform, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def step(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    result = perform()
+    assert (result.status, result.reason) == ("failed", reason)
+    assert str(error) in str(result.detail)
+
+
+def test_an_interrupted_run_is_recorded(perform: Perform, tmp_path: Path) -> None:
+    def report(epoch: int, _: float) -> bool:
+        if epoch == 2:
+            raise Interrupted(2)
+        return True
+
+    with pytest.raises(Interrupted):
+        perform("trainer.max_epochs=5", report=report)
+    result = Result.read(tmp_path / "runs" / "it")
+    assert (result.status, result.epochs) == ("interrupted", 2)
+
+
+def test_a_folder_is_never_written_over(perform: Perform) -> None:
+    perform()
+    with pytest.raises(RequestError, match="is there already; choose another name"):
+        perform()
+
+
+def test_a_gpu_that_is_not_there(perform: Perform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RequestError, match=r"trainer\.accelerator=gpu: no GPU here"):
+        perform("trainer.accelerator=gpu")
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,263 @@
+"""A sweep on 200 real digits: the loop, its records, resuming, the winner."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from mnist_sweep import run, tracking
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure
+from mnist_sweep.result import Result
+from mnist_sweep.sweep import winner
+from mnist_sweep.sweep.driver import sweep
+from tests.conftest import SMALL
+
+#: Trials of well under a second.
+QUICK = [
+    "+sweep=optuna",
+    "data=mnist5k",
+    "data.limit=200",
+    "model.filters=[4]",
+    "model.hidden=[8]",
+    "data.batch_size=50",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+    "sweep.space.trainer.max_epochs.low=1",
+    "sweep.space.trainer.max_epochs.high=3",
+    "sweep.winner.seeds=2",
+    "trainer.max_epochs=2",
+]
+UNTRACKED = [*QUICK, "tracking=none"]
+
+
+def perform(folder: Path, *items: str, base: list[str] = UNTRACKED) -> dict[str, Any]:
+    given = [*base, f"output={folder}", *items]
+    content: dict[str, Any] = json.loads(sweep(compose(given), given).read_text())
+    return content
+
+
+def study_of(folder: Path, name: str = "sweep") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/optuna.db")
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A tracked sweep of six trials; several tests look at it."""
+    folder = tmp_path_factory.mktemp("tracked")
+    return folder, perform(folder, "sweep.trials=6", base=QUICK)
+
+
+def test_states_agree_everywhere(tracked: tuple[Path, dict[str, Any]]) -> None:
+    folder, content = tracked
+    client = tracking._client(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("mnist_sweep")
+    assert client.get_run(content["mlflow_run_id"]).info.status == "FINISHED"
+    children = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{content['mlflow_run_id']}'"
+    )
+    status = {child.info.run_id: child.info.status for child in children}
+    trials = study_of(folder).trials
+    assert len(children) == len(trials) == sum(content["trials"].values()) == 6
+    told = {"COMPLETE": ("FINISHED", "finished"), "PRUNED": ("KILLED", "pruned"), "FAIL": ("FAILED", "failed")}
+    for trial in trials:
+        result = Result.read(folder / "runs" / f"sweep-{trial.number:04d}")
+        assert (status[str(result.mlflow_run_id)], result.status) == told[trial.state.name]
+        if trial.state.name == "COMPLETE":
+            assert trial.value == result.objective
+    assert content["trials"]["complete"] == sum(trial.state.name == "COMPLETE" for trial in trials)
+
+
+def test_the_first_trial_is_the_baseline(tracked: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = tracked
+    parameters = study_of(folder).trials[0].params
+    assert (parameters["optimizer"], parameters["optimizer.lr"], parameters["model.dropout"]) == ("adam", 1e-3, 0.25)
+
+
+def test_the_best_and_the_winner(tracked: tuple[Path, dict[str, Any]]) -> None:
+    folder, content = tracked
+    best = study_of(folder).best_trial
+    assert content["best"]["trial"] == best.number == content["winner"]["trial"]
+    assert content["best"]["value"] == best.value
+    score = content["winner"]["test_accuracy"]
+    assert content["winner"]["seeds"] == [1, 2]
+    assert score["mean"] == pytest.approx(sum(score["each"]) / 2)
+    assert score["low"] <= score["mean"] <= score["high"]
+    client = tracking._client(f"sqlite:///{folder}/mlflow.db")
+    for seed, run_id in zip((1, 2), content["winner"]["mlflow_run_ids"], strict=True):
+        found = client.get_run(run_id)
+        assert found.data.params["seed"] == str(seed)
+        assert found.data.tags["mlflow.parentRunId"] == content["best"]["mlflow_run_id"]
+        assert "test.opened_at" in found.data.tags
+
+
+def test_no_trial_has_seen_the_test_set(tracked: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = tracked
+    for trial in study_of(folder).trials:
+        result = Result.read(folder / "runs" / f"sweep-{trial.number:04d}")
+        assert not any(name.startswith("test/") for name in result.metrics)
+
+
+def test_the_overlay_of_the_best_repeats_it(tracked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, content = tracked
+    overlay = str(folder / "runs" / "sweep" / "conf")
+    items = ["experiment=best", f"output={tmp_path}", "tracking=none", "name=again"]
+    result = run.run(compose(items, overlay), items, config_dir=overlay)
+    assert result.objective == content["best"]["value"]
+    assert "--config-dir" in result.command
+    assert yaml.safe_load((folder / "runs/sweep/conf/experiment/best.yaml").read_text())["defaults"][-1] == "_self_"
+
+
+def test_the_same_command_again_adds_nothing(tracked: tuple[Path, dict[str, Any]]) -> None:
+    folder, content = tracked
+    runs = {path.name for path in (folder / "runs").iterdir()}
+    again = perform(folder, "sweep.trials=6", base=QUICK)
+    assert {key: again[key] for key in content if key != "seconds"} == {
+        key: content[key] for key in content if key != "seconds"
+    }
+    assert {path.name for path in (folder / "runs").iterdir()} == runs
+
+
+def test_a_higher_total_adds_the_difference(tmp_path: Path) -> None:
+    perform(tmp_path, "sweep.trials=2")
+    first = [trial.params for trial in study_of(tmp_path).trials]
+    content = perform(tmp_path, "sweep.trials=4")
+    assert sum(content["trials"].values()) == 4
+    assert [trial.params for trial in study_of(tmp_path).trials][:2] == first
+    whole = perform(tmp_path, "sweep.trials=4", "sweep.name=whole")
+    proposed = [[t.params for t in study_of(tmp_path, name).trials] for name in ("sweep", "whole")]
+    assert proposed[0] == proposed[1]  # two sittings propose what one would have
+    assert whole["best"]["value"] == content["best"]["value"]
+
+
+def test_another_request_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    perform(tmp_path, "sweep.trials=1")
+    for changed, said in {
+        "sweep.space.optimizer.lr.high=0.01": 'sweep.space.optimizer.lr: {"low": 0.0001, "high": 0.3, "log": true} → ',
+        "sweep.space.optimizer._group_=[adam,sgd]": "sweep.space.optimizer: ",
+        "objective=val/loss": 'direction: "maximize" → "minimize"',
+        "data.limit=300": "data.limit: 200 → 300",
+        "model.pool=avg": 'model.pool: "max" → "avg"',
+    }.items():
+        with pytest.raises(RequestError, match="was begun otherwise") as caught:
+            perform(tmp_path, "sweep.trials=2", changed)
+        assert said in str(caught.value)
+    assert len(study_of(tmp_path).trials) == 1
+
+
+def test_a_loss_is_minimized(tmp_path: Path) -> None:
+    content = perform(tmp_path, "sweep.trials=4", "objective=val/loss", "sweep/sampler=random", "sweep/pruner=none")
+    values = [trial.value for trial in study_of(tmp_path).trials if trial.value is not None]
+    assert content["direction"] == "minimize"
+    assert content["best"]["value"] == min(values)
+    assert content["trials"]["pruned"] == 0
+
+
+def test_poor_trials_are_pruned(tmp_path: Path) -> None:
+    """Most trials learn; a quarter cannot, since their learning rate is as good as nought."""
+    items = ["++sweep.space.optimizer.lr={choices: [0.02, 0.015, 0.01, 1e-9]}", "trainer.max_epochs=6"]
+    items += ["~sweep.space.model", "~sweep.space.data", "~sweep.space.trainer", "~sweep.space.optimizer.momentum"]
+    base = [item for item in UNTRACKED if not item.startswith(("sweep.space", "trainer.max_epochs"))]
+    content = perform(
+        tmp_path, *items, "optimizer=adam", "sweep.trials=12", "sweep.pruner.startup_trials=2",
+        "sweep/sampler=random", "optimizer.weight_decay=0", "seed=3", base=base,
+    )  # fmt: skip
+    pruned = [t for t in study_of(tmp_path).trials if t.state.name == "PRUNED"]
+    assert len(pruned) == content["trials"]["pruned"] > 0
+    assert any(t.params["optimizer.lr"] < 1e-3 for t in pruned)
+    assert all(2 <= len(t.intermediate_values) < 6 for t in pruned)
+
+
+def test_impossible_proposals_do_not_count(tmp_path: Path) -> None:
+    """A space in which half of the proposals pool a map away."""
+    content = perform(
+        tmp_path,
+        "sweep.trials=3",
+        "sweep.space.model.pool_size.each.choices=[2,28]",
+        "model.filters=[4,4]",
+        "seed=2",
+        base=[item for item in UNTRACKED if not item.startswith("model.filters")],
+    )
+    reasons = [trial.user_attrs.get("reason") for trial in study_of(tmp_path).trials]
+    assert reasons.count("infeasible") == content["failures"]["infeasible"] > 0
+    assert content["trials"]["complete"] + content["trials"]["pruned"] == 3
+    assert "pools a 1 × 1 map by" in next(
+        t.user_attrs["detail"] for t in study_of(tmp_path).trials if t.user_attrs.get("reason") == "infeasible"
+    )
+
+
+def test_a_sweep_survives_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, calls = run._Run._fit, iter(range(100))
+
+    def fit(self: Any, account: Any) -> Any:
+        if next(calls) == 1:
+            raise ZeroDivisionError("a bug")
+        return before(self, account)
+
+    monkeypatch.setattr(run._Run, "_fit", fit)
+    content = perform(tmp_path, "sweep.trials=3")
+    assert content["trials"]["fail"] == 1
+    assert content["failures"] == {"error": 1}
+    assert content["winner"] is not None
+
+
+def test_a_sweep_without_any_value_fails_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(run._Run, "_fit", fit)
+    with pytest.raises(RunFailure, match="no trial finished; 2 × error: ZeroDivisionError: a bug"):
+        perform(tmp_path, "sweep.trials=2")
+    content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
+    assert (content["best"], content["winner"], content["trials"]["fail"]) == (None, None, 2)
+
+
+def test_an_interrupted_trial_is_proposed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = perform(tmp_path, "sweep.trials=3", "sweep.name=whole", "sweep/pruner=none")
+    before, calls = run._Run._fit, iter(range(100))
+
+    def fit(self: Any, account: Any) -> Any:
+        if next(calls) == 1:
+            raise Interrupted(2)
+        return before(self, account)
+
+    monkeypatch.setattr(run._Run, "_fit", fit)
+    with pytest.raises(Interrupted):
+        perform(tmp_path, "sweep.trials=3", "sweep/pruner=none")
+    content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
+    assert content["trials"] == {"complete": 1, "pruned": 0, "fail": 1}
+    content = perform(tmp_path, "sweep.trials=3", "sweep/pruner=none")
+    trials = study_of(tmp_path).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[2].params == trials[1].params
+    assert content["failures"] == {"interrupted": 1}
+    assert trials[2].value == study_of(tmp_path, "whole").trials[1].value
+    assert whole["trials"]["complete"] == content["trials"]["complete"] == 3
+
+
+def test_two_processes_do_not_share_a_sweep(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".sweep.lock"), pytest.raises(RequestError, match="another process is at this sweep"):
+        perform(tmp_path)
+
+
+def test_a_storage_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to look like one" * 20)
+    with pytest.raises(RequestError, match=r"sweep\.storage=sqlite:////.*: cannot be opened \("):
+        perform(tmp_path)
+
+
+def test_interval_over_seeds() -> None:
+    assert winner.interval([0.5]) == (0.5, None, None)
+    mean, low, high = winner.interval([0.90, 0.92, 0.94])
+    assert mean == pytest.approx(0.92)
+    assert (low, high) == pytest.approx((0.92 - 4.302653 * 0.02 / 3**0.5, 0.92 + 4.302653 * 0.02 / 3**0.5))
+    assert winner.interval([1.0, 0.98])[2] == 1.0
+
+
+def test_the_small_request_of_the_other_tests_is_one() -> None:
+    assert compose(SMALL).trainer.max_epochs == 1

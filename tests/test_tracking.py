@@ -1,0 +1,152 @@
+"""The account in MLflow, read back from a real store, and what happens when the store does not work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from matplotlib import image as mpl_image
+
+from mnist_sweep import datasets, run, tracking
+from mnist_sweep.classifier import Classifier
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import Interrupted
+from mnist_sweep.result import Result
+from tests.conftest import SMALL
+
+UNTRACKED = [item for item in SMALL if item != "tracking=none"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one MLflow database for all tests of this file: making one takes seconds."""
+    return tmp_path_factory.mktemp("store")
+
+
+def perform(store: Path, name: str, *items: str, **arguments: Any) -> Result:
+    given = [*UNTRACKED, f"output={store}", f"name={name}", *items]
+    return run.run(compose(given), given, **arguments)
+
+
+def client(store: Path) -> Any:
+    return tracking._client(f"sqlite:///{store}/mlflow.db")
+
+
+def test_the_account_of_a_run(store: Path) -> None:
+    result = perform(store, "whole", "optimizer=sgd", "trainer.patience=9", open_test=True, tags={"study": "none"})
+    kept = client(store)
+    found = kept.get_run(result.mlflow_run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "whole"
+    config = compose(result.overrides)
+    expected = {key: str(value) for key, value in compose([*result.overrides]).parameters().items()}
+    accelerator = {"trainer.accelerator": "cpu", "data.fallback": "None"}
+    assert found.data.params == expected | accelerator | {"data.fallback": found.data.params["data.fallback"]}
+    assert found.data.params["optimizer"] == "sgd"
+    assert found.data.params["model.filters"] == "[4]"
+    tags = found.data.tags
+    assert tags["command"] == result.command
+    assert tags["dataset"] == "mnist5k"
+    assert tags["dataset.digest"] == datasets.verify(config.data)
+    assert tags["device"] == "cpu"
+    assert tags["version.torch"]
+    assert tags["study"] == "none"
+    assert "test.opened_at" in tags
+    for name, value in result.metrics.items():
+        history = kept.get_metric_history(result.mlflow_run_id, name)
+        assert [(metric.step, metric.value) for metric in history] == [(1, value)]
+
+
+def test_the_artifacts_of_a_run(store: Path) -> None:
+    result = perform(store, "artifacts", open_test=True)
+    kept = client(store)
+    folder = Path(kept.get_run(result.mlflow_run_id).info.artifact_uri.removeprefix("file://"))
+    assert folder.is_relative_to(store / "artifacts")
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "overrides.yaml", "checkpoints"),
+        *(f"{kind}_{part}" for kind in ("confusion_matrix", "per_class") for part in ("validation.json", "test.json")),
+        *(f"confusion_matrix_{part}.png" for part in ("validation", "test")),
+    }
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["filters"] == [4]
+    assert (folder / "checkpoints" / "best.ckpt").read_bytes() == (
+        Path(result.folder) / str(result.checkpoint)
+    ).read_bytes()
+    for part, name in (("validation", "val"), ("test", "test")):
+        counts = json.loads((folder / f"confusion_matrix_{part}.json").read_text())
+        right = sum(counts[label][label] for label in range(10))
+        assert right / sum(map(sum, counts)) == result.metrics[f"{name}/accuracy"]
+        classes = json.loads((folder / f"per_class_{part}.json").read_text())
+        assert sum(classes["recall"]) / 10 == pytest.approx(result.metrics[f"{name}/recall"])
+        assert classes["support"] == [50] * 10
+        picture = mpl_image.imread(folder / f"confusion_matrix_{part}.png")
+        assert picture[..., :3].std() > 0.05  # not an empty page
+
+
+def test_pruned_failed_and_interrupted_runs_say_so(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = client(store)
+    pruned = perform(store, "pruned", report=lambda *_: False)
+    assert kept.get_run(pruned.mlflow_run_id).info.status == "KILLED"
+
+    def interrupt(*_: object) -> bool:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        perform(store, "interrupted", report=interrupt)
+    interrupted = kept.get_run(Result.read(store / "runs" / "interrupted").mlflow_run_id)
+    assert (interrupted.info.status, interrupted.data.tags["reason"]) == ("KILLED", "interrupted")
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Classifier, "training_step", fail)
+    failed = kept.get_run(perform(store, "failed").mlflow_run_id)
+    assert (failed.info.status, failed.data.tags["reason"]) == ("FAILED", "error")
+    assert failed.data.tags["detail"] == "ZeroDivisionError: a bug"
+
+
+def test_a_store_that_cannot_be_opened_fails_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking.log.parent, "propagate", True)
+    (tmp_path / "db").write_text("this is no database")
+    result = perform(tmp_path, "alone", f"tracking.uri=sqlite:///{tmp_path}/db")
+    assert (result.status, result.mlflow_run_id) == ("finished", None)
+    assert caplog.text.count("cannot be used") == 1
+
+
+def test_a_store_that_breaks_down_fails_no_run(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking.log.parent, "propagate", True)
+    mlflow_client = type(client(store))
+
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(mlflow_client, "log_batch", broken)
+    assert perform(store, "broken").status == "finished"
+    assert caplog.text.count("this run goes on without its account") == 1
+
+
+def test_runs_of_a_process_that_died_are_closed(store: Path) -> None:
+    settings = compose([f"output={store}"]).tracking
+    accounts = [tracking.Account(settings, store, f"open {index}") for index in range(3)]
+    for account in accounts:
+        account.tags({"study": "dead" if account is not accounts[2] else "alive"})
+    tracking.close_running(settings, "dead", "crashed", keep=accounts[1].run_id)
+    kept = client(store)
+    states = [kept.get_run(account.run_id).info.status for account in accounts]
+    assert states == ["FAILED", "RUNNING", "RUNNING"]
+    assert kept.get_run(accounts[0].run_id).data.tags["reason"] == "crashed"
+    for account in accounts[1:]:
+        account.end("FINISHED")
+
+
+def test_without_tracking_nothing_is_written(tmp_path: Path) -> None:
+    account = tracking.Account(compose(["tracking=none"]).tracking, tmp_path, "none")
+    account.parameters({"a": 1})
+    account.metrics({"a": 1.0}, 1)
+    account.end("FINISHED")
+    assert account.run_id is None
+    assert list(tmp_path.iterdir()) == []
