@@ -1,11 +1,14 @@
 """Requests that cannot be carried out: one line with the key, the value and what is allowed; and what composes."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
+
+ONE_LINE = re.compile(r"^[^\n]*$")
 
 WRONG = [
     ("optimizer.lrr=0.1", "optimizer.lrr=0.1: unknown key; the nearest known one is optimizer.lr"),
@@ -72,7 +75,7 @@ def test_refused_in_one_line(item: str, said: str) -> None:
     ],
 )
 def test_refused_in_a_sweep(items: list[str], said: str) -> None:
-    with pytest.raises(RequestError, match="^[^\n]*$") as caught:
+    with pytest.raises(RequestError, match=ONE_LINE) as caught:
         compose(["+sweep=optuna", *items])
     assert said in str(caught.value)
 

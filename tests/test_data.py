@@ -94,7 +94,7 @@ def test_training_batches_are_full_and_never_repeat_an_image(count: int, batch_s
     assert len(passed) == len(batches) == max(1, count // batch_size)
     assert {len(labels) for _, labels in passed} == {min(batch_size, count)}
     seen = torch.cat([batch[0] for batch in passed]).flatten(1)
-    assert len(seen.unique(dim=0)) == len(seen)
+    assert len(torch.unique(seen, dim=0)) == len(seen)
 
 
 def test_the_order_changes_from_pass_to_pass_and_follows_the_seed() -> None:
@@ -131,7 +131,7 @@ def test_every_image_is_moved_by_a_draw_of_its_own_within_the_bound() -> None:
     start = dot(13, 13)
     moved = data.augmented(start.expand(500, -1, -1, -1), settings_, torch.Generator().manual_seed(0))
     shifts = centres(moved) - centres(start)
-    assert len(shifts.unique(dim=0)) == 500
+    assert len(torch.unique(shifts, dim=0)) == 500
     assert shifts.abs().max() <= 7.01  # a quarter of 28
     assert shifts.max() > 6.5
     assert shifts.min() < -6.5

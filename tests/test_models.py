@@ -26,11 +26,11 @@ def models(draw: st.DrawFn) -> schema.Model:
     return schema.Model(
         filters=draw(st.lists(st.integers(1, 6), min_size=depth, max_size=depth)),
         pool=draw(st.sampled_from(["max", "avg"])),
-        activation=draw(st.sampled_from(sorted(ACTIVATIONS))),  # type: ignore[arg-type]
+        activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
         batch_norm=draw(st.booleans()),
         hidden=draw(st.lists(st.integers(1, 8), max_size=2)),
         dropout=0.5,
-        **blocks,  # type: ignore[arg-type]
+        **blocks,
     )
 
 

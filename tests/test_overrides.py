@@ -29,7 +29,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_le
 def test_read_back_as_written(value: Any) -> None:
     parsed = OverridesParser.create().parse_override(overrides.override("model.key", value))
     assert parsed.key_or_group == "model.key"
-    found = parsed.value()
+    found: Any = parsed.value()
     if isinstance(value, str):
         found = found.replace("\\${", "${")  # OmegaConf's own escape, taken away when the config is resolved
     assert found == value or _same(found, value)
@@ -43,7 +43,8 @@ def _same(found: Any, value: Any) -> bool:
 
 
 def test_not_a_number_is_written_too() -> None:
-    assert math.isnan(OverridesParser.create().parse_override(overrides.override("x", math.nan)).value())
+    found: Any = OverridesParser.create().parse_override(overrides.override("x", math.nan)).value()
+    assert math.isnan(found)
 
 
 @pytest.mark.parametrize(

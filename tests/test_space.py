@@ -1,5 +1,6 @@
 """The search space: what it proposes, what it refuses, and that every proposal composes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override
 from mnist_sweep.sweep.space import Space
 
+ONE_LINE = re.compile(r"^[^\n]*$")
 BASE = compose([]).parameters()
 
 
@@ -160,6 +162,6 @@ def test_the_same_seed_proposes_the_same() -> None:
     ],
 )
 def test_a_space_that_cannot_be_read_is_refused_in_one_line(tree: Mapping[str, Any], said: str) -> None:
-    with pytest.raises(RequestError, match="^[^\n]*$") as caught:
+    with pytest.raises(RequestError, match=ONE_LINE) as caught:
         Space(tree, BASE)
     assert said in str(caught.value)

@@ -120,12 +120,16 @@ def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
 
 def test_a_signal_waits_while_records_are_made() -> None:
     made = []
-    with pytest.raises(Interrupted) as caught, interruptible():
+
+    def record() -> None:
         with uninterrupted():
             os.kill(os.getpid(), signal.SIGTERM)
             made.append("account")
             made.append("file")
         made.append("never")
+
+    with interruptible(), pytest.raises(Interrupted) as caught:
+        record()
     assert made == ["account", "file"]
     assert caught.value.exit_code == 143
 
