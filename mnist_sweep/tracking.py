@@ -46,7 +46,8 @@ def _experiment(client: Any, settings: schema.MLflow, output: Path) -> str:
         # a server keeps artifacts where its own settings say
         own = not settings.uri.startswith("http")
         location = (output / "artifacts").resolve().as_uri() if own else None
-        return str(client.create_experiment(settings.experiment, artifact_location=location))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
+        return str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
 
 
 P = ParamSpec("P")

@@ -174,7 +174,7 @@ class Driver:
                 if result:
                     log.info("%s", summary.line(self.config, self.study, done + 1, trial.number, result))
                     if ranking := studies.ranking(self.study):
-                        self.account.metrics({f"best/{self.config.objective}": float(ranking[0].value or 0)}, done + 1)
+                        self.account.metrics({"best/objective": float(ranking[0].value or 0)}, done + 1)
                     advance()
 
     def _name(self, number: int) -> str:

@@ -1,0 +1,99 @@
+"""A default sweep, MLflow's own server on it, and Chromium."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.conftest import ROOT
+
+expect.set_options(timeout=90_000)  # MLflow's first page can take long where two cores serve and show it
+
+
+@dataclass(frozen=True)
+class Account:
+    """A finished sweep and the address of the UI that shows it."""
+
+    content: dict[str, Any]
+    url: str
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="session")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    """The command and the address of the README, in an empty folder."""
+    folder = tmp_path_factory.mktemp("account")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    request = ["+sweep=optuna", "data=mnist5k", "sweep.trials=8", "sweep.winner.seeds=1"]
+    sweep = subprocess.run(
+        [sys.executable, "-m", "mnist_sweep", *request],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=600,
+    )  # fmt: skip
+    port = free_port()
+    command = ["mlflow", "ui", "--backend-store-uri", "sqlite:///mlruns/mlflow.db", "--port", str(port)]
+    with (
+        (folder / "ui.log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ) as server,
+    ):
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+                    break
+                time.sleep(0.2)
+            yield Account(json.loads((folder / sweep.stdout.strip()).read_text()), url)
+        finally:
+            os.killpg(server.pid, 15)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """An empty page of Debian's or the system's Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium, "these tests need Chromium"
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        fresh = browser.new_page(viewport={"width": 1400, "height": 860})
+        fresh.set_default_timeout(90_000)
+        for key in ("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "mlflow.assistant.panelOpen_v1"):
+            state = str("autoOpened" in key).lower()  # the assistant's panel would cover half of the page
+            fresh.add_init_script(f"localStorage.setItem({key!r}, {state!r})")
+        yield fresh
+        browser.close()
+
+
+@pytest.fixture
+def screenshot(page: Page) -> Callable[[str], None]:
+    """Keeps a picture of the page for the README, where SCREENSHOTS names a folder."""
+
+    def keep(name: str) -> None:
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(path=Path(folder) / f"{name}.png")
+
+    return keep

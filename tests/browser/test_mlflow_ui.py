@@ -1,0 +1,51 @@
+"""What a person sees of a sweep in the MLflow UI."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Account
+
+pytestmark = pytest.mark.browser
+
+Keep = Callable[[str], None]
+
+
+def expand(page: Page, account: Account) -> None:
+    """Show the children of the sweep's run."""
+    parent = page.get_by_role("link", name=account.content["study"], exact=True)
+    parent.locator("xpath=ancestor::*[@role='presentation'][1]//button").first.click()
+
+
+def test_the_parent_its_children_and_their_curves(account: Account, page: Page, screenshot: Keep) -> None:
+    page.goto(f"{account.url}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    expand(page, account)
+    for number in range(sum(account.content["trials"].values())):
+        expect(page.get_by_role("link", name=f"sweep-{number:04d}", exact=True)).to_be_visible()
+    page.get_by_placeholder("Search metric charts").fill("val/")
+    for metric in ("accuracy", "loss", "f1"):
+        expect(page.get_by_role("heading", name=re.compile(f"{metric}$")).first).to_be_attached()
+    expect(page.locator(".js-plotly-plot path.js-line").nth(10)).to_be_attached()  # one for each trial and chart
+    page.wait_for_timeout(1_000)  # the curves slide into place
+    screenshot("runs")
+
+
+def test_the_metrics_of_a_trial(account: Account, page: Page) -> None:
+    run_id = account.content["best"]["mlflow_run_id"]
+    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/model-metrics?workflowType=machine_learning")
+    expect(page.get_by_text("(train/loss)").first).to_be_visible()  # the page draws what is in sight
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+
+
+def test_the_confusion_matrix(account: Account, page: Page, screenshot: Keep) -> None:
+    run_id = account.content["best"]["mlflow_run_id"]
+    file = "confusion_matrix_validation.png"
+    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts/{file}?workflowType=machine_learning")
+    picture = page.locator(
+        "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
+    ).first
+    expect(picture).to_be_visible()
+    page.wait_for_timeout(1_000)
+    screenshot("confusion_matrix")

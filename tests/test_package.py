@@ -1,0 +1,28 @@
+"""The wheel: what is in it, and that it works from another folder without the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def test_the_wheel_carries_its_configs_and_works_anywhere(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "uv", "build", "-q", "--wheel", "--out-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(installed)
+    configs = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
+    assert {f"mnist_sweep/{name}" for name in configs} <= names
+    assert not any(name.startswith(("tests", "mlruns", "conf/")) for name in names)
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", "from mnist_sweep.composition import *; print(CONF, compose([]).model.filters)"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == f"{installed}/mnist_sweep/conf [32, 64]\n"
