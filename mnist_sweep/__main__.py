@@ -91,7 +91,11 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
     if config.sweep:
         from mnist_sweep.sweep.driver import sweep
 
-        print(sweep(config, items, config_dir), flush=True)
+        try:
+            print(sweep(config, items, config_dir), flush=True)
+        except (Interrupted, RunFailure):
+            print(Path(config.output) / "runs" / config.sweep.name / "sweep.json", flush=True)
+            raise
         return _DONE
     from mnist_sweep.run import folder_of, run
 

@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 
-from mnist_sweep import data, datasets, figures, metrics, overrides, provenance, schema
+from mnist_sweep import data, datasets, figures, metrics, overrides, provenance, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, uninterrupted
 from mnist_sweep.models import ConvNet
@@ -99,9 +97,8 @@ class _Run:
         self.command = overrides.command(self.overrides, config_dir)
         self.folder = folder_of(config)
         self.classifier: Classifier | None = None
-        self.fit_started: float | None = None
+        self.watch: training.Watch | None = None
         self.train_seconds = 0.0
-        self.pruned = False
 
     def _exact(self, given: Sequence[str]) -> list[str]:
         """The overrides with everything that bears on the numbers written out, so that they repeat the run anywhere."""
@@ -127,15 +124,15 @@ class _Run:
             raise RequestError(f"name={config.name}: {self.folder} is there already; choose another name") from error
         _dump(self.folder / "config.yaml", config.plain())
         _dump(self.folder / "overrides.yaml", list(self.overrides))
-        account = Account(config.tracking, Path(config.output), str(config.name), parent)
         status: Status = "finished"
         reason = detail = None
         interruption: Interrupted | None = None
-        checkpoint: Path | None = None
         try:
+            with uninterrupted():  # so that no run is left open that nobody knows of
+                account = Account(config.tracking, Path(config.output), str(config.name), parent)
             self._open_account(account, tags)
             checkpoint = self._fit(account)
-            if self.pruned:
+            if self.watch and self.watch.stopped:
                 status = "pruned"
             elif open_test:
                 self._test(account, checkpoint)
@@ -178,78 +175,55 @@ class _Run:
         account.file(self.folder / "config.yaml")
         account.file(self.folder / "overrides.yaml")
 
-    def _fit(self, account: Account) -> Path | None:
+    def _fit(self, account: Account) -> Path:
         config = self.config
-        _quiet()
         torch.set_num_threads(self.threads)
         pl.seed_everything(config.seed, workers=True, verbose=False)
-        training, validation = data.training_and_validation(
+        images, validation = data.training_and_validation(
             config.data.name, config.data.root, config.data.split_seed, config.data.limit
         )
-        if config.data.limit and config.data.limit > len(training):
-            log.warning("data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(training))
-        classifier = Classifier(ConvNet(config.model), config, training.standardisation())
+        if config.data.limit and config.data.limit > len(images):
+            log.warning("data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(images))
+        classifier = Classifier(ConvNet(config.model), config, images.standardisation)
         self.classifier = classifier
         account.tags({"parameters": self._parameters()})
         batches = data.Batches(
-            training.to(self.device),
+            images.to(self.device),
             config.data.batch_size,
             torch.Generator().manual_seed(config.seed),
             config.data.augmentation,
         )
-        trainer, checkpoints = self._trainer(account)
+        self.watch = training.Watch(lambda epoch, values: self._after_epoch(account, epoch, values))
+        checkpoint = training.best_checkpoint(config, self.folder / "checkpoints")
+        bars = self.progress and sys.stderr.isatty()
+        trainer = training.trainer(config, self.device, [self.watch, checkpoint], bars)
         try:
             trainer.fit(classifier, batches, data.Batches(validation.to(self.device), _EVALUATION_BATCH))
         finally:
-            if self.fit_started is not None:
-                self.train_seconds = time.monotonic() - self.fit_started
+            self.train_seconds = self.watch.seconds()
         check_interrupted()
-        return Path(checkpoints.best_model_path) if checkpoints.best_model_path else None
+        return Path(checkpoint.best_model_path)
 
-    def _trainer(self, account: Account) -> tuple[pl.Trainer, ModelCheckpoint]:
-        config = self.config
-        mode = "max" if config.direction == "maximize" else "min"
-        checkpoints = ModelCheckpoint(
-            dirpath=(self.folder / "checkpoints").resolve(),
-            filename="best",
-            monitor=config.objective,
-            mode=mode,
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
-        callbacks: list[Callback] = [_Watch(self, account), checkpoints]
-        if config.trainer.patience is not None:
-            patience = config.trainer.patience
-            callbacks.append(EarlyStopping(config.objective, patience=patience, mode=mode, check_finite=False))
-        bars = self.progress and sys.stderr.isatty()
-        if bars:
-            callbacks.append(RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True}))
-        trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs,
-            accelerator="cpu" if self.device.type == "cpu" else "gpu",
-            devices=1,
-            precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
-            gradient_clip_val=config.trainer.gradient_clip,
-            callbacks=callbacks,
-            logger=False,
-            num_sanity_val_steps=0,
-            enable_progress_bar=bars,
-            enable_model_summary=False,
-            default_root_dir=self.folder,
-        )
-        return trainer, checkpoints
+    def _after_epoch(self, account: Account, epoch: int, values: dict[str, float]) -> bool:
+        """After each epoch: the account, a line, the report."""
+        account.metrics(values, epoch)
+        if self.progress:
+            shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
+            log.info("epoch %d of %d  %s", epoch, self.config.trainer.max_epochs, shown)
+        return self.report is None or self.report(epoch, values[self.config.objective])
 
-    def _test(self, account: Account, checkpoint: Path | None) -> None:
+    def _test(self, account: Account, checkpoint: Path) -> None:
         """Open the test set: once, for the best epoch's network, and say so."""
         assert self.classifier is not None
-        assert checkpoint is not None
         opened = datetime.now(UTC).isoformat(timespec="seconds")
         account.tags({"test.opened_at": opened})
         log.info("the test set is opened (%s)", opened)
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         self.classifier.load_state_dict(saved["state_dict"])
         test = data.test_set(self.config.data.name, self.config.data.root).to(self.device)
-        self._trainer(account)[0].test(self.classifier, data.Batches(test, _EVALUATION_BATCH), verbose=False)
+        training.trainer(self.config, self.device, [], bars=False).test(
+            self.classifier, data.Batches(test, _EVALUATION_BATCH), verbose=False
+        )
 
     def _parameters(self) -> int | None:
         return sum(p.numel() for p in self.classifier.network.parameters()) if self.classifier else None
@@ -303,30 +277,6 @@ class _Run:
             account.document(classes, f"per_class_{name}.json")
 
 
-class _Watch(Callback):
-    """After each epoch: the account, the report, a line."""
-
-    def __init__(self, run: _Run, account: Account) -> None:
-        self.run, self.account = run, account
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.run.fit_started = time.monotonic()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        check_interrupted()
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Classifier)
-        epoch, values = len(module.history), module.history[-1]
-        self.account.metrics(values, epoch)
-        if self.run.progress:
-            shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
-            log.info("epoch %d of %d  %s", epoch, self.run.config.trainer.max_epochs, shown)
-        if self.run.report and not self.run.report(epoch, values[self.run.config.objective]):
-            self.run.pruned = True
-            trainer.should_stop = True
-
-
 def _best_epoch(values: Sequence[float], direction: metrics.Direction) -> int | None:
     """The epoch, counted from 1, with the best value; of equal ones the first, as ModelCheckpoint keeps it."""
     if not values:
@@ -348,11 +298,3 @@ def _device_name(device: torch.device) -> str:
 
 def _dump(path: Path, content: Any) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _quiet() -> None:
-    """No tips, no lines about hardware, no warnings about what Lightning calls from torch."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")

@@ -31,7 +31,7 @@ def test_the_real_split(mnist: Path) -> None:
     assert ((validation.labels.bincount() - everything / 12).abs() < 1).all()
     assert training.images.dtype == torch.uint8
     assert training.images.shape == (55_000, 1, 28, 28)
-    assert training.standardisation() == pytest.approx((0.1307, 0.3081), abs=2e-4)  # the published 60,000's
+    assert training.standardisation == pytest.approx((0.1307, 0.3081), abs=2e-4)  # the published 60,000's
 
 
 def test_the_parts_share_no_image(mnist: Path) -> None:

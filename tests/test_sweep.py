@@ -245,6 +245,14 @@ def test_two_processes_do_not_share_a_sweep(tmp_path: Path) -> None:
         perform(tmp_path)
 
 
+def test_runs_of_a_sweep_whose_study_is_gone_are_not_written_over(tmp_path: Path) -> None:
+    perform(tmp_path, "sweep.trials=1")
+    (tmp_path / "optuna.db").unlink()
+    for _ in range(2):
+        with pytest.raises(RequestError, match=r"runs/sweep-0000 is there, but its study is not in sqlite:///"):
+            perform(tmp_path, "sweep.trials=1")
+
+
 def test_a_storage_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to look like one" * 20)
     with pytest.raises(RequestError, match=r"sweep\.storage=sqlite:////.*: cannot be opened \("):

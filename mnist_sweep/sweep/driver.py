@@ -57,6 +57,13 @@ def sweep(config: schema.Config, given: Sequence[str], config_dir: str | None = 
     try:
         with lock.acquire(timeout=0):
             study = studies.open_study(config, space, datasets.verify(config.data))
+            first = folder.parent / f"{folder.name}-0000"
+            if first.exists() and not study.get_trials(deepcopy=False):
+                optuna.delete_study(study_name=config.sweep.name, storage=config.sweep.storage)
+                raise RequestError(
+                    f"sweep.name={config.sweep.name}: {first} is there, but its study is not in "
+                    f"{config.sweep.storage}; allowed: sweep.name=ANOTHER"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             return Driver(config, given, config_dir, space, study, folder).drive()
     except Timeout as error:
@@ -84,22 +91,26 @@ class Driver:
         study: optuna.Study,
         folder: Path,
     ) -> None:
-        from mnist_sweep import tracking  # with run and winner, the heavy imports: after all that can be refused
-
         assert config.sweep is not None
         self.config, self.settings, self.config_dir = config, config.sweep, config_dir
         self.space, self.study, self.folder = space, study, folder
         self.given = without(given, "sweep", "name")
         self.started = time.monotonic()
-        resumed = study.user_attrs.get("mlflow_run_id")
-        self.account = tracking.Account(config.tracking, Path(config.output), config.sweep.name, resume=resumed)
-        if self.account.run_id != resumed or resumed is None:
+
+    def _open_account(self) -> None:
+        """The sweep's own run in MLflow: a new one, or that of the earlier sittings."""
+        from mnist_sweep import tracking  # like run and winner a heavy import: after all that can be refused
+
+        resumed = self.study.user_attrs.get("mlflow_run_id")
+        settings = self.settings
+        self.account = tracking.Account(self.config.tracking, Path(self.config.output), settings.name, resume=resumed)
+        if self.account.run_id != resumed:
             self.account.parameters(
-                {"sweep.trials": config.sweep.trials, "objective": config.objective, "data": config.data.name}
-                | {f"sweep.space.{d.key}": d.leaf for d in space.dimensions}
+                {"objective": self.config.objective, "data": self.config.data.name}
+                | {f"sweep.space.{dimension.key}": dimension.leaf for dimension in self.space.dimensions}
             )
-            study.set_user_attr("mlflow_run_id", self.account.run_id)
-        self.account.tags({"study": config.sweep.name, "sweep": "true", "dataset": config.data.name})
+            self.study.set_user_attr("mlflow_run_id", self.account.run_id)
+        self.account.tags({"study": settings.name, "sweep.trials": settings.trials, "dataset": self.config.data.name})
 
     def drive(self) -> Path:
         """Trials up to the total, then the winner, then the summary."""
@@ -107,6 +118,8 @@ class Driver:
 
         state, crowned = "KILLED", None
         try:
+            with uninterrupted():  # so that no run is left open that nobody knows of
+                self._open_account()
             self._settle()
             self._begin()
             self._trials()
@@ -209,8 +222,8 @@ class Driver:
             except FileNotFoundError:  # interrupted before the run began its own record
                 self._fail(trial, "interrupted", "before its first epoch")
             raise
-        except RequestError:
-            self._fail(trial, "crashed", "its folder is there already")
+        except RequestError as error:  # what only a run can tell, such as that there is no GPU
+            self._fail(trial, "error", str(error))
             raise
         self._tell(trial, result)
         return result

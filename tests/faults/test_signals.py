@@ -88,8 +88,8 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
         wait_for(process, "trial 2 finished")
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=100)
-    assert process.returncode == 130
+        out, _ = process.communicate(timeout=100)
+    assert (process.returncode, out) == (130, "mlruns/runs/sweep/sweep.json\n")
     assert "RUNNING" not in statuses(tmp_path)
     assert "RUNNING" not in states(tmp_path)
     content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
