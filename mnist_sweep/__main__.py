@@ -29,6 +29,8 @@ log = logging.getLogger("mnist_sweep")
 
 _DONE, _FAILED, _WRONG = 0, 1, 2
 
+_FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
+
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to what standard error is at the time, which a progress bar may have replaced."""
@@ -166,6 +168,9 @@ def main() -> int:
         except RunFailure as error:
             log.error("failed: %s", error)
             codes.append(_FAILED)
+        except Exception:  # a bug, which must not pass for a wrong request below
+            log.exception("failed")
+            codes.append(_FAILED)
 
     try:
         with interruptible():
@@ -177,7 +182,9 @@ def main() -> int:
         log.error("error: %s", error)
         return _WRONG
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        log.error("error: %s", explain(error, [item for item in sys.argv[1:] if "=" in item or item.startswith("~")]))
+        pairs = zip(sys.argv, sys.argv[1:], strict=False)
+        given = [item for before, item in pairs if not item.startswith("-") and before not in _FLAGS_WITH_VALUE]
+        log.error("error: %s", explain(error, given))
         return _WRONG
     return max(codes, default=_DONE)
 

@@ -56,6 +56,7 @@ def test_a_grid(program: Program, tmp_path: Path) -> None:
     [
         (["optimizer.lrr=0.1"], "optimizer.lrr=0.1: unknown key; the nearest known one is optimizer.lr"),
         (["optimizer=adamm"], "optimizer=adamm: unknown option; did you mean adam?"),
+        (["--config-dir", "damaged", "epochs"], "epochs: not an override KEY=VALUE"),
         (["optimizer.lr=0"], "optimizer.lr=0: should be greater than 0"),
         (["model.pool_size=[28,2]"], "block 2 pools a 1 × 1 map by 2"),
         (["objective=val/auc"], "objective=val/auc: not logged"),
