@@ -129,8 +129,8 @@ class _Run:
         interruption: Interrupted | None = None
         try:
             with uninterrupted():  # so that no run is left open that nobody knows of
-                account = Account(config.tracking, Path(config.output), str(config.name), parent)
-            self._open_account(account, tags)
+                account = Account(config.tracking, Path(config.output), str(config.name), parent, tags)
+            self._open_account(account)
             checkpoint = self._fit(account)
             if self.watch and self.watch.stopped:
                 status = "pruned"
@@ -156,7 +156,7 @@ class _Run:
             raise interruption
         return result
 
-    def _open_account(self, account: Account, tags: Mapping[str, Any]) -> None:
+    def _open_account(self, account: Account) -> None:
         config = self.config
         account.parameters(config.parameters())
         account.tags(
@@ -169,7 +169,6 @@ class _Run:
                 **{f"git.{key}": value for key, value in provenance.commit().items()},
                 "mlflow.source.git.commit": provenance.commit().get("commit"),
                 **{f"version.{key}": value for key, value in provenance.versions().items()},
-                **tags,
             }
         )
         account.file(self.folder / "config.yaml")

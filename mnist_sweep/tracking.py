@@ -81,6 +81,7 @@ class Account:
         output: the folder of everything that is written; artifacts go below it where the store is a database.
         name: of the run.
         parent: MLflow's id of the parent run, or None.
+        tags: that the run has from its first moment, so that it can be found if the process dies in the next.
         resume: MLflow's id of an earlier run to go on with, or None.
 
     Attributes:
@@ -93,6 +94,7 @@ class Account:
         output: Path,
         name: str,
         parent: str | None = None,
+        tags: Mapping[str, Any] | None = None,
         resume: str | None = None,
     ) -> None:
         self.run_id: str | None = None
@@ -100,18 +102,26 @@ class Account:
         if isinstance(settings, schema.MLflow):
             try:
                 self._client = _client(settings.uri)
-                self.run_id = self._open(settings, output, name, parent, resume)
+                self.run_id = self._open(settings, output, name, parent, tags or {}, resume)
             except Exception as error:
                 self._client = None
                 log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, _line(error))
 
-    def _open(self, settings: schema.MLflow, output: Path, name: str, parent: str | None, resume: str | None) -> str:
+    def _open(
+        self,
+        settings: schema.MLflow,
+        output: Path,
+        name: str,
+        parent: str | None,
+        tags: Mapping[str, Any],
+        resume: str | None,
+    ) -> str:
         experiment = _experiment(self._client, settings, output)
         if resume is not None and _exists(self._client, resume):
             self._client.update_run(resume, status="RUNNING")
             return resume
-        tags = {"mlflow.parentRunId": parent} if parent else {}
-        return str(self._client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+        first = {key: str(value) for key, value in tags.items()} | ({"mlflow.parentRunId": parent} if parent else {})
+        return str(self._client.create_run(experiment, run_name=name, tags=first).info.run_id)
 
     @_guarded
     def parameters(self, values: Mapping[str, Any]) -> None:

@@ -131,9 +131,8 @@ def test_a_store_that_breaks_down_fails_no_run(
 
 def test_runs_of_a_process_that_died_are_closed(store: Path) -> None:
     settings = compose([f"output={store}"]).tracking
-    accounts = [tracking.Account(settings, store, f"open {index}") for index in range(3)]
-    for account in accounts:
-        account.tags({"study": "dead" if account is not accounts[2] else "alive"})
+    studies = ("dead", "dead", "alive")
+    accounts = [tracking.Account(settings, store, "open", tags={"study": study}) for study in studies]
     tracking.close_running(settings, "dead", "crashed", keep=accounts[1].run_id)
     kept = client(store)
     states = [kept.get_run(account.run_id).info.status for account in accounts]

@@ -103,14 +103,16 @@ class Driver:
 
         resumed = self.study.user_attrs.get("mlflow_run_id")
         settings = self.settings
-        self.account = tracking.Account(self.config.tracking, Path(self.config.output), settings.name, resume=resumed)
+        self.account = tracking.Account(
+            self.config.tracking, Path(self.config.output), settings.name, tags={"study": settings.name}, resume=resumed
+        )
         if self.account.run_id != resumed:
             self.account.parameters(
                 {"objective": self.config.objective, "data": self.config.data.name}
                 | {f"sweep.space.{dimension.key}": dimension.leaf for dimension in self.space.dimensions}
             )
             self.study.set_user_attr("mlflow_run_id", self.account.run_id)
-        self.account.tags({"study": settings.name, "sweep.trials": settings.trials, "dataset": self.config.data.name})
+        self.account.tags({"sweep.trials": settings.trials, "dataset": self.config.data.name})
 
     def drive(self) -> Path:
         """Trials up to the total, then the winner, then the summary."""

@@ -69,6 +69,19 @@ def states(folder: Path) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
+def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
+    """Halt the process at a moment when a trial has begun in the study and has not left its result."""
+    for _ in range(200):
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(Exception):  # halted in the middle of a transaction: the database is locked
+            begun = states(folder)
+            if begun[-1] == "RUNNING" and not (folder / f"mlruns/runs/sweep-{len(begun) - 1:04d}/result.json").exists():
+                return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    raise AssertionError("no trial was seen running")
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_stopped_says_so(tmp_path: Path, signum: int, code: int) -> None:
     with started(tmp_path, *LONG, "trainer.max_epochs=500", "name=long") as process:
@@ -106,16 +119,18 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
 def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
     with started(tmp_path, *SWEEP) as process:
         wait_for(process, "trial 2 finished")
-        time.sleep(0.3)
+        stop_within_a_trial(process, tmp_path)
         process.kill()
-    assert "RUNNING" in states(tmp_path)
+    assert states(tmp_path)[-1] == "RUNNING"
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert states(tmp_path).count("COMPLETE") == 12
     assert set(states(tmp_path)) == {"COMPLETE", "FAIL"}
     assert json.loads((tmp_path / out.strip()).read_text())["failures"] == {"crashed": 1}
-    assert set(statuses(tmp_path)) == {"FINISHED", "FAILED"}
+    left = statuses(tmp_path)  # the process may have died before the trial's run in MLflow was made
+    assert left.count("FINISHED") == 12 + 1 + 1  # the trials, the sweep, the winner
+    assert left.count("FAILED") == len(left) - 14 <= 1
 
 
 def test_a_signal_waits_while_records_are_made() -> None:
