@@ -14,7 +14,6 @@ from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import winner
 from mnist_sweep.sweep.driver import sweep
-from tests.conftest import SMALL
 
 #: Trials of well under a second.
 QUICK = [
@@ -265,7 +264,3 @@ def test_interval_over_seeds() -> None:
     assert mean == pytest.approx(0.92)
     assert (low, high) == pytest.approx((0.92 - 4.302653 * 0.02 / 3**0.5, 0.92 + 4.302653 * 0.02 / 3**0.5))
     assert winner.interval([1.0, 0.98])[2] == 1.0
-
-
-def test_the_small_request_of_the_other_tests_is_one() -> None:
-    assert compose(SMALL).trainer.max_epochs == 1
