@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_sweep import datasets, schema
 from mnist_sweep.composition import CONF, compose, explain
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
-from mnist_sweep.overrides import override, replaced
+from mnist_sweep.overrides import override, replaced, without
 
 log = logging.getLogger("mnist_sweep")
 
@@ -56,9 +56,13 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     if config.sweep:
         from mnist_sweep.sweep.space import Space
 
-        Space.of(config, given)
+        space = Space.of(config, given)
         if config.name is not None:
             raise RequestError(f"name={config.name}: a sweep is named by sweep.name")
+        from mnist_sweep.sweep import methods, queue
+
+        methods.check(config.sweep, space, len(config.sweep.objectives or [config.objective]))
+        queue.enqueued(config.sweep.enqueue, space, without(given, "sweep", "launcher"), config_dir)
     elif config.name is not None and (runs / config.name).exists():
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
     datasets.verify(config.data)
@@ -90,6 +94,11 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
     if used != config.data.name:
         items = replaced(items, [override("data", used)])
         config = compose(items, config_dir)
+    if config.sweep and config.sweep.plan:
+        from mnist_sweep.sweep.plan import plan
+
+        print(plan(config, items, config_dir), flush=True)
+        return _DONE
     if config.sweep:
         from mnist_sweep.sweep.driver import sweep
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -126,6 +127,14 @@ class Classifier(pl.LightningModule):
         confusion, loss = self.evaluation_tally.take()
         averages = {f"test/{name}": value for name, value in metrics.averages(confusion).items()}
         self.test = {"test/loss": loss, **averages}, confusion
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+        checkpoint["confusions"] = [confusion.tolist() for confusion in self.confusions]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+        self.confusions = [np.array(confusion) for confusion in checkpoint["confusions"]]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = self.config.optimizer

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 
 class RequestError(Exception):
@@ -15,7 +16,8 @@ class RunFailure(Exception):  # noqa: N818  # a run's failure, as the records ca
     """A run cannot go on.
 
     Args:
-        reason: one word for programs: ``diverged``, ``out_of_memory`` or ``error``.
+        reason: one word for programs: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``,
+            ``crashed`` or ``error``.
         detail: one line for people.
     """
 
@@ -28,6 +30,9 @@ class RunFailure(Exception):  # noqa: N818  # a run's failure, as the records ca
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived.
 
+    Attributes:
+        result: the fields of the result that an interrupted run recorded, for whoever performs runs for others.
+
     Not a KeyboardInterrupt, which Lightning turns into ``sys.exit(1)``, and not an Exception, so that nobody who guards
     against failures takes it for one.
     """
@@ -35,6 +40,7 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
+        self.result: dict[str, Any] | None = None
 
 
 class _Signals:

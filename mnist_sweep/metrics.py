@@ -19,6 +19,10 @@ EPOCH_METRICS: dict[str, Direction] = {
     "gap/accuracy": "minimize",
 }
 
+#: What a trial can be judged by besides: trainable numbers, multiply-adds for one image, and the time of the whole run.
+RUN_METRICS: dict[str, Direction] = {"parameters": "minimize", "multiply_adds": "minimize", "seconds": "minimize"}
+TRIAL_METRICS: dict[str, Direction] = EPOCH_METRICS | RUN_METRICS
+
 
 def per_class(confusion: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:
     """Precision, recall and F1 of each class; 0 where a class was never predicted or never occurs.

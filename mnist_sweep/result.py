@@ -15,7 +15,7 @@ class Result:
 
     Attributes:
         status: how the run ended.
-        reason: of a failure, one word: ``diverged``, ``out_of_memory``, ``error``, ``crashed``; else None.
+        reason: of a failure, one word: ``diverged``, ``out_of_memory``, ``timeout``, ``crashed``, ``error``; else None.
         detail: of a failure, one line; else None.
         objective: the best epoch's value of the config's objective; None where no epoch ended.
         metrics: by name, the best epoch's for training and validation, and the test set's where it was opened.
@@ -35,6 +35,10 @@ class Result:
         folder: of the run.
         checkpoint: the best epoch's, within the folder; None where no epoch ended.
         history: the metrics of each epoch.
+        multiply_adds: of the network, for one image.
+        attempts: 1, or more where a run was taken up again after its process had died or was interrupted.
+        duplicate_of: name of the equal run whose numbers these are; None for a run that was performed.
+        test_opened_at: when the test set was opened for it (ISO 8601, UTC); None where it was not.
     """
 
     status: Status
@@ -58,6 +62,10 @@ class Result:
     folder: str
     checkpoint: str | None
     history: list[dict[str, float]] = field(default_factory=list)
+    multiply_adds: int | None = None
+    attempts: int = 1
+    duplicate_of: str | None = None
+    test_opened_at: str | None = None
 
     @property
     def path(self) -> Path:
@@ -78,13 +86,20 @@ class Result:
         return cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
 
-def write_json(path: Path, content: Any) -> Path:
-    """Write a JSON file that is there whole or not at all, also when the power fails: new file, sync, rename."""
+def write_json(path: Path, content: Any, *, sync: bool = True) -> Path:
+    """Write a JSON file that is there whole or not at all, also when the power fails: new file, sync, rename.
+
+    Args:
+        path: of the file.
+        content: plain data.
+        sync: wait for the disk; without, a file that a power failure may take, but not a crash.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
     return path

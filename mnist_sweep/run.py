@@ -1,5 +1,6 @@
-"""One config → one Result: seeds, data, network, Trainer and account put together."""
+"""One config → one Result: seeds, data, network, Trainer and record put together."""
 
+import dataclasses
 import logging
 import sys
 import time
@@ -11,33 +12,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 
-from mnist_sweep import data, datasets, figures, metrics, overrides, provenance, schema, training
+from mnist_sweep import data, figures, metrics, overrides, schema, training
 from mnist_sweep.classifier import Classifier
+from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, uninterrupted
 from mnist_sweep.models import ConvNet
+from mnist_sweep.record import Record, folder_of, last_checkpoint
 from mnist_sweep.result import Result, Status
-from mnist_sweep.tracking import Account, State
+from mnist_sweep.tracking import Account
+
+__all__ = ["Report", "folder_of", "open_test", "run"]
 
 log = logging.getLogger(__name__)
 
-#: Called after each epoch with the epoch, counted from 1, and the objective; whether the run may go on.
-Report = Callable[[int, float], bool]
+#: Called after each epoch with the epoch, counted from 1, and its metrics by name; whether the run may go on.
+Report = Callable[[int, dict[str, float]], bool]
 
 _EVALUATION_BATCH = 1_000
+_BEST = Path("checkpoints") / "best.ckpt"
 _ALL_THREADS = torch.get_num_threads()  # as torch found the machine, and OMP_NUM_THREADS, at the start
-_STATES: dict[Status, State] = {
-    "finished": "FINISHED",
-    "pruned": "KILLED",
-    "interrupted": "KILLED",
-    "failed": "FAILED",
-}
-
-
-def folder_of(config: schema.Config) -> Path:
-    """The run's folder."""
-    return Path(config.output) / "runs" / str(config.name)
 
 
 def run(
@@ -50,6 +44,8 @@ def run(
     tags: Mapping[str, Any] | None = None,
     open_test: bool = False,
     progress: bool = False,
+    resume: bool = False,
+    deadline: float | None = None,
 ) -> Result:
     """Train one network and keep the account of it: folder, MLflow run and, last, ``result.json``.
 
@@ -62,6 +58,8 @@ def run(
         tags: for MLflow.
         open_test: measure the best checkpoint on the test set, at the end. No trial does.
         progress: show epochs and, on a terminal, bars.
+        resume: go on where an earlier attempt in the same folder stopped, from its last checkpoint where it has one.
+        deadline: seconds that the run may take; None = no limit.
 
     Returns:
         The result, also of a run that failed.
@@ -70,7 +68,9 @@ def run(
         RequestError: the folder is there already, or there is no GPU where one was asked for.
         Interrupted: after everything has been recorded.
     """
-    return _Run(config, given, config_dir, report, progress).perform(parent, tags or {}, open_test)
+    performed = _Run(config, given, config_dir, report, progress, deadline)
+    performed.record.open(parent, tags or {}, resume=resume)
+    return performed.perform(open_test)
 
 
 class _Run:
@@ -83,59 +83,35 @@ class _Run:
         config_dir: str | None,
         report: Report | None,
         progress: bool,
+        deadline: float | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.config = config
         self.report = report
         self.progress = progress
+        self.limit = deadline
         self.threads = config.trainer.threads or _ALL_THREADS
         if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
         on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda:0" if on_gpu else "cpu")
-        self.overrides = self._exact(given)
-        self.command = overrides.command(self.overrides, config_dir)
-        self.folder = folder_of(config)
+        self.record = Record(config, given, config_dir, _device_name(self.device), self.threads)
         self.classifier: Classifier | None = None
         self.watch: training.Watch | None = None
         self.train_seconds = 0.0
 
-    def _exact(self, given: Sequence[str]) -> list[str]:
-        """The overrides with everything that bears on the numbers written out, so that they repeat the run anywhere."""
-        config = self.config
-        exact = {
-            "seed": config.seed,
-            "data.fallback": None,
-            "trainer.threads": self.threads,
-            "trainer.precision": config.trainer.precision,
-            "trainer.accelerator": "cpu" if self.device.type == "cpu" else "gpu",
-        }
-        if datasets.SOURCES[config.data.name].torchvision:
-            exact["data.root"] = str(Path(config.data.root).resolve())
-        return overrides.replaced(
-            overrides.without(given, "name"), [overrides.override(key, value) for key, value in exact.items()]
-        )
-
-    def perform(self, parent: str | None, tags: Mapping[str, Any], open_test: bool) -> Result:
-        config = self.config
-        try:
-            self.folder.mkdir(parents=True)
-        except FileExistsError as error:
-            raise RequestError(f"name={config.name}: {self.folder} is there already; choose another name") from error
-        _dump(self.folder / "config.yaml", config.plain())
-        _dump(self.folder / "overrides.yaml", list(self.overrides))
+    def perform(self, open_test: bool) -> Result:
+        """Train, and test where that is asked for; the record is open."""
         status: Status = "finished"
-        reason = detail = None
+        reason = detail = opened = None
         interruption: Interrupted | None = None
         try:
-            with uninterrupted():  # so that no run is left open that nobody knows of
-                account = Account(config.tracking, Path(config.output), str(config.name), parent, tags)
-            self._open_account(account)
-            checkpoint = self._fit(account)
+            self.record.describe()
+            self._fit()
             if self.watch and self.watch.stopped:
                 status = "pruned"
             elif open_test:
-                self._test(account, checkpoint)
+                opened = self._test()
         except Interrupted as error:
             status, interruption = "interrupted", error
         except RunFailure as error:
@@ -145,37 +121,16 @@ class _Run:
             if reason == "error":
                 log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         with uninterrupted():  # so that the account, the files and the study agree
-            result = self._result(status, reason, detail, account.run_id)
+            result = self._result(status, reason=reason, detail=detail, test_opened_at=opened)
             if status == "finished":
-                self._keep_pictures(account, result)
-            if result.checkpoint and status in ("finished", "interrupted"):
-                account.file(self.folder / result.checkpoint, "checkpoints")
-            account.end(_STATES[status], reason or (status if status == "interrupted" else None), detail)
-            result.write()
+                self._keep_pictures(result)
+            self.record.close(result)
         if interruption:
             raise interruption
         return result
 
-    def _open_account(self, account: Account) -> None:
-        config = self.config
-        account.parameters(config.parameters())
-        account.tags(
-            {
-                "command": self.command,
-                "device": _device_name(self.device),
-                "threads": self.threads,
-                "dataset": config.data.name,
-                "dataset.digest": datasets.verify(config.data),
-                **{f"git.{key}": value for key, value in provenance.commit().items()},
-                "mlflow.source.git.commit": provenance.commit().get("commit"),
-                **{f"version.{key}": value for key, value in provenance.versions().items()},
-            }
-        )
-        account.file(self.folder / "config.yaml")
-        account.file(self.folder / "overrides.yaml")
-
-    def _fit(self, account: Account) -> Path:
-        config = self.config
+    def _fit(self) -> None:
+        config, record = self.config, self.record
         torch.set_num_threads(self.threads)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         images, validation = data.training_and_validation(
@@ -185,103 +140,138 @@ class _Run:
             log.warning("data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(images))
         classifier = Classifier(ConvNet(config.model), config, images.standardisation)
         self.classifier = classifier
-        account.tags({"parameters": self._parameters()})
-        batches = data.Batches(
-            images.to(self.device),
-            config.data.batch_size,
-            torch.Generator().manual_seed(config.seed),
-            config.data.augmentation,
-        )
-        self.watch = training.Watch(lambda epoch, values: self._after_epoch(account, epoch, values))
-        checkpoint = training.best_checkpoint(config, self.folder / "checkpoints")
+        record.account.tags({"parameters": self._parameters()})
+        order = torch.Generator().manual_seed(config.seed)
+        batches = data.Batches(images.to(self.device), config.data.batch_size, order, config.data.augmentation)
+        self.watch = training.Watch(self._after_epoch, self.limit)
+        last = training.LastState(last_checkpoint(record.folder), order)
+        best = training.best_checkpoint(config, record.folder / "checkpoints")
         bars = self.progress and sys.stderr.isatty()
-        trainer = training.trainer(config, self.device, [self.watch, checkpoint], bars)
+        trainer = training.trainer(config, self.device, [self.watch, best, last], bars)
+        resumed = training.loadable(last.path)
+        if resumed is None:  # a best checkpoint of an attempt that left nothing else would stand beside ours
+            (record.folder / _BEST).unlink(missing_ok=True)
         try:
-            trainer.fit(classifier, batches, data.Batches(validation.to(self.device), _EVALUATION_BATCH))
+            trainer.fit(
+                classifier,
+                batches,
+                data.Batches(validation.to(self.device), _EVALUATION_BATCH),
+                ckpt_path=resumed,
+                weights_only=True,
+            )
         finally:
             self.train_seconds = self.watch.seconds()
         check_interrupted()
-        return Path(checkpoint.best_model_path)
 
-    def _after_epoch(self, account: Account, epoch: int, values: dict[str, float]) -> bool:
+    def _after_epoch(self, epoch: int, values: dict[str, float]) -> bool:
         """After each epoch: the account, a line, the report."""
-        account.metrics(values, epoch)
+        assert self.classifier is not None
+        self.record.account.metrics(values, epoch)
+        self.record.progress(self.classifier.history, self._parameters())
         if self.progress:
             shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
             log.info("epoch %d of %d  %s", epoch, self.config.trainer.max_epochs, shown)
-        return self.report is None or self.report(epoch, values[self.config.objective])
+        return self.report is None or self.report(epoch, values)
 
-    def _test(self, account: Account, checkpoint: Path) -> None:
-        """Open the test set: once, for the best epoch's network, and say so."""
+    def _test(self) -> str:
+        """Open the test set: once, for the best epoch's network, and say so; when."""
         assert self.classifier is not None
         opened = datetime.now(UTC).isoformat(timespec="seconds")
-        account.tags({"test.opened_at": opened})
+        self.record.account.tags({"test.opened_at": opened})
         log.info("the test set is opened (%s)", opened)
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        self.classifier.load_state_dict(saved["state_dict"])
-        test = data.test_set(self.config.data.name, self.config.data.root).to(self.device)
-        training.trainer(self.config, self.device, [], bars=False).test(
-            self.classifier, data.Batches(test, _EVALUATION_BATCH), verbose=False
-        )
+        _measure(self.config, self.classifier, self.record.folder / _BEST, self.device)
+        return opened
 
     def _parameters(self) -> int | None:
         return sum(p.numel() for p in self.classifier.network.parameters()) if self.classifier else None
 
-    def _result(self, status: Status, reason: str | None, detail: str | None, run_id: str | None) -> Result:
-        config, history = self.config, self.classifier.history if self.classifier else []
-        best = _best_epoch([epoch[config.objective] for epoch in history], config.direction)
-        test = self.classifier.test if self.classifier else None
-        checkpoint = Path("checkpoints") / "best.ckpt"
-        return Result(
-            status=status,
-            reason=reason,
-            detail=detail,
-            objective=history[best - 1][config.objective] if best else None,
-            metrics={**(history[best - 1] if best else {}), **(test[0] if test else {})},
-            best_epoch=best,
-            epochs=len(history),
+    def _result(self, status: Status, **measured: Any) -> Result:
+        history = self.classifier.history if self.classifier else []
+        result = self.record.result(
+            status,
+            history=history,
             seconds=round(time.monotonic() - self.started, 3),
             train_seconds=round(self.train_seconds, 3),
             parameters=self._parameters(),
-            dataset=config.data.name,
-            seed=config.seed,
-            device=_device_name(self.device),
-            threads=self.threads,
-            precision=str(config.trainer.precision),
-            mlflow_run_id=run_id,
-            overrides=self.overrides,
-            command=self.command,
-            folder=str(self.folder),
-            checkpoint=str(checkpoint) if (self.folder / checkpoint).is_file() else None,
-            history=history,
+            checkpoint=str(_BEST) if (self.record.folder / _BEST).is_file() else None,
+            **measured,
         )
+        if self.classifier and self.classifier.test:
+            result.metrics.update(self.classifier.test[0])
+        return result
 
-    def _keep_pictures(self, account: Account, result: Result) -> None:
+    def _keep_pictures(self, result: Result) -> None:
         """The confusion matrices, as figure and counts, and the metrics of each class."""
         assert self.classifier is not None
         assert result.best_epoch is not None
-        matrices = {"val": self.classifier.confusions[result.best_epoch - 1]}
+        account = self.record.account
+        account.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
+        _keep_matrix(account, "validation", self.classifier.confusions[result.best_epoch - 1], result)
         if self.classifier.test:
             account.metrics(self.classifier.test[0], result.best_epoch)
-            matrices["test"] = self.classifier.test[1]
-        account.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
-        for part, matrix in matrices.items():
-            name = {"val": "validation", "test": "test"}[part]
-            title = (
-                f"{result.dataset}, {matrix.sum():,} {name} images: {100 * matrix.trace() / matrix.sum():.2f}% right"
-            )
-            account.figure(figures.confusion_matrix(matrix, title), f"confusion_matrix_{name}.png")
-            account.document(matrix.tolist(), f"confusion_matrix_{name}.json")
-            classes = {key: values.tolist() for key, values in metrics.per_class(matrix).items()}
-            account.document(classes, f"per_class_{name}.json")
+            _keep_matrix(account, "test", self.classifier.test[1], result)
 
 
-def _best_epoch(values: Sequence[float], direction: metrics.Direction) -> int | None:
-    """The epoch, counted from 1, with the best value; of equal ones the first, as ModelCheckpoint keeps it."""
-    if not values:
-        return None
-    best = max(values) if direction == "maximize" else min(values)
-    return values.index(best) + 1
+def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Result]:
+    """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
+
+    The best checkpoint of each is measured; its account and its ``result.json`` are completed. A run that has been
+    measured is not measured again.
+
+    Args:
+        folders: of finished runs.
+        config_dir: the further folder of configs that they were composed with.
+
+    Returns:
+        Their results, with the test set's metrics.
+    """
+    opened = datetime.now(UTC).isoformat(timespec="seconds")
+    results = [Result.read(folder) for folder in folders]
+    if any(result.test_opened_at is None for result in results):
+        log.info("the test set is opened (%s)", opened)
+    return [
+        result if result.test_opened_at else _tested(result, folder, opened, config_dir)
+        for result, folder in zip(results, folders, strict=True)
+    ]
+
+
+def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -> Result:
+    """A finished run's result, completed by its measures on the test set."""
+    output = folder.parent.parent  # where the run is now, from wherever it was started
+    config = compose([*result.overrides, overrides.override("name", folder.name)], config_dir)
+    saved = torch.load(folder / _BEST, map_location="cpu", weights_only=True)["state_dict"]
+    classifier = Classifier(ConvNet(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
+    on_gpu = result.device != "cpu" and torch.cuda.is_available()
+    _measure(config, classifier, folder / _BEST, torch.device("cuda:0" if on_gpu else "cpu"))
+    assert classifier.test is not None
+    found, matrix = classifier.test
+    result = dataclasses.replace(result, metrics={**result.metrics, **found}, test_opened_at=opened)
+    with uninterrupted():
+        account = Account(config.tracking, output, folder.name, resume=result.mlflow_run_id)
+        account.tags({"test.opened_at": opened})
+        account.metrics(found, result.best_epoch or 0)
+        _keep_matrix(account, "test", matrix, result)
+        account.end("FINISHED")
+        result.write()
+    return result
+
+
+def _measure(config: schema.Config, classifier: Classifier, checkpoint: Path, device: torch.device) -> None:
+    """The classifier's `test`: of the checkpoint's weights, on the test set."""
+    classifier.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    test = data.test_set(config.data.name, config.data.root).to(device)
+    training.trainer(config, device, [], bars=False).test(
+        classifier, data.Batches(test, _EVALUATION_BATCH), verbose=False
+    )
+
+
+def _keep_matrix(account: Account, part: str, matrix: Any, result: Result) -> None:
+    right = 100 * matrix.trace() / matrix.sum()
+    title = f"{result.dataset}, {matrix.sum():,} {part} images: {right:.2f}% right"
+    account.figure(figures.confusion_matrix(matrix, title), f"confusion_matrix_{part}.png")
+    account.document(matrix.tolist(), f"confusion_matrix_{part}.json")
+    classes = {key: values.tolist() for key, values in metrics.per_class(matrix).items()}
+    account.document(classes, f"per_class_{part}.json")
 
 
 def _diagnosis(error: Exception) -> tuple[str, str]:
@@ -293,7 +283,3 @@ def _diagnosis(error: Exception) -> tuple[str, str]:
 
 def _device_name(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
-
-
-def _dump(path: Path, content: Any) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,24 +1,12 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
-import types
-import typing
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from mnist_sweep import metrics, shapes
-
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-
-
-class Section(BaseModel):
-    """A mapping of the config: no further keys, no conversion of types, no infinities, no changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+from mnist_sweep import metrics, sections, shapes
+from mnist_sweep.sections import Fraction, Name, NonNegative, Positive, Rate, Section
+from mnist_sweep.sweep_schema import Sweep
 
 
 def _odd(kernel: int) -> int:
@@ -173,37 +161,20 @@ class NoTracking(Section):
 Tracking = Annotated[MLflow | NoTracking, Field(discriminator="name")]
 
 
-class TPE(Section):
-    name: Literal["tpe"]
-    startup_trials: Positive
+class LocalLauncher(Section):
+    name: Literal["local"]
+    memory_growth_mb: Positive
 
 
-class Random(Section):
-    name: Literal["random"]
+class InlineLauncher(Section):
+    name: Literal["inline"]
 
 
-class Median(Section):
-    name: Literal["median"]
-    startup_trials: Positive
-    warmup_epochs: Annotated[int, Field(ge=0)]
+Launcher = Annotated[LocalLauncher | InlineLauncher, Field(discriminator="name")]
 
 
-class NoPruner(Section):
-    name: Literal["none"]
-
-
-class Winner(Section):
-    seeds: Positive
-
-
-class Sweep(Section):
-    name: Name
-    trials: Positive
-    storage: Annotated[str, Field(min_length=1)]
-    space: dict[str, Any]
-    sampler: Annotated[TPE | Random, Field(discriminator="name")]
-    pruner: Annotated[Median | NoPruner, Field(discriminator="name")]
-    winner: Winner
+#: Keys that say where and how a run is performed, not what it trains.
+_IMMATERIAL = {"output", "tracking", "trainer.threads", "trainer.accelerator", "data.root", "data.fallback"}
 
 
 class Config(Section):
@@ -220,6 +191,7 @@ class Config(Section):
     loss: Loss
     trainer: Trainer
     tracking: Tracking
+    launcher: Launcher
     sweep: Sweep | None = None  # there only with +sweep=optuna
 
     @field_validator("objective")
@@ -253,8 +225,16 @@ class Config(Section):
                 else:
                     found[prefix.rstrip(".") if key == "name" else prefix + key] = value
 
-        walk({key: value for key, value in self.plain().items() if key not in ("sweep", "name")}, "")
+        walk({key: value for key, value in self.plain().items() if key not in ("sweep", "name", "launcher")}, "")
         return found
+
+    def material(self) -> dict[str, Any]:
+        """Of the `parameters`, those that change what a run's numbers mean."""
+        return {
+            key: value
+            for key, value in self.parameters().items()
+            if not any(key == name or key.startswith(f"{name}.") for name in _IMMATERIAL)
+        }
 
 
 def known_keys(section: Any = Config, prefix: str = "") -> set[str]:
@@ -262,21 +242,11 @@ def known_keys(section: Any = Config, prefix: str = "") -> set[str]:
     found: set[str] = set()
     for name, field in section.model_fields.items():
         found.add(prefix + name)
-        for member in _sections(field.annotation):
+        for member in sections.sections(field.annotation):
             found |= known_keys(member, f"{prefix}{name}.")
     return found
 
 
 def options(group: str) -> dict[str, type[Section]]:
     """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
-    members = _sections(Config.model_fields[group].annotation) if group in Config.model_fields else []
-    named = {m: typing.get_args(m.model_fields["name"].annotation) for m in members if "name" in m.model_fields}
-    return {option[0]: member for member, option in named.items() if len(option) == 1}
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
-        return [found for part in typing.get_args(annotation) for found in _sections(part)]
-    return []
+    return sections.options(Config.model_fields[group].annotation) if group in Config.model_fields else {}

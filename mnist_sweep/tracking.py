@@ -177,14 +177,37 @@ class Account:
         self._client.set_terminated(self.run_id, state)
 
 
-def close_running(settings: schema.Tracking, study: str, reason: str, keep: str | None) -> None:
-    """Close the runs of a study whose process died, as FAILED.
+def warm_up() -> None:
+    """Import MLflow, which takes seconds."""
+    _client("sqlite://")
+
+
+def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
+    """MLflow's id of a run of a study, the newest of this name; None where there is none."""
+    if not isinstance(settings, schema.MLflow):
+        return None
+    try:
+        client = _client(settings.uri)
+        experiment = client.get_experiment_by_name(settings.experiment)
+        query = f"tags.study = '{study}' and attributes.run_name = '{name}'"
+        found = client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time DESC"])
+    except Exception as error:
+        log.warning("tracking: the earlier run %s could not be found (%s)", name, _line(error))
+        return None
+    return str(found[0].info.run_id) if found else None
+
+
+def close_running(
+    settings: schema.Tracking, study: str, reason: str, keep: str | None, state: State = "FAILED"
+) -> None:
+    """Close the runs of a study whose process died.
 
     Args:
         settings: the config's ``tracking``.
         study: as in the runs' tag of this name.
         reason: becomes a tag.
         keep: the id of the run that is alive: the sweep's own.
+        state: what they become.
     """
     if not isinstance(settings, schema.MLflow):
         return
@@ -195,7 +218,7 @@ def close_running(settings: schema.Tracking, study: str, reason: str, keep: str 
         for found in client.search_runs([experiment.experiment_id], query):
             if found.info.run_id != keep:
                 client.set_tag(found.info.run_id, "reason", reason)
-                client.set_terminated(found.info.run_id, "FAILED")
+                client.set_terminated(found.info.run_id, state)
     except Exception as error:
         log.warning("tracking: the runs of a sitting that died could not be closed (%s)", _line(error))
 

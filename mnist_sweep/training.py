@@ -13,7 +13,9 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from mnist_sweep import schema
 from mnist_sweep.classifier import Classifier
-from mnist_sweep.errors import check_interrupted
+from mnist_sweep.errors import RunFailure, check_interrupted
+
+log = logging.getLogger(__name__)
 
 #: Called after each epoch with the epoch, counted from 1, and its metrics; whether training may go on.
 AfterEpoch = Callable[[int, dict[str, float]], bool]
@@ -24,13 +26,16 @@ class Watch(Callback):
 
     Args:
         after_epoch: called after each.
+        limit: seconds from now in which the run must have ended; None = no limit.
 
     Attributes:
         stopped: whether `after_epoch` ended the training.
     """
 
-    def __init__(self, after_epoch: AfterEpoch) -> None:
+    def __init__(self, after_epoch: AfterEpoch, limit: float | None = None) -> None:
         self.after_epoch = after_epoch
+        self.limit = limit
+        self.deadline = None if limit is None else time.monotonic() + limit
         self.stopped = False
         self._started: float | None = None
 
@@ -41,14 +46,80 @@ class Watch(Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._started = time.monotonic()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         check_interrupted()
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise RunFailure("timeout", f"longer than {self.limit:g} s (in epoch {trainer.current_epoch + 1})")
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Classifier)
         if not self.after_epoch(len(module.history), module.history[-1]):
             self.stopped = True
             trainer.should_stop = True
+
+
+class LastState(Callback):
+    """Keeps all that a run needs to go on after its last whole epoch, so exactly that the numbers stay the same.
+
+    Lightning's checkpoint has the network, the optimizer, the schedule and the loops; what is random comes from here.
+    It is written when the next epoch begins, since only then the schedule of the last one has moved.
+
+    Args:
+        path: of the checkpoint.
+        order: draws the order of the images.
+    """
+
+    def __init__(self, path: Path, order: torch.Generator) -> None:
+        self.path, self.order = path, order
+        self._state: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
+        self.order.set_state(state_dict["order"])  # before the first batches are drawn
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._loaded:
+            torch.set_rng_state(self._loaded["torch"])
+            if self._loaded["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._loaded["cuda"])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        on_gpu = module.device.type == "cuda"
+        self._state = {
+            "order": self.order.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(module.device) if on_gpu else None,
+        }
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "loops" in checkpoint:
+            # Lightning counts the epoch that begins as ready; with it, it would take the last one for half done.
+            for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+                counts["ready"] = counts["completed"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._state:
+            part = self.path.with_suffix(".part")
+            trainer.save_checkpoint(part)
+            part.replace(self.path)
+
+
+def loadable(checkpoint: Path) -> Path | None:
+    """The checkpoint, where it is there and whole; else None, and a line if it is damaged."""
+    if not checkpoint.exists():
+        return None
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's, zipfile's and pickle's own
+        log.warning(
+            "%s cannot be read (%s); starting from the beginning", checkpoint, " ".join(str(error).split())[:100]
+        )
+        return None
+    return checkpoint
 
 
 def best_checkpoint(config: schema.Config, folder: Path) -> ModelCheckpoint:

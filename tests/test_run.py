@@ -164,15 +164,15 @@ def test_the_best_epoch_by_a_loss_is_the_lowest(perform: Perform) -> None:
 
 
 def test_a_run_that_the_report_stops_is_pruned(perform: Perform) -> None:
-    heard: list[tuple[int, float]] = []
+    heard: list[tuple[int, dict[str, float]]] = []
 
-    def report(epoch: int, value: float) -> bool:
-        heard.append((epoch, value))
+    def report(epoch: int, values: dict[str, float]) -> bool:
+        heard.append((epoch, values))
         return epoch < 2
 
     result = perform("trainer.max_epochs=5", report=report)
     assert result.status == "pruned"
-    assert heard == [(1, result.history[0]["val/accuracy"]), (2, result.history[1]["val/accuracy"])]
+    assert heard == [(1, result.history[0]), (2, result.history[1])]
 
 
 def test_divergence_is_a_failure_with_a_reason(perform: Perform) -> None:
@@ -204,15 +204,94 @@ def test_failures_are_told_apart(
 
 
 def test_an_interrupted_run_is_recorded(perform: Perform, tmp_path: Path) -> None:
-    def report(epoch: int, _: float) -> bool:
-        if epoch == 2:
+    with pytest.raises(Interrupted):
+        perform("trainer.max_epochs=5", report=interrupt_in(2))
+    result = Result.read(tmp_path / "runs" / "it")
+    assert (result.status, result.epochs) == ("interrupted", 2)
+
+
+def interrupt_in(last: int) -> run.Report:
+    def report(epoch: int, _: dict[str, float]) -> bool:
+        if epoch == last:
             raise Interrupted(2)
         return True
 
+    return report
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.5"],
+        ["scheduler=onecycle", "optimizer=sgd"],
+        ["scheduler=cosine", "optimizer=rmsprop", "data.augmentation.rotation=10", "data.augmentation.shift=0.1"],
+        ["optimizer=adamw", "trainer.patience=3", "model.batch_norm=true", "objective=train/loss"],
+    ],
+)
+def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
+    perform: Perform, tmp_path: Path, items: list[str]
+) -> None:
+    items = ["trainer.max_epochs=5", "model.dropout=0.4", "optimizer.lr=0.01", *items]
+    whole = perform(*items, "name=whole")
+    for last in (3, 5):
+        with pytest.raises(Interrupted):
+            perform(*items, report=interrupt_in(last), resume=True)
+    heard: list[int] = []
+
+    def report(epoch: int, _: dict[str, float]) -> bool:
+        heard.append(epoch)
+        return True
+
+    resumed = perform(*items, report=report, resume=True)
+    assert heard == [5]  # what was done is not done again
+    assert (resumed.status, resumed.attempts, whole.attempts) == ("finished", 3, 1)
+    assert resumed.history == whole.history
+    assert (resumed.objective, resumed.best_epoch, resumed.metrics) == (
+        whole.objective,
+        whole.best_epoch,
+        whole.metrics,
+    )
+    weights = [
+        torch.load(tmp_path / "runs" / name / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "it")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert {path.name for path in (tmp_path / "runs" / "it" / "checkpoints").iterdir()} == {"best.ckpt"}
+
+
+@pytest.mark.parametrize("left", ["nothing", "a damaged file"])
+def test_without_a_last_state_a_run_starts_from_the_beginning(
+    perform: Perform, tmp_path: Path, left: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(Interrupted):
-        perform("trainer.max_epochs=5", report=report)
-    result = Result.read(tmp_path / "runs" / "it")
-    assert (result.status, result.epochs) == ("interrupted", 2)
+        perform("trainer.max_epochs=3", report=interrupt_in(3))
+    last = tmp_path / "runs" / "it" / "checkpoints" / "last.ckpt"
+    if left == "nothing":
+        last.unlink()
+    else:
+        last.write_bytes(last.read_bytes()[:1000])
+    result = perform("trainer.max_epochs=3", resume=True)
+    assert (result.status, result.epochs) == ("finished", 3)
+    assert ("starting from the beginning" in caplog.text) == (left != "nothing")
+
+
+def test_a_run_whose_time_is_over_fails_by_itself(perform: Perform) -> None:
+    result = perform("trainer.max_epochs=1000000", deadline=1.5)
+    assert (result.status, result.reason) == ("failed", "timeout")
+    assert "longer than 1.5 s" in str(result.detail)
+
+
+def test_the_test_set_is_opened_for_a_finished_run_once(
+    perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = perform("trainer.max_epochs=2", "name=at-once", open_test=True)
+    perform("trainer.max_epochs=2")
+    (later,) = run.open_test([tmp_path / "runs" / "it"])
+    assert later.metrics == at_once.metrics
+    assert later.test_opened_at
+    assert Result.read(tmp_path / "runs" / "it") == later
+    monkeypatch.setattr(data, "test_set", None)  # a second opening would fail
+    assert run.open_test([tmp_path / "runs" / "it"]) == [later]
 
 
 def test_a_folder_is_never_written_over(perform: Perform) -> None:

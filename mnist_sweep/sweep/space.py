@@ -8,116 +8,36 @@ A leaf says how one key of the config is drawn:
     {choices: [3, 5, 7]}                           one of these; each may be a number, a text, a list or a mapping
     {length: {low: 1, high: 3}, each: LEAF}        a list; length is a number, a leaf, or the key of another list
     _group_: [adam, sgd]                           an option of a Hydra group, beside the leaves of its keys
-    when: {optimizer: sgd}                         in any leaf: drawn only where another key has this value
+    when: {optimizer: sgd}                         in any leaf or tree: drawn only where another key has this value,
+                                                   or one of these: [adam, adamw]
 
 An override on the command line merges into the leaf that was there: choices go before a list, and a list before bounds.
 """
 
+import contextlib
+import functools
 import graphlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from mnist_sweep import schema
 from mnist_sweep.composition import nearest
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import key_of, text
-
-_ROOT = "sweep.space"
-_NUMBER = {"low", "high", "log", "step"}
-_LEAF = {*_NUMBER, "choices", "length", "each", "when"}
-
-
-class Trial(Protocol):
-    """What the space asks of an Optuna trial."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
-
-
-class _OutsideError(Exception):
-    """A value that the space cannot propose."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number between two bounds, both included."""
-
-    low: float
-    high: float
-    log: bool
-    step: float | None
-    integer: bool
-
-    def suggest(self, trial: Trial, name: str, known: Mapping[str, Any]) -> Any:
-        if self.integer:
-            return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-
-    def encode(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-        number = isinstance(value, int if self.integer else int | float) and not isinstance(value, bool)
-        if not number or not self.low <= value <= self.high:
-            raise _OutsideError
-        if self.step and abs((value - self.low) / self.step - round((value - self.low) / self.step)) > 1e-8:
-            raise _OutsideError
-        return {name: value}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values. Lists and mappings are categories as JSON, since Optuna's must be scalars."""
-
-    choices: tuple[Any, ...]
-
-    def categories(self) -> list[Any]:
-        return [json.dumps(item) if isinstance(item, list | dict) else item for item in self.choices]
-
-    def suggest(self, trial: Trial, name: str, known: Mapping[str, Any]) -> Any:
-        return self.choices[self.categories().index(trial.suggest_categorical(name, self.categories()))]
-
-    def encode(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-        for item, category in zip(self.choices, self.categories(), strict=True):
-            if item == value and isinstance(item, bool) == isinstance(value, bool):
-                return {name: category}
-        raise _OutsideError
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """A list, whose length is given, drawn, or that of another key's list."""
-
-    length: "int | str | Leaf"
-    each: "Leaf"
-
-    def suggest(self, trial: Trial, name: str, known: Mapping[str, Any]) -> Any:
-        if isinstance(self.length, int):
-            count = self.length
-        elif isinstance(self.length, str):
-            count = _length(known[self.length])
-        else:
-            count = self.length.suggest(trial, f"{name}.length", known)
-        return [self.each.suggest(trial, f"{name}[{index}]", known) for index in range(count)]
-
-    def encode(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-        drawn: dict[str, Any] = {}
-        if isinstance(self.length, int | str):
-            count = self.length if isinstance(self.length, int) else _length(known[self.length])
-            items = value if isinstance(value, list) else [value] * count  # one number stands for all blocks
-            if len(items) != count:
-                raise _OutsideError
-        else:
-            items = value if isinstance(value, list) else [value]
-            drawn |= self.length.encode(f"{name}.length", len(items), known)
-        for index, item in enumerate(items):
-            drawn |= self.each.encode(f"{name}[{index}]", item, known)
-        return drawn
-
-
-Leaf = Number | Choice | Sequence
+from mnist_sweep.overrides import key_of, override, text
+from mnist_sweep.sweep.leaves import (
+    LEAF,
+    ROOT,
+    Choice,
+    Leaf,
+    Number,
+    OutsideError,
+    Sequence,
+    Trial,
+    Walk,
+    choice,
+    leaf,
+)
 
 
 @dataclass(frozen=True)
@@ -136,10 +56,6 @@ class _Dimension:
         return all(known.get(key) in allowed for key, allowed in self.when.items())
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) else 1
-
-
 class Space:
     """What a sweep may vary.
 
@@ -155,26 +71,27 @@ class Space:
     def __init__(self, tree: Mapping[str, Any], base: Mapping[str, Any], fixed: Iterable[str] = ()) -> None:
         self.base = dict(base)
         self.tree = tree
-        found = {dimension.key: dimension for dimension in _dimensions(tree, "")}
+        found = {dimension.key: dimension for dimension in _dimensions(tree, "", {})}
         leaves = {key for key in schema.known_keys() if not key.endswith(".name")} | {
             k for k in base if schema.options(k)
         }
         for key in found:
             if key not in leaves:
-                raise RequestError(f"{_ROOT}.{key}: no such key in the config; nearest: {nearest(key, leaves)}")
+                raise RequestError(f"{ROOT}.{key}: no such key in the config; nearest: {nearest(key, leaves)}")
         for dimension in found.values():
             for key in dimension.needs() - leaves:
-                raise RequestError(f"{_ROOT}.{dimension.key}: {key} is no key; nearest: {nearest(key, leaves)}")
+                raise RequestError(f"{ROOT}.{dimension.key}: {key} is no key; nearest: {nearest(key, leaves)}")
         self.fixed = sorted({key for key in found if key in set(fixed)})
         drawn = {key: dimension for key, dimension in found.items() if key not in self.fixed}
         try:
             order = graphlib.TopologicalSorter({key: d.needs() & set(drawn) for key, d in drawn.items()}).static_order()
             self.dimensions = [drawn[key] for key in order]
         except graphlib.CycleError as error:
-            raise RequestError(f"{_ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
+            raise RequestError(f"{ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
         if not self.dimensions:
-            raise RequestError(f"{_ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
+            raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
         self._check_groups(drawn)
+        self._check_conditions(drawn)
 
     @classmethod
     def of(cls, config: schema.Config, given: Iterable[str]) -> "Space":
@@ -200,19 +117,90 @@ class Space:
             if lacking and (leaf is not None or group not in dimension.when):
                 fitting = [option for option in possible if key in choices[option].model_fields]
                 raise RequestError(
-                    f"{_ROOT}.{dimension.key}: {group}={lacking[0]} has no {key}; "
+                    f"{ROOT}.{dimension.key}: {group}={lacking[0]} has no {key}; "
                     f"allowed: {'when: ' + text({group: fitting}) if fitting else 'leave it out'}"
                 )
+
+    def _check_conditions(self, drawn: Mapping[str, _Dimension]) -> None:
+        """A condition on a group must name options that exist; whether they are searched now does not matter."""
+        for dimension in drawn.values():
+            for key, allowed in dimension.when.items():
+                options = schema.options(key)
+                unknown = [option for option in allowed if options and option not in options]
+                if unknown:
+                    raise RequestError(
+                        f"{ROOT}.{dimension.key}.when: {override(key, unknown[0])} never occurs; "
+                        f"allowed: {', '.join(options)}"
+                    )
+
+    @functools.cached_property
+    def conditional(self) -> list[str]:
+        """The keys that are not drawn, or not with the same parameters, in every trial."""
+        found: list[str] = []
+        for dimension in self.dimensions:
+            length = dimension.leaf.length if isinstance(dimension.leaf, Sequence) else 0
+            follows = isinstance(length, str) and length in found
+            varies = isinstance(length, Number | Choice | Sequence) and not _single(length)
+            searched = {each.key for each in self.dimensions}
+            if set(dimension.when) & searched or follows or varies:
+                found.append(dimension.key)
+        return found
+
+    @property
+    def continuous(self) -> list[str]:
+        """The keys with a range of floats without a step: there is no end of values."""
+        return [dimension.key for dimension in self.dimensions if dimension.leaf.continuous]
+
+    @property
+    def categorical(self) -> list[str]:
+        """The keys that are drawn from choices."""
+        return [dimension.key for dimension in self.dimensions if dimension.leaf.categorical]
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """For each key what it is drawn from and under which conditions, in words."""
+        rows = []
+        for dimension in self.dimensions:
+            conditions = (f"{key}={' or '.join(map(text, allowed))}" for key, allowed in dimension.when.items())
+            rows.append((dimension.key, dimension.leaf.words(), ", ".join(conditions)))
+        return rows
+
+    def points(self, limit: int) -> int | None:
+        """The number of points, counted one by one along the tree of all draws.
+
+        Args:
+            limit: where counting ends.
+
+        Returns:
+            None where there are more than `limit`, or no end of them.
+        """
+        if self.continuous:
+            return None
+        count, path = 0, list[int]()
+        while count < limit:
+            walk = Walk(path)
+            self.suggest(walk)
+            count += 1
+            path = walk.next()
+            if not path:
+                return count
+        return None
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Draw a value for each key that is active, by dotted name."""
         known, drawn = dict(self.base), {}
         for dimension in self.dimensions:
-            if dimension.active(known):
-                known[dimension.key] = drawn[dimension.key] = dimension.leaf.suggest(trial, dimension.key, known)
-            elif not schema.options(dimension.key.partition(".")[0]):
-                known[dimension.key] = self.base.get(dimension.key)
+            if not dimension.active(known):
+                continue
+            value = drawn[dimension.key] = dimension.leaf.suggest(trial, dimension.key, known)
+            self._learn(known, dimension.key, value)
         return drawn
+
+    def _learn(self, known: dict[str, Any], key: str, value: Any) -> None:
+        """Note a value; with another option of a group, what the base says of its keys is not so any more."""
+        if schema.options(key) and value != self.base.get(key):
+            for other in [other for other in known if other.startswith(f"{key}.")]:
+                del known[other]
+        known[key] = value
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """The Optuna parameters that would propose these values; None where the space cannot.
@@ -226,70 +214,70 @@ class Space:
             for dimension in self.dimensions:
                 if dimension.active(known):
                     parameters |= dimension.leaf.encode(dimension.key, known.get(dimension.key), known)
-        except _OutsideError:
+        except OutsideError:
             return None
         return parameters
 
+    def partial(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The Optuna parameters for those of the values that the space can propose; the others are left to the sampler.
 
-def _dimensions(node: Mapping[str, Any], prefix: str) -> list[_Dimension]:
+        Args:
+            values: by dotted name, such as those of a trial of another study.
+        """
+        known = {**self.base, **values}
+        parameters: dict[str, Any] = {}
+        for dimension in self.dimensions:
+            if dimension.key in values and dimension.active(known):
+                with contextlib.suppress(OutsideError, KeyError):
+                    parameters |= dimension.leaf.encode(dimension.key, values[dimension.key], known)
+        return parameters
+
+
+def _single(leaf: Leaf) -> bool:
+    """Whether a leaf always draws the same."""
+    return (isinstance(leaf, Number) and leaf.low == leaf.high) or (isinstance(leaf, Choice) and len(leaf.choices) == 1)
+
+
+def _dimensions(node: Mapping[str, Any], prefix: str, above: Mapping[str, tuple[Any, ...]]) -> list[_Dimension]:
+    """The leaves below a node of the tree.
+
+    Args:
+        node: of the tree.
+        prefix: its dotted name.
+        above: the conditions of the nodes that it lies in.
+    """
     found: list[_Dimension] = []
     for key, item in node.items():
         if key == "_group_":
-            found.append(_Dimension(prefix, _choice(prefix, item), {}))
+            found.append(_Dimension(prefix, _options(prefix, item), above))
             continue
+        if key == "when" and prefix:
+            continue  # of this node, read by its caller
         name = f"{prefix}.{key}".lstrip(".")
         if not isinstance(item, Mapping):
-            raise RequestError(f"{_ROOT}.{name}={text(item)}: allowed: a leaf such as {{low: 0, high: 1}}, or a tree")
-        if set(item) & _LEAF:
-            found.append(_Dimension(name, _leaf(name, item), _conditions(name, item.get("when", {}))))
+            raise RequestError(f"{ROOT}.{name}={text(item)}: allowed: a leaf such as {{low: 0, high: 1}}, or a tree")
+        conditions = {**above, **_conditions(name, item.get("when", {}))}
+        inner = all(isinstance(part, Mapping) or key in ("when", "_group_") for key, part in item.items())
+        if set(item) & LEAF - {"when"} or ("when" in item and (not inner or len(item) == 1)):
+            found.append(_Dimension(name, leaf(name, item), conditions))
         else:
-            found += _dimensions(item, name)
+            found += _dimensions(item, name, conditions)
+    return found
+
+
+def _options(group: str, names: Any) -> Choice:
+    """The options of a Hydra group."""
+    options = schema.options(group)
+    found = choice(f"{group}._group_", names)
+    unknown = [name for name in found.choices if name not in options]
+    if options and unknown:
+        raise RequestError(
+            f"{ROOT}.{group}._group_={text(names)}: no option {text(unknown[0])}; allowed: {', '.join(options)}"
+        )
     return found
 
 
 def _conditions(name: str, when: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(when, Mapping):
-        raise RequestError(f"{_ROOT}.{name}.when={text(when)}: allowed: {{KEY: VALUE}} or {{KEY: [VALUE, VALUE]}}")
+        raise RequestError(f"{ROOT}.{name}.when={text(when)}: allowed: {{KEY: VALUE}} or {{KEY: [VALUE, VALUE]}}")
     return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
-
-
-def _leaf(name: str, item: Any) -> Leaf:
-    if not isinstance(item, Mapping) or (unknown := set(item) - _LEAF):
-        what = f"={text(item)}" if not isinstance(item, Mapping) else f".{sorted(unknown)[0]}"
-        raise RequestError(f"{_ROOT}.{name}{what}: no part of a leaf; allowed: {', '.join(sorted(_LEAF))}")
-    if "choices" in item:
-        return _choice(f"{name}.choices", item["choices"])
-    if "each" in item or "length" in item:
-        if not {"each", "length"} <= set(item):
-            raise RequestError(f"{_ROOT}.{name}: a list needs both length and each")
-        length = item["length"]
-        whole = isinstance(length, int) and not isinstance(length, bool)
-        if not whole and not isinstance(length, str):
-            length = _leaf(f"{name}.length", length)
-        return Sequence(length, _leaf(f"{name}.each", item["each"]))
-    return _number(name, item)
-
-
-def _choice(name: str, choices: Any) -> Choice:
-    if not isinstance(choices, list) or not choices:
-        raise RequestError(f"{_ROOT}.{name}={text(choices)}: allowed: a list of at least one value")
-    return Choice(tuple(choices))
-
-
-def _number(name: str, item: Mapping[str, Any]) -> Number:
-    for bound in ("low", "high"):
-        if bound not in item:
-            raise RequestError(f"{_ROOT}.{name}: {bound} is missing; allowed: {{low: NUMBER, high: NUMBER}}")
-        if isinstance(item[bound], bool) or not isinstance(item[bound], int | float):
-            raise RequestError(f"{_ROOT}.{name}.{bound}={text(item[bound])}: allowed: a number")
-    low, high, log, step = item["low"], item["high"], item.get("log", False), item.get("step")
-    if not isinstance(log, bool):
-        raise RequestError(f"{_ROOT}.{name}.log={text(log)}: allowed: true, false")
-    if low > high:
-        raise RequestError(f"{_ROOT}.{name}: low={text(low)} is above high={text(high)}; allowed: low at most high")
-    if log and low <= 0:
-        raise RequestError(f"{_ROOT}.{name}.low={text(low)}: with log=true allowed: above 0")
-    if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or step <= 0):
-        raise RequestError(f"{_ROOT}.{name}.step={text(step)}: allowed: a number above 0, without log")
-    integer = isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int))
-    return Number(low, high, log, step, integer)

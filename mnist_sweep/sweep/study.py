@@ -1,28 +1,44 @@
-"""Optuna's record of a sweep: opened or resumed, and only if it is still the same sweep."""
+"""Optuna's record of a sweep: opened or resumed, and only if it is still the same sweep; asked and told."""
 
 import json
-import warnings
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_sweep import schema
-from mnist_sweep.errors import RequestError
+from mnist_sweep import metrics, schema
+from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.result import Result
+from mnist_sweep.sweep.fingerprint import changes, fingerprint
 from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.storage import Database, Mirror
+from mnist_sweep.sweep_schema import Bound, Objective, Sweep
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-#: Reasons of failures that say nothing about the proposal: such a trial does not count towards the total.
-UNCOUNTED = {"interrupted", "crashed", "infeasible"}
-#: Keys that do not change what a trial's value means.
-_IMMATERIAL = {"output", "tracking", "trainer.threads", "trainer.accelerator", "data.root", "data.fallback"}
+#: What a trial keeps of its result; the rest is in its folder.
+_KEPT = ("command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts")
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def open_study(config: schema.Config, space: Space, digest: str) -> optuna.Study:
+def objectives(config: schema.Config) -> list[Objective]:
+    """What a sweep judges its trials by: ``sweep.objectives``, or the config's objective."""
+    assert config.sweep is not None
+    return config.sweep.objectives or [Objective(metric=config.objective, direction=config.direction)]
+
+
+def measured(metric: str, result: Result) -> float | None:
+    """A trial's value of a metric: the best epoch's, or of the whole run; None where there is none."""
+    value = getattr(result, metric) if metric in metrics.RUN_METRICS else result.metrics.get(metric)
+    return None if value is None else float(value)
+
+
+def open_study(config: schema.Config, space: Space, digest: str) -> "Study":
     """The study of this name, new or resumed.
 
     Args:
@@ -35,106 +51,205 @@ def open_study(config: schema.Config, space: Space, digest: str) -> optuna.Study
             other settings; each difference is named.
     """
     assert config.sweep is not None
-    fingerprint = _fingerprint(config, space, digest)
+    settings, goals = config.sweep, objectives(config)
+    database = _database(settings.storage)
+    optuna.create_study(
+        study_name=settings.name,
+        storage=database,
+        load_if_exists=True,
+        directions=[goal.direction for goal in goals],
+    )
+    storage = Mirror(database, settings.name)
+    study = optuna.load_study(study_name=settings.name, storage=storage)
+    now, before = fingerprint(config, goals, space, digest), study.user_attrs.get("fingerprint")
+    if before is None:
+        study.set_user_attr("fingerprint", now)
+    elif before != now:
+        differences, bearable = changes(before, now)
+        refused = f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join(differences)}); allowed: "
+        if not bearable:
+            raise RequestError(refused + "the settings it was begun with, or sweep.name=ANOTHER")
+        if not settings.allow_changes:
+            raise RequestError(refused + "sweep.name=ANOTHER, or sweep.allow_changes=true")
+        study.set_user_attr("fingerprint", now)
+    return Study(study, storage, goals, settings.constraints)
+
+
+def _database(url: str) -> Database:
     try:
-        if config.sweep.storage.startswith("sqlite:///"):
-            Path(config.sweep.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.RDBStorage(config.sweep.storage)
-        study = optuna.create_study(
-            study_name=config.sweep.name, storage=storage, load_if_exists=True, direction=config.direction
-        )
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return Database(url)
     except Exception as error:  # SQLAlchemy's and each driver's own
         line = " ".join(str(error).split())[:200]
-        raise RequestError(f"sweep.storage={config.sweep.storage}: cannot be opened ({line})") from error
-    before = study.user_attrs.get("fingerprint")
-    if before is None:
-        study.set_user_attr("fingerprint", fingerprint)
-    elif before != fingerprint:
-        changed = [key for key in sorted({*before, *fingerprint}) if before.get(key) != fingerprint.get(key)]
-        lines = "; ".join(
-            f"{key}: {before.get(key, 'not there')} → {fingerprint.get(key, 'not there')}" for key in changed
-        )
-        raise RequestError(
-            f"sweep.name={config.sweep.name}: this study was begun otherwise ({lines}); allowed: the settings it was "
-            "begun with, or sweep.name=ANOTHER"
-        )
-    study.pruner = _pruner(config.sweep)
-    return study
+        raise RequestError(f"sweep.storage={url}: cannot be opened ({line})") from error
 
 
-def _fingerprint(config: schema.Config, space: Space, digest: str) -> dict[str, str]:
-    """What must not change between two sittings, by key, as JSON texts."""
-    searched = {dimension.key for dimension in space.dimensions}
-    found: dict[str, Any] = {"direction": config.direction, "data digest": digest}
-    for key, value in config.parameters().items():
-        if key not in searched and not any(key == name or key.startswith(f"{name}.") for name in _IMMATERIAL):
-            found[key] = value
-    for dimension in space.dimensions:
-        found[f"sweep.space.{dimension.key}"] = _subtree(space.tree, dimension.key)
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in found.items()}
+def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
+    """The parameters of the best trials of ``sweep.warm_start``, the best first.
 
-
-def _subtree(tree: Mapping[str, Any], key: str) -> Any:
-    node: Any = tree
-    for part in key.split("."):
-        node = node[part]
-    return node.get("_group_", node)
-
-
-def sampler(settings: schema.Sweep, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that proposes trial `number`.
-
-    Its seed is made of both, so that a resumed sweep proposes what an uninterrupted one would have, and does not begin
-    its random draws again.
+    Raises:
+        RequestError: there is no such study, or no trial of it finished.
     """
-    mixed = seed * 1_000_003 + number
-    match settings.sampler:
-        case schema.TPE(startup_trials=startup):
-            with warnings.catch_warnings():  # group is marked as experimental
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.samplers.TPESampler(
-                    seed=mixed % 2**32, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
-                )
-        case schema.Random():
-            return optuna.samplers.RandomSampler(seed=mixed % 2**32)
+    assert settings.warm_start is not None
+    try:
+        study = optuna.load_study(study_name=settings.warm_start, storage=_database(settings.storage))
+    except KeyError as error:
+        names = ", ".join(optuna.get_all_study_names(_database(settings.storage))) or "none yet"
+        raise RequestError(
+            f"sweep.warm_start={settings.warm_start}: no such study in {settings.storage}; there: {names}"
+        ) from error
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        raise RequestError(f"sweep.warm_start={settings.warm_start}: no trial of that study finished")
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    ranked = sorted(complete, key=lambda trial: (sign * (trial.values or [0.0])[0], trial.number))
+    drawn = [trial.user_attrs["values"] for trial in ranked if "values" in trial.user_attrs]
+    distinct = {json.dumps(values, sort_keys=True): values for values in drawn}
+    return list(distinct.values())[: settings.warm_start_top]
 
 
-def _pruner(settings: schema.Sweep) -> optuna.pruners.BasePruner:
-    match settings.pruner:
-        case schema.Median(startup_trials=startup, warmup_epochs=warmup):
-            return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup + 1)
-        case schema.NoPruner():
-            return optuna.pruners.NopPruner()
+class Study:
+    """A study that this process alone writes.
+
+    Args:
+        study: Optuna's, on `storage`.
+        storage: holds it.
+        goals: one objective or several.
+        constraints: what a trial's metrics may be.
+    """
+
+    def __init__(
+        self, study: optuna.Study, storage: Mirror, goals: Sequence[Objective], constraints: Mapping[str, Bound]
+    ) -> None:
+        self.study, self.storage, self.goals, self.constraints = study, storage, list(goals), constraints
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one objective, and so a front instead of a best."""
+        return len(self.goals) > 1
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in these states (all without one), by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def reopened(self, number: int) -> optuna.Trial:
+        """A trial that an earlier sitting left running, to be told."""
+        return optuna.Trial(self.study, self.trials()[number]._trial_id)
+
+    def recall(self, key: str, default: Any = None) -> Any:
+        """What `remember` kept."""
+        return self.study.user_attrs.get(key, default)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep plain data with the study."""
+        self.study.set_user_attr(key, value)
+
+    def begin(self, trial: optuna.Trial) -> None:
+        """From now on the trial is in the database."""
+        self.storage.commit(trial._trial_id)
+
+    def tell(self, trial: optuna.Trial, result: Result) -> TrialState:
+        """Record how a trial ended; one that was interrupted goes back into the queue, to be continued."""
+        with uninterrupted():
+            if result.status == "interrupted":
+                self.park(trial)
+                return TrialState.WAITING
+            trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
+            if result.duplicate_of:
+                trial.set_user_attr("duplicate_of", result.duplicate_of)
+            for name, bound in self.constraints.items():
+                if (value := measured(name, result)) is not None:
+                    trial.set_constraint(name, bound.violation(value))
+            values = [measured(goal.metric, result) for goal in self.goals]
+            if result.status == "finished" and all(value is not None and math.isfinite(value) for value in values):
+                self.study.tell(trial, [value for value in values if value is not None])
+                return TrialState.COMPLETE
+            if result.status == "pruned":
+                self.study.tell(trial, state=TrialState.PRUNED)
+                return TrialState.PRUNED
+            self.fail(trial, result.reason or "error", result.detail or f"no {self.goals[0].metric}")
+            return TrialState.FAIL
+
+    def fail(self, trial: optuna.Trial, reason: str, detail: str) -> None:
+        """Record that a trial failed, or was impossible, and why."""
+        with uninterrupted():
+            trial.set_user_attr("reason", reason)
+            trial.set_user_attr("detail", detail)
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def park(self, trial: optuna.Trial) -> None:
+        """Put a running trial back into the queue: the same number is asked for next time, and goes on."""
+        with uninterrupted():
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def counted(self) -> int:
+        """The trials that ended and count towards the total: all but the impossible."""
+        return sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
+
+    def counts(self) -> dict[str, int]:
+        """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
+        found = Counter(
+            "infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()
+            for trial in self.trials()
+            if trial.state != TrialState.WAITING
+        )
+        return {"complete": 0, "pruned": 0, "fail": 0} | dict(found)
+
+    def failures(self) -> dict[str, int]:
+        """Failed trials by reason, the impossible among them."""
+        return dict(Counter(str(reason(trial)) for trial in self.trials(TrialState.FAIL)))
+
+    def frequent_failure(self) -> str:
+        """The most frequent failure, as a few words."""
+        seen = Counter((reason(trial), trial.user_attrs.get("detail")) for trial in self.trials(TrialState.FAIL))
+        if not seen:
+            return "none failed"
+        (word, detail), count = seen.most_common(1)[0]
+        return f"{count} × {word}: {detail}"
+
+    def duplicates(self) -> int:
+        """Trials that took over the value of an equal one."""
+        return sum("duplicate_of" in trial.user_attrs for trial in self.trials(*_ENDED))
+
+    def feasible(self) -> list[FrozenTrial]:
+        """The complete trials that keep the constraints."""
+        complete = self.trials(TrialState.COMPLETE)
+        return [trial for trial in complete if all(violation <= 0 for violation in trial.constraints.values())]
+
+    def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
+        """The feasible complete trials, the best first; of equal ones the earlier first; duplicates are left out.
+
+        Args:
+            metric: the objective to go by; None = the first.
+        """
+        names = [goal.metric for goal in self.goals]
+        index = names.index(metric) if metric else 0
+        sign = -1 if self.goals[index].direction == "maximize" else 1
+        own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
+        return sorted(own, key=lambda trial: (sign * float(trial.values[index]), trial.number))
+
+    def front(self) -> list[FrozenTrial]:
+        """The feasible complete trials that none dominates: none is as good in all objectives and better in one.
+
+        Of trials with equal values the earliest stands for all.
+        """
+        signs = [-1 if goal.direction == "maximize" else 1 for goal in self.goals]
+        costs = {
+            trial.number: tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+            for trial in self.ranking()
+        }
+        members: list[FrozenTrial] = []
+        lowest: set[tuple[float, ...]] = set()
+        # in this order nobody is dominated by a later one
+        for trial in sorted(self.ranking(), key=lambda trial: (costs[trial.number], trial.number)):
+            cost = costs[trial.number]
+            if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in lowest):
+                members.append(trial)
+                lowest.add(cost)
+        return members
 
 
 def reason(trial: FrozenTrial) -> str | None:
     """Why a trial failed, one word; None where it did not."""
     return trial.user_attrs.get("reason") if trial.state == TrialState.FAIL else None
-
-
-def counted(study: optuna.Study) -> int:
-    """The trials that count towards the total: complete, pruned, or failed by themselves."""
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    return sum(reason(trial) not in UNCOUNTED for trial in ended)
-
-
-def counts(study: optuna.Study) -> dict[str, int]:
-    """Trials by Optuna's states, in small letters; those that were proposed and not begun are left out."""
-    found = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
-    found.pop("waiting", None)
-    return {"complete": 0, "pruned": 0, "fail": 0} | dict(found)
-
-
-def ranking(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials, the best first; of equal ones the earlier first."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return sorted(complete, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
-
-
-def propose_again(study: optuna.Study) -> None:
-    """Put the proposals of trials that were interrupted, or whose process died, at the head of the queue, once each."""
-    again = {trial.user_attrs.get("again") for trial in study.get_trials(deepcopy=False)}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if reason(trial) in ("interrupted", "crashed") and trial.number not in again:
-            study.enqueue_trial(trial.params, user_attrs={"again": trial.number})

@@ -1,88 +1,155 @@
-"""What a person sees of a sweep: a line a trial, a bar on a terminal, and the table at the end."""
+"""What remains of a sweep: ``sweep.json``, and the table at the end."""
 
-import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
+from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mnist_sweep import schema
 from mnist_sweep.overrides import PROGRAM
-from mnist_sweep.result import Result
-from mnist_sweep.sweep import study as studies
+from mnist_sweep.result import write_json
+from mnist_sweep.sweep.overlay import overlay
+from mnist_sweep.sweep.study import Study
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
 
 
-@contextlib.contextmanager
-def progress(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """On a terminal a bar over the trials; gives the function that moves it on by one."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("trials", total=total, completed=done)
-        yield lambda: bar.advance(task)
+def write(
+    config: schema.Config,
+    study: Study,
+    crowned: dict[str, Any] | None,
+    folder: Path,
+    seconds: float,
+    run_id: str | None,
+) -> Path:
+    """Write ``sweep.json``.
 
-
-def line(config: schema.Config, study: optuna.Study, done: int, number: int, result: Result) -> str:
-    """One trial as one line."""
-    assert config.sweep is not None
-    ranking = studies.ranking(study)
-    value = f"{config.objective} {result.objective:.4f}" if result.objective is not None else "no value"
-    best = f"best {ranking[0].value:.4f} (trial {ranking[0].number})" if ranking else "no best yet"
-    why = f" ({result.reason}: {result.detail})" if result.reason else ""
-    return (
-        f"{done:>3} of {config.sweep.trials}  trial {number} {result.status}{why}  {value}  {best}  "
-        f"{result.epochs} epochs, {result.seconds:.1f} s"
+    Args:
+        config: of the sweep.
+        study: as it is now.
+        crowned: the winner, where there is one yet.
+        folder: of the sweep.
+        seconds: of all sittings.
+        run_id: MLflow's id of the sweep's own run.
+    """
+    ranking = study.ranking()
+    counts = study.counts()
+    infeasible = counts.pop("infeasible", 0)
+    duplicates, ended = study.duplicates(), sum(counts.values())
+    best = {"front": [_member(study, trial) for trial in study.front()]} if study.several else {}
+    return write_json(
+        folder / "sweep.json",
+        {
+            "study": folder.name,
+            "direction": study.goals[0].direction,
+            "objective": study.goals[0].metric,
+            "objectives": [goal.model_dump() for goal in study.goals],
+            "trials": counts,
+            "infeasible": infeasible,
+            "duplicates": {"trials": duplicates, "share": duplicates / ended if ended else 0.0},
+            "failures": study.failures(),
+            "best": _member(study, ranking[0]) if ranking and not study.several else None,
+            **best,
+            "winner": crowned,
+            "seconds": round(seconds, 3),
+            "dataset": config.data.name,
+            "mlflow_run_id": run_id,
+        },
     )
 
 
-def show(config: schema.Config, study: optuna.Study, crowned: dict[str, Any], overlay: Path) -> None:
-    """The end of a sweep: the best five, the commands that repeat the best, the winner's score, the way to MLflow.
+def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """A trial as plain data."""
+    values = {goal.metric: value for goal, value in zip(study.goals, trial.values, strict=True)}
+    return {
+        "trial": trial.number,
+        "value": trial.values[0],
+        "values": values,
+        "params": trial.params,
+        "command": trial.user_attrs["result"]["command"],
+        "mlflow_run_id": trial.user_attrs["result"]["mlflow_run_id"],
+    }
+
+
+def show(
+    config: schema.Config, study: Study, crowned: dict[str, Any] | None, folder: Path, config_dir: str | None
+) -> None:
+    """The end of a sweep: the best five or the front, the commands, the winner's score, the way to MLflow.
 
     Args:
         config: of the sweep.
         study: with at least one complete trial.
-        crowned: the ``winner`` of ``sweep.json``.
-        overlay: the folder of configs that has the best trial as ``experiment=best``.
+        crowned: the winner, or None where several objectives leave a front.
+        folder: of the sweep; the best trial is left in it as ``experiment=best``.
+        config_dir: the further folder of configs.
     """
-    ranking = studies.ranking(study)
-    counts = ", ".join(f"{count} {state}" for state, count in studies.counts(study).items())
-    table = Table(title=f"{study.study_name} on {config.data.name}: {counts}", box=box.SIMPLE, title_justify="left")
-    for column in ("trial", config.objective, "proposed"):
-        table.add_column(column, overflow="fold", justify="left")
-    for trial in ranking[:_SHOWN]:
-        table.add_row(str(trial.number), f"{trial.value:.4f}", "  ".join(map(_short, trial.user_attrs["proposed"])))
-    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
-    best = ranking[0]
-    score = crowned["test_accuracy"]
-    spread = f", 95% interval {score['low']:.4f} … {score['high']:.4f}" if score["low"] is not None else ""
-    log.info("best trial again   %s", best.user_attrs["command"])
-    log.info("or as an overlay   %s --config-dir %s experiment=best", PROGRAM, overlay)
-    log.info(
-        "winner             trial %d over %d new seeds: test/accuracy %.4f%s (%s)",
-        crowned["trial"],
-        len(crowned["seeds"]),
-        score["mean"],
-        spread,
-        config.data.name,
-    )
+    shown = study.front() if study.several else study.ranking()[:_SHOWN]
+    _table(config, study, shown)
+    _failed(study)
+    best = shown[0]
+    if crowned:
+        best = next(trial for trial in study.ranking() if trial.number == crowned["trial"])
+    kind = "winner" if crowned else "first of front" if study.several else "best trial"
+    log.info("%-18s %s", f"{kind} again", best.user_attrs["result"]["command"])
+    path = overlay(best, study.goals[0].metric, folder, config_dir)
+    log.info("%-18s %s --config-dir %s experiment=best", "or as an overlay", PROGRAM, path)
+    if crowned:
+        _crowned(config, crowned)
     if isinstance(config.tracking, schema.MLflow):
-        log.info("compare the runs   mlflow ui --backend-store-uri %s", config.tracking.uri)
+        log.info("%-18s mlflow ui --backend-store-uri %s", "compare the runs", config.tracking.uri)
 
 
-def _short(item: str) -> str:
+def _table(config: schema.Config, study: Study, trials: list[FrozenTrial]) -> None:
+    counts = ", ".join(f"{count} {state}" for state, count in study.counts().items() if count)
+    title = f"{study.study.study_name} on {config.data.name}: {counts}"
+    if study.several:
+        title += f"; the front of {len(trials)}"
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for column in ("trial", *(goal.metric for goal in study.goals), "proposed"):
+        table.add_column(column, overflow="fold", justify="left")
+    for trial in trials:
+        values = [f"{value:,.0f}" if value > 1000 else f"{value:.4f}" for value in trial.values]
+        table.add_row(str(trial.number), *values, "  ".join(map(short, trial.user_attrs["proposed"])))
+    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
+
+
+def _failed(study: Study) -> None:
+    """What failed, why, and how many were not trained a second time."""
+    for word, count in study.failures().items():
+        what = "impossible proposals, drawn again" if word == "infeasible" else f"failed: {word}"
+        log.info("%-18s %d %s", "", count, what)
+    if duplicates := study.duplicates():
+        ended = sum(count for state, count in study.counts().items() if state != "infeasible")
+        log.info("%-18s %d trials (%.0f%%) equal earlier ones", "", duplicates, 100 * duplicates / ended)
+
+
+def _crowned(config: schema.Config, crowned: dict[str, Any]) -> None:
+    seeds, validation = len(crowned["seeds"]), crowned["validation"]
+    log.info(
+        "%-18s trial %d of %d candidates, %d new seeds", "winner", crowned["trial"], len(crowned["candidates"]), seeds
+    )
+    noise = f"; noise between seeds {crowned['noise']:.4f}" if crowned["noise"] is not None else ""
+    log.info("%-18s %s %s%s", "", crowned["metric"], _interval(validation), noise)
+    log.info("%-18s of the first score %+.4f was luck", "", crowned["luck"])
+    log.info("%-18s test/accuracy %s (%s)", "", _interval(crowned["test_accuracy"]), config.data.name)
+    if crowned["test_openings"] > 1:
+        log.info("%-18s the test set has been opened %d times for this study", "", crowned["test_openings"])
+
+
+def _interval(spread: dict[str, Any]) -> str:
+    if spread["low"] is None:
+        return f"{spread['mean']:.4f}"
+    return f"{spread['mean']:.4f} (95% interval {spread['low']:.4f} … {spread['high']:.4f})"
+
+
+def short(item: str) -> str:
     """An override with three significant digits."""
     key, _, value = item.partition("=")
     try:

@@ -1,141 +1,185 @@
-"""The best trial, trained again with new seeds and measured on the test set: once."""
+"""The winner: the best trials trained again with the same new seeds, the best mean taken, the test set opened once."""
 
 import logging
 import math
-import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import FrozenTrial
 
 from mnist_sweep import schema
-from mnist_sweep.composition import CONF, compose
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import Result
-from mnist_sweep.run import run
+from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.sweep.launchers import Task
+from mnist_sweep.sweep.study import Study, measured
 
 log = logging.getLogger(__name__)
 
+#: Ids of these runs; below them are those of the trials.
+_FIRST_ID = 1_000_000
 
-def crown(config: schema.Config, config_dir: str | None, study: optuna.Study, best: FrozenTrial) -> dict[str, Any]:
-    """Train the best trial again with new seeds, each measured on the test set; or recall that this has been done.
+
+def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Crew) -> dict[str, Any] | None:
+    """Race the best trials over new seeds and measure the winner on the test set; or recall that this has been done.
+
+    The best of many first scores is good in part by luck. So the best few are trained again, each with the same new
+    seeds, and the best mean on the validation set wins.
 
     Args:
         config: of the sweep.
         config_dir: the further folder of configs.
-        study: where the outcome is remembered.
-        best: the best trial.
+        study: with at least one complete trial; the outcome is remembered there.
+        crew: does the work.
 
     Returns:
-        The ``winner`` of ``sweep.json``.
+        The ``winner`` of ``sweep.json``; None where several objectives leave a front and no rule chooses from it.
 
     Raises:
-        RunFailure: a run failed that had succeeded as a trial.
+        RunFailure: no candidate could be trained again.
         Interrupted: the runs that ended are taken up next time.
     """
     assert config.sweep is not None
-    seeds = [config.seed + 1 + index for index in range(config.sweep.winner.seeds)]
-    known: dict[str, Any] | None = study.user_attrs.get("winner")
-    if known and known["trial"] == best.number and known["seeds"] == seeds:
+    settings = config.sweep.winner
+    if study.several and settings.rule is None:
+        log.info(
+            "several objectives: the front has %d members, and none is crowned (sweep.winner.rule)", len(study.front())
+        )
+        return None
+    goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
+    members = {trial.number for trial in study.front()} if study.several else None
+    ranked = [trial for trial in study.ranking(goal.metric) if members is None or trial.number in members]
+    candidates = ranked[: settings.top]
+    seeds = [config.seed + 1 + index for index in range(settings.seeds)]
+    known: dict[str, Any] | None = study.recall("winner")
+    if (
+        known
+        and [each["trial"] for each in known["candidates"]] == [c.number for c in candidates]
+        and (known["seeds"] == seeds and known["metric"] == goal.metric)
+    ):
         return known
-    log.info("training trial %d again with %d new seeds, for the test set", best.number, len(seeds))
-    results = [_again(config, config_dir, best, seed) for seed in seeds]
-    accuracies = [result.metrics["test/accuracy"] for result in results]
-    mean, low, high = interval(accuracies)
-    crowned = {
+    log.info(
+        "training %s again with %d new seeds each",
+        ", ".join(f"trial {trial.number}" for trial in candidates),
+        len(seeds),
+    )
+    races = _race(config, config_dir, candidates, seeds, crew)
+    scores = {
+        trial.number: [float(measured(goal.metric, result) or 0.0) for result in races[trial.number]]
+        for trial in candidates
+        if len(races[trial.number]) == len(seeds)
+    }
+    if not scores:
+        raise RunFailure("error", "none of the best trials could be trained again")
+    sign = 1 if goal.direction == "maximize" else -1
+    order = sorted(scores, key=lambda number: -sign * statistics.fmean(scores[number]))
+    best = next(trial for trial in candidates if trial.number == order[0])
+    index = study.goals.index(goal)
+    content = {
         "trial": best.number,
-        "command": best.user_attrs["command"],
+        "command": best.user_attrs["result"]["command"],
+        "metric": goal.metric,
         "seeds": seeds,
-        "validation_accuracy": statistics.fmean(result.metrics["val/accuracy"] for result in results),
-        "test_accuracy": {"mean": mean, "low": low, "high": high, "each": accuracies},
+        "validation": _spread(scores[best.number]),
+        "noise": _noise(list(scores.values())),
+        "luck": sign * (best.values[index] - statistics.fmean(scores[best.number])),
+        "lead": _spread([a - b for a, b in zip(scores[order[0]], scores[order[1]], strict=True)], accuracy=False)
+        if len(order) > 1
+        else None,
+        "candidates": [
+            {"trial": trial.number, "first": trial.values[index], **_spread(scores[trial.number])}
+            if trial.number in scores
+            else {"trial": trial.number, "first": trial.values[index], "mean": None}
+            for trial in candidates
+        ],
+    }
+    crowned = content | _test(study, races[best.number])
+    study.remember("winner", crowned)
+    return crowned
+
+
+def _race(
+    config: schema.Config, config_dir: str | None, candidates: Sequence[FrozenTrial], seeds: Sequence[int], crew: Crew
+) -> dict[int, list[Result]]:
+    """The results of each candidate over the seeds; those of earlier sittings are taken as they are."""
+    assert config.sweep is not None
+    results: dict[tuple[int, int], Result] = {}
+    tasks: dict[int, tuple[int, int, Task]] = {}
+    # A seed of all candidates before the next, so that what is left at the end is short for every number of workers.
+    for seed in seeds:
+        for trial in candidates:
+            name = f"{config.sweep.name}-{trial.number:04d}-seed{seed}"
+            folder = Path(config.output) / "runs" / name
+            if (folder / "result.json").is_file() and (earlier := Result.read(folder)).status == "finished":
+                results[trial.number, seed] = earlier
+                continue
+            earlier_run = trial.user_attrs["result"]
+            number = _FIRST_ID + len(tasks)
+            task = Task(
+                id=number,
+                overrides=replaced(earlier_run["overrides"], [override("seed", seed), override("name", name)]),
+                config_dir=config_dir,
+                parent=earlier_run["mlflow_run_id"],
+                tags={"study": config.sweep.name, "winner": "true", "trial": trial.number},
+                resume=folder.exists(),
+            )
+            tasks[number] = trial.number, seed, task
+    for number, result in crew.perform([task for _, _, task in tasks.values()]).items():
+        candidate, seed, _ = tasks[number]
+        if result.status == "finished":
+            results[candidate, seed] = result
+        else:
+            log.warning(
+                "trial %d with seed %d: %s (%s)", candidate, seed, result.reason or result.status, result.detail
+            )
+    return {
+        trial.number: [results[trial.number, seed] for seed in seeds if (trial.number, seed) in results]
+        for trial in candidates
+    }
+
+
+def _test(study: Study, runs: Sequence[Result]) -> dict[str, Any]:
+    """Open the test set for the winner's networks, one for each seed."""
+    from mnist_sweep.run import open_test
+
+    results = open_test([Path(result.folder) for result in runs])
+    opened = max(str(result.test_opened_at) for result in results)
+    openings = [*study.recall("test_openings", []), opened]
+    study.remember("test_openings", openings)
+    accuracies = [result.metrics["test/accuracy"] for result in results]
+    return {
+        "test_accuracy": _spread(accuracies),
+        "test_opened_at": opened,
+        "test_openings": len(openings),  # more than one where a sweep was continued after its end
         "mlflow_run_ids": [result.mlflow_run_id for result in results],
         "checkpoints": [str(Path(result.folder) / str(result.checkpoint)) for result in results],
         "model": None,
     }
-    study.set_user_attr("winner", crowned)
-    return crowned
-
-
-def _again(config: schema.Config, config_dir: str | None, best: FrozenTrial, seed: int) -> Result:
-    """One run of the best trial's command with another seed; one that has ended is not run, and tested, twice."""
-    assert config.sweep is not None
-    attempt = 1
-    while True:
-        name = f"{config.sweep.name}-{best.number:04d}-seed{seed}" + (f"-{attempt}" if attempt > 1 else "")
-        folder = Path(config.output) / "runs" / name
-        if not folder.exists():
-            break
-        if (folder / "result.json").is_file() and (earlier := Result.read(folder)).status == "finished":
-            return earlier
-        attempt += 1
-    items = replaced(best.user_attrs["overrides"], [override("seed", seed), override("name", name)])
-    result = run(
-        compose(items, config_dir),
-        items,
-        config_dir=config_dir,
-        parent=best.user_attrs["mlflow_run_id"],
-        tags={"study": config.sweep.name, "winner": "true", "trial": best.number},
-        open_test=True,
-    )
-    if result.status != "finished":
-        raise RunFailure(str(result.reason), f"the winner, trial {best.number}, with seed {seed}: {result.detail}")
-    log.info(
-        "seed %d: val/accuracy %.4f, test/accuracy %.4f",
-        seed,
-        result.metrics["val/accuracy"],
-        result.metrics["test/accuracy"],
-    )
-    return result
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The mean of accuracies over seeds and its 95% interval by Student's t, within [0, 1]; none for one value."""
+    """The mean of values over seeds and its 95% interval by Student's t; none for one value."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None, None
     from scipy.stats import t
 
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    return mean, mean - half, mean + half
 
 
-def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None) -> Path:
-    """Write the best trial as an experiment: what ``--config-dir FOLDER/conf experiment=best`` composes.
+def _spread(values: Sequence[float], accuracy: bool = True) -> dict[str, Any]:
+    """Mean, interval and values as plain data; an accuracy's interval stays within [0, 1]."""
+    mean, low, high = interval(values)
+    if accuracy and low is not None and high is not None and all(0 <= value <= 1 for value in values):
+        low, high = max(0.0, low), min(1.0, high)
+    return {"mean": mean, "low": low, "high": high, "each": list(values)}
 
-    Args:
-        best: the trial.
-        metric: the name of its value.
-        folder: of the sweep.
-        config_dir: the further folder of configs that the trial was composed with; it is copied.
 
-    Returns:
-        The folder to name with ``--config-dir``.
-    """
-    defaults: list[Any] = []
-    tree: dict[str, Any] = {}
-    for item in OverridesParser.create().parse_overrides(best.user_attrs["overrides"]):
-        key, value = item.key_or_group, item.value()
-        if key == "experiment":
-            defaults.insert(0, value)
-        elif (CONF / key).is_dir():
-            defaults.append({f"override /{key}": value})
-        else:
-            node = tree
-            *above, last = key.split(".")
-            for part in above:
-                node = node.setdefault(part, {})
-            node[last] = value
-    if config_dir:
-        shutil.copytree(config_dir, folder / "conf", dirs_exist_ok=True)
-    file = folder / "conf" / "experiment" / "best.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = yaml.safe_dump({"defaults": [*defaults, "_self_"], **tree}, sort_keys=False, allow_unicode=True)
-    title = f"# The best trial of its sweep: trial {best.number}, {metric} {best.value}"
-    file.write_text(f"# @package _global_\n{title}\n{content}", encoding="utf-8")
-    return folder / "conf"
+def _noise(groups: Sequence[Sequence[float]]) -> float | None:
+    """The standard deviation between seeds, pooled over the candidates; None for one seed."""
+    variances = [statistics.variance(group) for group in groups if len(group) > 1]
+    return math.sqrt(statistics.fmean(variances)) if variances else None

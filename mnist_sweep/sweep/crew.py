@@ -1,0 +1,178 @@
+"""Runs given to a launcher's workers, and what comes back: a result for each, whatever became of its worker."""
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.result import Result
+from mnist_sweep.sweep.launchers import Died, Ended, Event, Launcher, Refused, Reported, Task
+
+log = logging.getLogger(__name__)
+
+#: A run ends itself when its time is over; one that hangs is killed so many seconds later.
+_GRACE = 30.0
+#: So long a stopped run may take to record itself before its process is killed.
+_PATIENCE = 60.0
+
+#: The result of a task; None where it was killed before it could record anything.
+Outcome = tuple[Task, Result | None]
+
+
+class Crew:
+    """The workers of a launcher. A run whose worker dies is tried once more, from its last checkpoint.
+
+    A context manager: at its end the workers are gone.
+
+    Args:
+        launch: opens the launcher, as soon as there is something to do.
+    """
+
+    def __init__(self, launch: Callable[[], Launcher]) -> None:
+        self._launch = launch
+        self._launcher: Launcher | None = None
+        self.running: dict[int, Task] = {}
+        self.began: dict[int, float] = {}
+        self._again: deque[Task] = deque()
+        self._attempts: dict[int, int] = {}
+        self._killed: dict[int, str] = {}
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._launcher is not None:
+            self._launcher.close()
+
+    @property
+    def launcher(self) -> Launcher:
+        """Opened."""
+        if self._launcher is None:
+            self._launcher = self._launch()
+        return self._launcher
+
+    def free(self) -> int:
+        """Tasks that can be submitted now."""
+        return max(0, self.launcher.free() - len(self._again))
+
+    def submit(self, task: Task) -> None:
+        """Give a task to a free worker."""
+        self.running[task.id] = task
+        self.began[task.id] = time.monotonic()
+        self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
+        self.launcher.submit(task)
+
+    def wait(self, timeout: float | None, decide: Callable[[Reported], bool]) -> list[Outcome]:
+        """What has come to its end meanwhile.
+
+        Args:
+            timeout: seconds.
+            decide: whether a run may go on after an epoch.
+
+        Raises:
+            RunFailure: no worker can be started.
+            Interrupted: by a signal; `stop` comes next.
+        """
+        self._kill_late()
+        events = self.launcher.wait(timeout, decide)
+        outcomes = [outcome for event in events for outcome in self._ended(event)]
+        while self._again and self.launcher.free():
+            self.submit(self._again.popleft())
+        return outcomes
+
+    def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
+        """Perform all of these, as many at a time as there are workers.
+
+        Returns:
+            Their results by the tasks' ids.
+
+        Raises:
+            Interrupted: after those that were running have recorded themselves.
+        """
+        left, results = deque(tasks), dict[int, Result]()
+        try:
+            while left or self.running:
+                while left and self.free():
+                    self.submit(left.popleft())
+                for task, result in self.wait(1.0, lambda _: True):
+                    if result is not None:
+                        results[task.id] = result
+        finally:
+            with uninterrupted():
+                self.stop()
+        return results
+
+    def stop(self) -> list[Outcome]:
+        """Interrupt all that runs; each records itself as interrupted, or is killed after a minute."""
+        self._stopping = True
+        outcomes: list[Outcome] = [(self.running.pop(task.id), None) for task in self._again]
+        self._again.clear()
+        for task in [*self.running]:
+            self.launcher.stop(task)
+        deadline = time.monotonic() + _PATIENCE
+        while self.running:
+            if time.monotonic() > deadline:
+                for task in [*self.running]:
+                    self.launcher.stop(task, hard=True)
+            for event in self.launcher.wait(1.0, lambda _: False):
+                outcomes += self._ended(event)
+        self._stopping = False
+        return outcomes
+
+    def _ended(self, event: Event) -> list[Outcome]:
+        match event:
+            case Ended(task=number, result=result):
+                task = self.running.pop(number)
+                return [(task, Result(**result))]
+            case Refused(task=number, detail=detail):
+                task = self.running.pop(number)
+                return [(task, self._abandon(task, "error", detail))]
+            case Died(task=number, detail=detail) if number is not None:
+                if self._attempts[number] == 1 and not self._stopping and number not in self._killed:
+                    log.warning("a worker died (%s); %s is tried once more", detail, _name(self.running[number]))
+                    self._again.append(dataclasses.replace(self.running[number], resume=True))
+                    return []
+                task = self.running.pop(number)
+                if self._stopping:
+                    return [(task, None)]
+                if number in self._killed:
+                    return [(task, self._abandon(task, "timeout", self._killed[number]))]
+                return [(task, self._abandon(task, "crashed", f"its worker died twice ({detail})"))]
+        return []
+
+    def _kill_late(self) -> None:
+        now = time.monotonic()
+        for number, task in self.running.items():
+            if task.deadline and number not in self._killed and now > self.began[number] + task.deadline + _GRACE:
+                self._killed[number] = f"longer than {task.deadline:g} s, and did not answer any more"
+                self.launcher.stop(number, hard=True)
+
+    def _abandon(self, task: Task, reason: str, detail: str) -> Result | None:
+        """The record of a run that could not write its own."""
+        from mnist_sweep import record
+
+        try:
+            config = compose(task.overrides, task.config_dir)
+        except RequestError as error:
+            log.warning("%s: %s", _name(task), error)
+            return None
+        return record.abandon(
+            config,
+            task.overrides,
+            config_dir=task.config_dir,
+            parent=task.parent,
+            tags=task.tags,
+            reason=reason,
+            detail=detail,
+        )
+
+
+def _name(task: Task) -> str:
+    names = [item.partition("=")[2] for item in task.overrides if item.startswith("name=")]
+    return Path(names[0]).name if names else f"task {task.id}"

@@ -1,0 +1,97 @@
+"""What this machine gives a sweep: how many workers, with how many threads, on which GPUs."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_sweep import schema
+from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.launchers import Launcher
+
+
+@dataclass(frozen=True)
+class Share:
+    """How the machine is divided among workers.
+
+    Attributes:
+        workers: trials at a time.
+        threads: of the processor, for each.
+        gpus: as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = the CPU.
+    """
+
+    workers: int
+    threads: int
+    gpus: tuple[str, ...]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> tuple[str, ...]:
+    """The GPUs that torch can use, by the names that CUDA_VISIBLE_DEVICES has or would have for them."""
+    if not Path("/proc/driver/nvidia").exists() and shutil.which("nvidia-smi") is None:
+        return ()  # importing torch takes seconds, and most machines without a driver are known so
+    import torch
+
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return tuple(named[:count]) if len(named) >= count else tuple(str(index) for index in range(count))
+
+
+def share(config: schema.Config) -> Share:
+    """The division of this machine for a sweep.
+
+    Raises:
+        RequestError: a GPU is asked for and there is none.
+    """
+    assert config.sweep is not None
+    wanted = config.trainer.accelerator
+    found = () if wanted == "cpu" else gpus()
+    if wanted == "gpu" and not found:
+        raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
+    if isinstance(config.launcher, schema.InlineLauncher):
+        if (config.sweep.workers or 1) > 1:
+            raise RequestError(
+                f"sweep.workers={config.sweep.workers}: launcher=inline has one; allowed: launcher=local"
+            )
+        return Share(1, cores(), found[:1])
+    # no more than there is ever work for at one time
+    most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
+    workers = config.sweep.workers or min(len(found) or cores(), most)
+    return Share(workers, max(1, cores() // workers), found)
+
+
+def launcher(
+    config: schema.Config, divided: Share, common: Sequence[str], config_dir: str | None
+) -> Callable[[], Launcher]:
+    """How to open the config's launcher.
+
+    Args:
+        config: of the sweep.
+        divided: what each worker gets.
+        common: overrides of all trials: a worker loads their data set before it is ready.
+        config_dir: the further folder of configs.
+    """
+    settings = config.launcher
+
+    def opened() -> Launcher:
+        if isinstance(settings, schema.InlineLauncher):
+            from mnist_sweep.sweep.launchers.inline import Inline
+
+            return Inline()
+        from mnist_sweep.sweep.launchers.local import Local
+
+        return Local(
+            divided.workers,
+            threads=divided.threads,
+            gpus=divided.gpus,
+            memory_growth_mb=settings.memory_growth_mb,
+            warm_up=list(common),
+            config_dir=config_dir,
+        )
+
+    return opened

@@ -1,0 +1,103 @@
+"""What a new study tries first: the config's own values, what the user asked for, what was best elsewhere."""
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import RequestError
+from mnist_sweep.overrides import override, replaced, text
+from mnist_sweep.sweep.space import Space
+
+log = logging.getLogger(__name__)
+
+Entry = str | list[str] | dict[str, Any]
+
+
+def baseline(space: Space) -> dict[str, Any] | None:
+    """The parameters that propose the config's own values; None, and a line, where the space does not hold them."""
+    found = space.encode({})
+    if found is None:
+        log.info("the config's own values are not all within the space: no baseline trial")
+    return found
+
+
+def enqueued(
+    entries: Sequence[Entry], space: Space, given: Sequence[str], config_dir: str | None
+) -> list[dict[str, Any]]:
+    """The parameters that propose each entry of ``sweep.enqueue``: what the run ``GIVEN ENTRY`` would train.
+
+    Args:
+        entries: each the overrides of one trial, as one text, a list of texts, or a mapping.
+        space: what is searched.
+        given: the overrides that all trials have in common.
+        config_dir: the further folder of configs.
+
+    Raises:
+        RequestError: an entry cannot be composed, or is not a point of the space.
+    """
+    return [
+        _encoded(f"sweep.enqueue[{index}]={text(entry)}", _overrides(index, entry), space, given, config_dir)
+        for index, entry in enumerate(entries)
+    ]
+
+
+def _overrides(index: int, entry: Entry) -> list[str]:
+    if isinstance(entry, Mapping):
+        return [override(key, value) for key, value in entry.items()]
+    items = shlex.split(entry) if isinstance(entry, str) else list(entry)
+    if isinstance(entry, str):  # a shell's word loses the quotes of Hydra's grammar; whole, it may be one override
+        try:
+            OverridesParser.create().parse_overrides([entry])
+        except HydraException:
+            pass
+        else:
+            items = [entry]
+    try:
+        OverridesParser.create().parse_overrides(items)
+    except HydraException as error:
+        raise RequestError(
+            f"sweep.enqueue[{index}]={text(entry)}: allowed: overrides such as optimizer.lr=0.1"
+        ) from error
+    return items
+
+
+def _encoded(
+    name: str, items: Sequence[str], space: Space, given: Sequence[str], config_dir: str | None
+) -> dict[str, Any]:
+    searched = ", ".join(dimension.key for dimension in space.dimensions)
+    try:
+        wanted = compose(replaced(given, items), config_dir).parameters()
+        parameters = space.encode(wanted)
+        if parameters is None:
+            raise RequestError(f"not within sweep.space; allowed: values that it can propose for {searched}")
+        drawn = [override(key, value) for key, value in space.suggest(_Replay(parameters)).items()]
+        proposed = compose(replaced(given, drawn), config_dir).parameters()
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from error
+    lost = [key for key, value in wanted.items() if proposed.get(key) != value]
+    if lost:
+        raise RequestError(f"{name}: {', '.join(lost)} is not searched; allowed: {searched}")
+    return parameters
+
+
+class _Replay:
+    """A trial that is given what it should have drawn."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self.parameters = parameters
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self.parameters[name])
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self.parameters[name])
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self.parameters[name]

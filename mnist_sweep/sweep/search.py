@@ -1,0 +1,219 @@
+"""The loop of a sweep: ask → check → submit → report → tell. The only place that writes the study."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from mnist_sweep import metrics, record, schema
+from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
+from mnist_sweep.overrides import override
+from mnist_sweep.result import Result
+from mnist_sweep.sweep import methods
+from mnist_sweep.sweep.budget import Budget
+from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.sweep.launchers import Reported, Task
+from mnist_sweep.sweep.live import View
+from mnist_sweep.sweep.proposals import Proposal, Proposals
+from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.study import Study
+from mnist_sweep.tracking import Account
+
+log = logging.getLogger(__name__)
+
+#: So many impossible proposals in a row mean that the space holds hardly anything else.
+MOST_IMPOSSIBLE = 200
+#: Seconds between two looks at the clock, while nothing happens.
+_TICK = 0.5
+
+
+class Search:
+    """Trials until the total, the time or the target is reached.
+
+    Args:
+        config: of the sweep.
+        study: where everything is recorded.
+        space: what is drawn.
+        proposals: makes configs of it.
+        budget: when it is enough.
+        account: the sweep's own, in MLflow.
+    """
+
+    def __init__(
+        self,
+        config: schema.Config,
+        study: Study,
+        space: Space,
+        proposals: Proposals,
+        budget: Budget,
+        account: Account,
+    ) -> None:
+        assert config.sweep is not None
+        self.config, self.settings = config, config.sweep
+        self.study, self.space, self.proposals, self.budget, self.account = study, space, proposals, budget, account
+        self.runs = Path(config.output) / "runs"
+        self.study.study.pruner = methods.pruner(self.settings, _most_epochs(config, space))
+        goal = study.goals[0].metric
+        self.pruned_by = goal if goal in metrics.EPOCH_METRICS and not study.several else None
+        self.total = methods.total(self.settings, space)
+        self.asked: dict[int, tuple[optuna.Trial, Proposal]] = {}
+        self.trained = self._known()  # trials by the digest of what they train or have trained
+        self.followers: dict[int, list[int]] = {}  # trials that wait for the end of an equal one
+        self.impossible = 0
+
+    def perform(self, crew: Crew, view: View) -> None:
+        """Begin and end trials until there are enough.
+
+        Raises:
+            RunFailure: the same failure came again and again, or the space holds nothing that is possible.
+            Interrupted: after every trial has been recorded.
+        """
+        try:
+            while self._more() or crew.running:
+                if self.budget.over() and self.settings.on_budget == "stop":
+                    break
+                if ready := self._more() and crew.free() > 0:
+                    self._propose(crew, view)
+                for task, result in crew.wait(0 if ready else _TICK, lambda reported: self._decide(reported, view)):
+                    self._told(task.id, result, view)
+                view.tick()
+        finally:
+            with uninterrupted():  # nothing is left running, whatever ended the loop
+                for task, result in crew.stop():
+                    self._record(task.id, result)
+                for number in [*self.asked]:
+                    self._record(number, None)
+        if self._more() is False and (why := self.budget.over()):
+            log.info("%s: %d trials are done", why, self.study.counted())
+
+    def name(self, number: int) -> str:
+        """Of a trial's run and its folder."""
+        return f"{self.settings.name}-{number:04d}"
+
+    def _more(self) -> bool:
+        """Whether another trial is to be begun."""
+        return self.study.counted() + len(self.asked) < self.total and self.budget.over() is None
+
+    def _propose(self, crew: Crew, view: View) -> None:
+        """Ask for one proposal and train it, unless it is impossible or known."""
+        waiting = self.study.trials(TrialState.WAITING)
+        number = waiting[0].number if waiting else len(self.study.trials())
+        self.study.study.sampler = methods.sampler(self.settings, self.space, self.config.seed, number)
+        trial = self.study.study.ask()
+        values = self.space.suggest(trial)
+        try:
+            proposal = self.proposals.make(values)
+        except RequestError as error:
+            self._impossible(trial, str(error))
+            return
+        self.impossible = 0
+        self.asked[number] = trial, proposal
+        if "digest" not in trial.user_attrs:  # a trial that goes on has them
+            attributes = {"proposed": proposal.drawn, "values": proposal.values, "digest": proposal.digest}
+            for key, value in attributes.items():
+                trial.set_user_attr(key, value)
+        self.study.begin(trial)
+        equal = self.trained.setdefault(proposal.digest, number)
+        if equal in self.asked and equal != number:
+            self.followers.setdefault(equal, []).append(number)
+        elif equal != number and (self.runs / self.name(equal) / "result.json").is_file():
+            self._told(number, self._repeat(number, equal), view)
+        else:
+            self.trained[proposal.digest] = number
+            folder = self.runs / self.name(number)
+            crew.submit(
+                Task(
+                    id=number,
+                    overrides=[*proposal.overrides, override("name", folder.name)],
+                    config_dir=self.proposals.config_dir,
+                    parent=self.account.run_id,
+                    tags=self._tags(number),
+                    resume=folder.exists(),
+                    deadline=60 * self.settings.trial_timeout_minutes if self.settings.trial_timeout_minutes else None,
+                )
+            )
+            view.began(number, proposal)
+
+    def _tags(self, number: int) -> dict[str, Any]:
+        return {"study": self.settings.name, "trial": number}
+
+    def _impossible(self, trial: optuna.Trial, detail: str) -> None:
+        self.study.fail(trial, "infeasible", detail)
+        self.impossible += 1
+        if self.impossible >= MOST_IMPOSSIBLE:
+            raise RunFailure("infeasible", f"{self.impossible} impossible proposals in a row, the last: {detail}")
+
+    def _repeat(self, number: int, equal: int) -> Result:
+        """The result of a trial that is not trained, because an equal one was."""
+        _, proposal = self.asked[number]
+        config = self.proposals.config(proposal.values).model_copy(update={"name": self.name(number)})
+        return record.repeat(
+            config,
+            [*proposal.overrides, override("name", self.name(number))],
+            Result.read(self.runs / self.name(equal)),
+            config_dir=self.proposals.config_dir,
+            parent=self.account.run_id,
+            tags=self._tags(number),
+        )
+
+    def _decide(self, reported: Reported, view: View) -> bool:
+        """Hear of an epoch; whether the trial goes on."""
+        number, epoch = reported.task, reported.epoch
+        trial, proposal = self.asked[number]
+        go_on = True
+        if self.pruned_by:
+            value = reported.values[self.pruned_by]
+            if epoch not in self.study.trials()[number].intermediate_values:
+                trial.report(value, epoch)
+            go_on = epoch >= proposal.epochs or not trial.should_prune()
+        view.reported(number, epoch, reported.values)
+        return go_on
+
+    def _told(self, number: int, result: Result | None, view: View) -> None:
+        """A trial has ended: into the study, and the same for those that wait for it."""
+        waiting = self.followers.pop(number, [])
+        state = self._record(number, result)
+        if result is None or state == TrialState.WAITING:
+            for follower in waiting:
+                self._record(follower, None)
+            return
+        view.ended(number, result)
+        for follower in waiting:
+            self._told(follower, self._repeat(follower, number), view)
+        if state == TrialState.COMPLETE:
+            self.budget.value(float(self.study.trials()[number].values[0]))
+            self._improved(number)
+        if result.duplicate_of is None:
+            self.budget.ended(result)
+
+    def _improved(self, number: int) -> None:
+        """The best value so far, in the account: only where it changes, for each write costs milliseconds."""
+        ranking = self.study.ranking()
+        if ranking and ranking[0].number == number:
+            self.account.metrics({f"best/{self.study.goals[0].metric}": ranking[0].values[0]}, self.study.counted())
+
+    def _record(self, number: int, result: Result | None) -> TrialState:
+        """Tell the study; what could not record itself, or was interrupted, goes back into the queue."""
+        trial, proposal = self.asked.pop(number)
+        if result is None or result.status == "interrupted":
+            self.study.park(trial)
+            return TrialState.WAITING
+        if result.status == "failed" and result.reason != "diverged" and self.trained.get(proposal.digest) == number:
+            del self.trained[proposal.digest]  # the same config may do better another time
+        return self.study.tell(trial, result)
+
+    def _known(self) -> dict[str, int]:
+        """The trials of earlier sittings that need not be trained again, by digest."""
+        ended = self.study.trials(TrialState.COMPLETE, TrialState.PRUNED)
+        return {trial.user_attrs["digest"]: trial.number for trial in ended if "duplicate_of" not in trial.user_attrs}
+
+
+def _most_epochs(config: schema.Config, space: Space) -> int:
+    """The most epochs that a trial can have."""
+    leaf: Mapping[str, Any] | Sequence[Any] = space.tree.get("trainer", {}).get("max_epochs", {})
+    if "trainer.max_epochs" in space.fixed or not isinstance(leaf, Mapping):
+        return config.trainer.max_epochs
+    return max([int(leaf.get("high", 0)), *map(int, leaf.get("choices", [])), config.trainer.max_epochs])

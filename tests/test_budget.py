@@ -1,0 +1,58 @@
+"""When a sweep has had enough."""
+
+from typing import Any
+
+import pytest
+
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import RunFailure
+from mnist_sweep.metrics import Direction
+from mnist_sweep.result import Result
+from mnist_sweep.sweep.budget import Budget
+
+
+def budget(*items: str, direction: Direction = "maximize", spent: float = 0.0) -> Budget:
+    settings = compose(["+sweep=optuna", *items]).sweep
+    assert settings is not None
+    return Budget(settings, direction, spent)
+
+
+def result(status: Any, reason: str | None = None, detail: str | None = None) -> Result:
+    return Result(
+        status=status, reason=reason, detail=detail, objective=None, metrics={}, best_epoch=None, epochs=0, seconds=1.0,
+        train_seconds=0.0, parameters=None, dataset="mnist5k", seed=0, device="cpu", threads=1, precision="32",
+        mlflow_run_id=None, overrides=[], command="", folder="", checkpoint=None,
+    )  # fmt: skip
+
+
+def test_without_limits_only_the_total_ends_a_sweep() -> None:
+    assert budget(spent=1e9).over() is None
+
+
+def test_time_counts_over_all_sittings() -> None:
+    assert budget("sweep.budget_minutes=1", spent=59.0).over() is None
+    assert budget("sweep.budget_minutes=1", spent=60.0).over() == "the budget of 1 minutes is spent"
+
+
+@pytest.mark.parametrize(("direction", "short", "there"), [("maximize", 0.98, 0.99), ("minimize", 1.0, 0.99)])
+def test_the_target(direction: Direction, short: float, there: float) -> None:
+    spent = budget("sweep.target=0.99", direction=direction)
+    spent.value(short)
+    assert spent.over() is None
+    spent.value(there)
+    spent.value(short)  # a later trial that was still running does not take it back
+    assert "target 0.99 is reached" in str(spent.over())
+
+
+def test_the_same_failure_in_a_row_ends_a_sweep() -> None:
+    spent = budget("sweep.max_consecutive_failures=3")
+    for _ in range(2):
+        spent.ended(result("failed", "error", "ValueError: bad"))
+    spent.ended(result("finished"))  # not in a row any more
+    for _ in range(2):
+        spent.ended(result("failed", "error", "ValueError: bad"))
+    spent.ended(result("failed", "error", "ValueError: another"))
+    for number in range(2):
+        spent.ended(result("failed", "diverged", f"loss became nan in epoch {number}"))
+    with pytest.raises(RunFailure, match="3 trials in a row failed with the same error: loss became nan in epoch 7"):
+        spent.ended(result("failed", "diverged", "loss became nan in epoch 7"))

@@ -1,0 +1,80 @@
+"""A proposal's config is Hydra's, and impossible ones are refused by arithmetic."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_sweep.composition import compose
+from mnist_sweep.errors import RequestError
+from mnist_sweep.overrides import override
+from mnist_sweep.sweep.proposals import Proposals
+from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep_schema import Bound
+
+SWEEP = [
+    "+sweep=optuna",
+    "+sweep.space.model.activation={choices:[relu,tanh]}",
+    "+sweep.space.model.batch_norm={choices:[true,false]}",
+]
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space.of(compose(SWEEP), SWEEP)
+
+
+@pytest.fixture(scope="module")
+def proposals() -> Proposals:
+    return Proposals(["data.limit=500", "trainer.patience=2"], None, {})
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_quick_way_composes_what_hydra_composes(space: Space, proposals: Proposals, seed: int) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    values = space.suggest(study.ask())
+    proposal = proposals.make(values)
+    assert proposals.config(values) == compose(proposal.overrides)
+    assert proposal.drawn == [override(key, value) for key, value in values.items()]
+
+
+def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
+    overlay = tmp_path / "experiment" / "linked.yaml"
+    overlay.parent.mkdir()
+    overlay.write_text("# @package _global_\nloss: {label_smoothing: '${model.dropout}'}\n")
+    linked = Proposals(["experiment=linked"], str(tmp_path), {})
+    for dropout in (0.1, 0.2, 0.3):
+        assert linked.config({"model.dropout": dropout}).loss.label_smoothing == dropout
+
+
+def test_the_digest_is_that_of_the_resolved_config_but_for_the_seed() -> None:
+    plain = Proposals([], None, {}).make({"model.dropout": 0.25})
+    assert plain.digest == Proposals(["seed=7"], None, {}).make({}).digest
+    assert plain.digest == Proposals(["trainer.threads=1"], None, {}).make({"optimizer": "adam"}).digest
+    assert plain.digest != Proposals([], None, {}).make({"model.dropout": 0.5}).digest
+
+
+def test_costs_by_arithmetic(proposals: Proposals) -> None:
+    costs = proposals.make({"model.filters": [32, 64]}).costs
+    assert costs["parameters"] == 421_642
+    assert costs["multiply_adds"] == 9 * 32 * 28**2 + 9 * 32 * 64 * 14**2 + 64 * 49 * 128 + 1280
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model.pool_size": [14, 3]}, "block 2 pools a 2 × 2 map by 3"),
+        ({"model.filters": [8, 16], "model.kernel_size": [3]}, "model.kernel_size=[3]: 1 entries for 2 blocks"),
+        ({"model.filters": [64]}, "the network has 1,607,690"),
+        ({"optimizer": "adam", "optimizer.momentum": 0.9}, "optimizer=adam has no such key"),
+    ],
+)
+def test_the_impossible_is_refused_in_one_line(values: dict[str, object], said: str) -> None:
+    limited = Proposals([], None, {"parameters": Bound(max=500_000)})
+    with pytest.raises(RequestError) as caught:
+        limited.make(values)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
