@@ -5,7 +5,7 @@ Without torch, so that the record of a run that is not performed here can be wri
 
 import contextlib
 import dataclasses
-import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 
 from mnist_sweep import datasets, overrides, provenance, schema
 from mnist_sweep.errors import RequestError, uninterrupted
-from mnist_sweep.result import Result, Status, write_json
+from mnist_sweep.result import BEST, Result, Status, best_epoch, clear, noted, notes, write_json
 from mnist_sweep.tracking import Account, State, find_run
 
 _STATES: dict[Status, State] = {
@@ -28,11 +28,6 @@ _STATES: dict[Status, State] = {
 def folder_of(config: schema.Config) -> Path:
     """The run's folder."""
     return Path(config.output) / "runs" / str(config.name)
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Where a run keeps all that it needs to go on: the state after its last epoch."""
-    return folder / "checkpoints" / "last.ckpt"
 
 
 class Record:
@@ -50,10 +45,8 @@ class Record:
         command: repeats the run.
         folder: of the run.
         attempt: 1, or more for a run that was taken up again.
-        account: in MLflow; there from `open` on.
+        account: in MLflow; not tracked until it is opened.
     """
-
-    account: Account
 
     def __init__(
         self, config: schema.Config, given: Sequence[str], config_dir: str | None, device: str, threads: int
@@ -62,33 +55,51 @@ class Record:
         self.overrides = _exact(config, given, device, threads)
         self.command = overrides.command(self.overrides, config_dir)
         self.folder = folder_of(config)
+        self.account = Account(schema.NoTracking(name="none"), Path(config.output), str(config.name))
         self.attempt = 1
+        self._started = time.monotonic()
+        self._noted: dict[str, Any] = {}
+        self._logged: list[dict[str, float]] = []
+        self._taken_up = False
 
-    def open(self, parent: str | None, tags: Mapping[str, Any], *, resume: bool = False) -> None:
-        """Make the folder and the run in MLflow, or go on with those of an earlier attempt.
+    def make_folder(self, *, resume: bool = False) -> None:
+        """Make the folder, or take up that of an earlier attempt.
 
         Args:
-            parent: MLflow's id of the parent run.
-            tags: for MLflow.
             resume: the folder may be there already.
 
         Raises:
             RequestError: it is, but should not be.
         """
-        config, earlier = self.config, None
-        if resume and self.folder.exists():
-            self.attempt = 1 + _attempts(self.folder)
-            (self.folder / "result.json").unlink(missing_ok=True)
-            earlier = find_run(config.tracking, str(tags.get("study")), str(config.name))
+        config = self.config
         try:
-            self.folder.mkdir(parents=True, exist_ok=resume)
+            self.folder.mkdir(parents=True)
         except FileExistsError as error:
-            raise RequestError(f"name={config.name}: {self.folder} is there already; choose another name") from error
+            if not resume:
+                raise RequestError(
+                    f"name={config.name}: {self.folder} is there already; choose another name"
+                ) from error
+            self._taken_up, self._noted = True, noted(self.folder)
+            self.attempt = 1 + self._noted.get("attempts", 0)
         _dump(self.folder / "config.yaml", config.plain())
         _dump(self.folder / "overrides.yaml", list(self.overrides))
-        self.progress([], None)
+        self._note()
+        (self.folder / "result.json").unlink(missing_ok=True)  # of an interruption; what it said is noted
+
+    def open(self, parent: str | None, tags: Mapping[str, Any]) -> None:
+        """Make the run in MLflow, or go on with that of an earlier attempt.
+
+        Args:
+            parent: MLflow's id of the parent run.
+            tags: for MLflow; with ``study`` and its name the run is found again.
+        """
+        config, earlier = self.config, self._noted.get("mlflow_run_id")
+        if self._taken_up and earlier is None and "study" in tags:  # died before it could note the id
+            earlier = find_run(config.tracking, str(tags["study"]), str(config.name))
         with uninterrupted():  # so that no run is left open that nobody knows of
             self.account = Account(config.tracking, Path(config.output), str(config.name), parent, tags, earlier)
+            self._logged = list(self._noted.get("history", [])) if self.account.resumed else []
+            self._note(mlflow_run_id=self.account.run_id)
 
     def describe(self) -> None:
         """Parameters, provenance and configs, into the account."""
@@ -110,18 +121,32 @@ class Record:
         account.file(self.folder / "config.yaml")
         account.file(self.folder / "overrides.yaml")
 
-    def progress(self, history: Sequence[Mapping[str, float]], parameters: int | None) -> None:
-        """Note how far the run has come, in case its process dies."""
-        path = _progress(self.folder)
+    def epoch(self, history: Sequence[dict[str, float]], parameters: int | None, train_seconds: float) -> None:
+        """After each epoch: its metrics, into the account, and how far the run has come, in case its process dies.
+
+        Args:
+            history: the metrics of all epochs. Those that the account does not have are logged: of an epoch that an
+                earlier attempt did as well, nothing; into an account that is younger than the run, all.
+            parameters: trainable numbers of the network.
+            train_seconds: spent on the epochs.
+        """
+        done = len(self._logged)
+        new = {n: values for n, values in enumerate(history, start=1) if n > done or self._logged[n - 1] != values}
+        self.account.epochs(new)
+        self._logged = list(history)
+        self._note(history=self._logged, parameters=parameters, train_seconds=train_seconds)
+
+    def seconds(self) -> float:
+        """That the run has taken, with those of earlier attempts."""
+        return float(self._noted.get("seconds", 0.0)) + time.monotonic() - self._started
+
+    def _note(self, **known: Any) -> None:
+        """Write down what is known of the run beside its checkpoints."""
+        path = notes(self.folder)
         path.parent.mkdir(exist_ok=True)
-        content = {
-            "attempts": self.attempt,
-            "device": self.device,
-            "threads": self.threads,
-            "parameters": parameters,
-            "history": list(history),
-        }
-        write_json(path, content, sync=False)
+        self._noted |= known
+        own = {"attempts": self.attempt, "device": self.device, "threads": self.threads, "seconds": self.seconds()}
+        write_json(path, self._noted | own, sync=False)
 
     def result(self, status: Status, **measured: Any) -> Result:
         """A result with what the record knows of it.
@@ -132,7 +157,7 @@ class Record:
         """
         config = self.config
         history = measured.get("history", [])
-        best = best_epoch([epoch[config.objective] for epoch in history], config)
+        best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
         known: dict[str, Any] = {
             "reason": None,
             "detail": None,
@@ -140,7 +165,7 @@ class Record:
             "metrics": dict(history[best - 1]) if best else {},
             "best_epoch": best,
             "epochs": len(history),
-            "seconds": 0.0,
+            "seconds": round(self.seconds(), 3),
             "train_seconds": 0.0,
             "parameters": None,
             "multiply_adds": sum(layer.multiply_adds for layer in config.model.layers()),
@@ -153,7 +178,7 @@ class Record:
             "overrides": self.overrides,
             "command": self.command,
             "folder": str(self.folder),
-            "checkpoint": None,
+            "checkpoint": str(BEST) if (self.folder / BEST).is_file() else None,
             "attempts": self.attempt,
         }
         return Result(status=status, **(known | measured))
@@ -161,17 +186,26 @@ class Record:
     def close(self, result: Result) -> Result:
         """End the run in MLflow and write ``result.json``: the account and the file agree."""
         with uninterrupted():
+            if result.status == "finished":
+                best = {"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective}
+                self.account.tags(best)
             if result.checkpoint and result.status in ("finished", "interrupted"):
                 self.account.file(self.folder / result.checkpoint, "checkpoints")
             word = "interrupted" if result.status == "interrupted" else None
             self.account.end(_STATES[result.status], result.reason or word, result.detail)
             result.write()
             if result.status != "interrupted":
-                for path in (last_checkpoint(self.folder), _progress(self.folder)):
-                    path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # it holds the best checkpoint, where there is one
-                    (self.folder / "checkpoints").rmdir()
+                clear(self.folder)
         return result
+
+
+def ended(config: schema.Config) -> Result | None:
+    """The result of a run that came to its end by itself, finished or pruned; else None."""
+    try:
+        result = Result.read(folder_of(config))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return result if result.status in ("finished", "pruned") else None
 
 
 def abandon(
@@ -191,13 +225,20 @@ def abandon(
         parent, tags: as for `Record.open`.
         reason: one word for programs: ``crashed``, ``timeout`` or ``error``.
         detail: one line for people.
+
+    Returns:
+        The result; the run's own, where its process died after it had come to its end.
     """
-    noted = _noted(folder_of(config))
-    record = Record(config, given, config_dir, noted.get("device", "cpu"), noted.get("threads", 1))
-    record.open(parent, tags, resume=True)
-    record.attempt = max(1, record.attempt - 1)  # looking after it is no attempt
-    known = {"history": noted.get("history", []), "parameters": noted.get("parameters")}
-    return record.close(record.result("failed", reason=reason, detail=detail, **known))
+    if own := ended(config):
+        return own
+    before = noted(folder_of(config))
+    record = Record(config, given, config_dir, before.get("device", "cpu"), before.get("threads", 1))
+    known: dict[str, Any] = {"history": before.get("history", []), "parameters": before.get("parameters")}
+    known |= {key: round(before.get(key, 0.0), 3) for key in ("seconds", "train_seconds")}
+    with uninterrupted():
+        _open_for(record, parent, tags, before.get("attempts", 1), known["parameters"])
+        record.epoch(known["history"], known["parameters"], known["train_seconds"])
+        return record.close(record.result("failed", reason=reason, detail=detail, **known))
 
 
 def repeat(
@@ -218,28 +259,25 @@ def repeat(
     """
     original = earlier.duplicate_of or Path(earlier.folder).name
     record = Record(config, given, config_dir, earlier.device, earlier.threads)
-    record.open(parent, {**tags, "duplicate_of": original})
-    record.describe()
-    for epoch, values in enumerate(earlier.history, start=1):
-        record.account.metrics(values, epoch)
-    own: dict[str, Any] = {
-        "seconds": 0.0,
-        "train_seconds": 0.0,
-        "checkpoint": None,
-        "duplicate_of": original,
-        "seed": config.seed,
-    }
-    own |= {"overrides": record.overrides, "command": record.command, "folder": str(record.folder)}
-    own |= {"mlflow_run_id": record.account.run_id, "attempts": 1}
-    return record.close(dataclasses.replace(earlier, **own))
+    with uninterrupted():
+        _open_for(record, parent, {**tags, "duplicate_of": original}, 1, earlier.parameters)
+        record.epoch(earlier.history, earlier.parameters, 0.0)
+        own: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "checkpoint": None, "attempts": 1}
+        own |= {"overrides": record.overrides, "command": record.command, "folder": str(record.folder)}
+        own |= {"mlflow_run_id": record.account.run_id, "duplicate_of": original, "seed": config.seed}
+        return record.close(dataclasses.replace(earlier, **own))
 
 
-def best_epoch(values: Sequence[float], config: schema.Config) -> int | None:
-    """The epoch, counted from 1, with the best value; of equal ones the first, as ModelCheckpoint keeps it."""
-    if not values:
-        return None
-    best = max(values) if config.direction == "maximize" else min(values)
-    return values.index(best) + 1
+def _open_for(
+    record: Record, parent: str | None, tags: Mapping[str, Any], attempt: int, parameters: int | None
+) -> None:
+    """Open the record of a run that may have been begun, but is not performed here, which is no attempt."""
+    record.make_folder(resume=True)
+    record.attempt = attempt
+    record.open(parent, tags)
+    record.account.tags({"parameters": parameters})
+    with contextlib.suppress(RequestError):  # a damaged file is the business of those that read it
+        record.describe()
 
 
 def _exact(config: schema.Config, given: Sequence[str], device: str, threads: int) -> list[str]:
@@ -256,25 +294,6 @@ def _exact(config: schema.Config, given: Sequence[str], device: str, threads: in
     return overrides.replaced(
         overrides.without(given, "name"), [overrides.override(key, value) for key, value in exact.items()]
     )
-
-
-def _progress(folder: Path) -> Path:
-    return folder / "checkpoints" / "progress.json"
-
-
-def _noted(folder: Path) -> dict[str, Any]:
-    """What a run noted of its progress; empty where it did not come as far."""
-    try:
-        noted: dict[str, Any] = json.loads(_progress(folder).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return noted
-
-
-def _attempts(folder: Path) -> int:
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return Result.read(folder).attempts
-    return int(_noted(folder).get("attempts", 0))
 
 
 def _dump(path: Path, content: Any) -> None:

@@ -1,12 +1,21 @@
 """What a run returns, and how it is kept on disk."""
 
+import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mnist_sweep.metrics import Direction
+
 Status = Literal["finished", "pruned", "failed", "interrupted"]
+
+#: The best epoch's checkpoint, within a run's folder.
+BEST = Path("checkpoints") / "best.ckpt"
+#: What a result and the notes of a run that has not ended have in common.
+_NOTED = ("attempts", "device", "threads", "seconds", "train_seconds", "parameters", "history", "mlflow_run_id")
 
 
 @dataclass(frozen=True)
@@ -15,14 +24,15 @@ class Result:
 
     Attributes:
         status: how the run ended.
-        reason: of a failure, one word: ``diverged``, ``out_of_memory``, ``timeout``, ``crashed``, ``error``; else None.
+        reason: of a failure, one word: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``, ``crashed`` or
+            ``error``; else None.
         detail: of a failure, one line; else None.
         objective: the best epoch's value of the config's objective; None where no epoch ended.
         metrics: by name, the best epoch's for training and validation, and the test set's where it was opened.
         best_epoch: the best epoch, counted from 1; None where no epoch ended.
         epochs: epochs that were run.
-        seconds: the whole run.
-        train_seconds: the epochs, validation included.
+        seconds: the whole run, all its attempts.
+        train_seconds: the epochs, validation included; what an attempt lost is not counted.
         parameters: trainable numbers of the network.
         dataset: the data set really used.
         seed: of the run.
@@ -86,6 +96,14 @@ class Result:
         return cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
 
+def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
+    """The epoch, counted from 1, with the best value; of equal ones the first, as ModelCheckpoint keeps it."""
+    if not values:
+        return None
+    best = max(values) if direction == "maximize" else min(values)
+    return values.index(best) + 1
+
+
 def write_json(path: Path, content: Any, *, sync: bool = True) -> Path:
     """Write a JSON file that is there whole or not at all, also when the power fails: new file, sync, rename.
 
@@ -103,3 +121,38 @@ def write_json(path: Path, content: Any, *, sync: bool = True) -> Path:
             os.fsync(file.fileno())
     part.replace(path)
     return path
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Where a run keeps all that it needs to go on: the state after its last epoch."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def notes(folder: Path) -> Path:
+    """Where a run that has not ended says how far it has come."""
+    return folder / "checkpoints" / "progress.json"
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What a run noted of its progress, or said at its end; empty where it did not come as far."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        found = json.loads(notes(folder).read_text(encoding="utf-8"))
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        said = Result.read(folder)
+        found |= {key: getattr(said, key) for key in _NOTED}
+    return found
+
+
+def clear(folder: Path) -> None:
+    """Take away what only a run that goes on needs, with what a process left that died while it was writing."""
+    for pattern in (
+        "checkpoints/last.*",
+        "checkpoints/progress.json",
+        "checkpoints/.progress.json.*",
+        ".result.json.*",
+    ):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds the best checkpoint, where there is one
+        (folder / "checkpoints").rmdir()

@@ -13,13 +13,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from mnist_sweep import data, figures, metrics, overrides, schema, training
+from mnist_sweep import data, figures, metrics, overrides, record, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, uninterrupted
 from mnist_sweep.models import ConvNet
-from mnist_sweep.record import Record, folder_of, last_checkpoint
-from mnist_sweep.result import Result, Status
+from mnist_sweep.record import Record, folder_of
+from mnist_sweep.result import BEST, Result, Status, last_checkpoint
 from mnist_sweep.tracking import Account
 
 __all__ = ["Report", "folder_of", "open_test", "run"]
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 Report = Callable[[int, dict[str, float]], bool]
 
 _EVALUATION_BATCH = 1_000
-_BEST = Path("checkpoints") / "best.ckpt"
 _ALL_THREADS = torch.get_num_threads()  # as torch found the machine, and OMP_NUM_THREADS, at the start
 
 
@@ -58,8 +57,9 @@ def run(
         tags: for MLflow.
         open_test: measure the best checkpoint on the test set, at the end. No trial does.
         progress: show epochs and, on a terminal, bars.
-        resume: go on where an earlier attempt in the same folder stopped, from its last checkpoint where it has one.
-        deadline: seconds that the run may take; None = no limit.
+        resume: go on where an earlier attempt in the same folder stopped, from its last checkpoint where it has one;
+            a run that came to its end is not begun again.
+        deadline: seconds that this call may take, after which the run fails with ``timeout``; None = no limit.
 
     Returns:
         The result, also of a run that failed.
@@ -68,9 +68,9 @@ def run(
         RequestError: the folder is there already, or there is no GPU where one was asked for.
         Interrupted: after everything has been recorded.
     """
-    performed = _Run(config, given, config_dir, report, progress, deadline)
-    performed.record.open(parent, tags or {}, resume=resume)
-    return performed.perform(open_test)
+    if resume and (ended := record.ended(config)):
+        return ended
+    return _Run(config, given, config_dir, report, progress, deadline).perform(parent, tags or {}, open_test, resume)
 
 
 class _Run:
@@ -100,12 +100,14 @@ class _Run:
         self.watch: training.Watch | None = None
         self.train_seconds = 0.0
 
-    def perform(self, open_test: bool) -> Result:
-        """Train, and test where that is asked for; the record is open."""
+    def perform(self, parent: str | None, tags: Mapping[str, Any], open_test: bool, resume: bool) -> Result:
+        """Train, and test where that is asked for."""
+        self.record.make_folder(resume=resume)
         status: Status = "finished"
         reason = detail = opened = None
         interruption: Interrupted | None = None
         try:
+            self.record.open(parent, tags)
             self.record.describe()
             self._fit()
             if self.watch and self.watch.stopped:
@@ -130,7 +132,7 @@ class _Run:
         return result
 
     def _fit(self) -> None:
-        config, record = self.config, self.record
+        config = self.config
         torch.set_num_threads(self.threads)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         images, validation = data.training_and_validation(
@@ -140,17 +142,18 @@ class _Run:
             log.warning("data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(images))
         classifier = Classifier(ConvNet(config.model), config, images.standardisation)
         self.classifier = classifier
-        record.account.tags({"parameters": self._parameters()})
+        self.record.account.tags({"parameters": self._parameters()})
         order = torch.Generator().manual_seed(config.seed)
         batches = data.Batches(images.to(self.device), config.data.batch_size, order, config.data.augmentation)
-        self.watch = training.Watch(self._after_epoch, self.limit)
-        last = training.LastState(last_checkpoint(record.folder), order)
-        best = training.best_checkpoint(config, record.folder / "checkpoints")
+        self.watch = training.Watch(self._after_epoch, self.limit, self.started)
+        last = training.LastState(last_checkpoint(self.record.folder), order)
+        best = training.best_checkpoint(config, self.record.folder / "checkpoints")
         bars = self.progress and sys.stderr.isatty()
         trainer = training.trainer(config, self.device, [self.watch, best, last], bars)
-        resumed = training.loadable(last.path)
+        kept = self.record.folder / BEST
+        resumed = training.loadable(last.path) if kept.is_file() else None
         if resumed is None:  # a best checkpoint of an attempt that left nothing else would stand beside ours
-            (record.folder / _BEST).unlink(missing_ok=True)
+            kept.unlink(missing_ok=True)
         try:
             trainer.fit(
                 classifier,
@@ -166,8 +169,8 @@ class _Run:
     def _after_epoch(self, epoch: int, values: dict[str, float]) -> bool:
         """After each epoch: the account, a line, the report."""
         assert self.classifier is not None
-        self.record.account.metrics(values, epoch)
-        self.record.progress(self.classifier.history, self._parameters())
+        assert self.watch is not None
+        self.record.epoch(self.classifier.history, self._parameters(), self.watch.seconds())
         if self.progress:
             shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
             log.info("epoch %d of %d  %s", epoch, self.config.trainer.max_epochs, shown)
@@ -179,7 +182,7 @@ class _Run:
         opened = datetime.now(UTC).isoformat(timespec="seconds")
         self.record.account.tags({"test.opened_at": opened})
         log.info("the test set is opened (%s)", opened)
-        _measure(self.config, self.classifier, self.record.folder / _BEST, self.device)
+        _measure(self.config, self.classifier, self.record.folder / BEST, self.device)
         return opened
 
     def _parameters(self) -> int | None:
@@ -190,10 +193,8 @@ class _Run:
         result = self.record.result(
             status,
             history=history,
-            seconds=round(time.monotonic() - self.started, 3),
             train_seconds=round(self.train_seconds, 3),
             parameters=self._parameters(),
-            checkpoint=str(_BEST) if (self.record.folder / _BEST).is_file() else None,
             **measured,
         )
         if self.classifier and self.classifier.test:
@@ -205,7 +206,6 @@ class _Run:
         assert self.classifier is not None
         assert result.best_epoch is not None
         account = self.record.account
-        account.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
         _keep_matrix(account, "validation", self.classifier.confusions[result.best_epoch - 1], result)
         if self.classifier.test:
             account.metrics(self.classifier.test[0], result.best_epoch)
@@ -224,30 +224,43 @@ def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Re
 
     Returns:
         Their results, with the test set's metrics.
+
+    Raises:
+        RequestError: a run has not finished, or its checkpoint is gone; then none is measured.
     """
     opened = datetime.now(UTC).isoformat(timespec="seconds")
     results = [Result.read(folder) for folder in folders]
-    if any(result.test_opened_at is None for result in results):
+    closed = {folder for folder, result in zip(folders, results, strict=True) if "test/loss" not in result.metrics}
+    for folder, result in zip(folders, results, strict=True):
+        if folder in closed and result.status != "finished":
+            raise RequestError(f"{folder}: the run is {result.status}; allowed for the test set: a finished one")
+        if folder in closed and not (folder / BEST).is_file():
+            raise RequestError(f"{folder}: {BEST} is not there; the test set needs it")
+    if closed:
         log.info("the test set is opened (%s)", opened)
     return [
-        result if result.test_opened_at else _tested(result, folder, opened, config_dir)
-        for result, folder in zip(results, folders, strict=True)
+        _tested(result, folder, opened, config_dir) if folder in closed else result
+        for folder, result in zip(folders, results, strict=True)
     ]
 
 
 def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -> Result:
     """A finished run's result, completed by its measures on the test set."""
     output = folder.parent.parent  # where the run is now, from wherever it was started
-    config = compose([*result.overrides, overrides.override("name", folder.name)], config_dir)
-    saved = torch.load(folder / _BEST, map_location="cpu", weights_only=True)["state_dict"]
+    here = {"name": folder.name, "output": str(output)}
+    items = overrides.replaced(result.overrides, [overrides.override(key, value) for key, value in here.items()])
+    config = compose(items, config_dir)
+    torch.set_num_threads(result.threads)
+    saved = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
     classifier = Classifier(ConvNet(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
     on_gpu = result.device != "cpu" and torch.cuda.is_available()
-    _measure(config, classifier, folder / _BEST, torch.device("cuda:0" if on_gpu else "cpu"))
+    _measure(config, classifier, folder / BEST, torch.device("cuda:0" if on_gpu else "cpu"))
     assert classifier.test is not None
     found, matrix = classifier.test
-    result = dataclasses.replace(result, metrics={**result.metrics, **found}, test_opened_at=opened)
+    result = dataclasses.replace(result, metrics={**result.metrics, **found}, test_opened_at=opened, folder=str(folder))
+    tracked = config.tracking if result.mlflow_run_id else schema.NoTracking(name="none")
     with uninterrupted():
-        account = Account(config.tracking, output, folder.name, resume=result.mlflow_run_id)
+        account = Account(tracked, output, folder.name, resume=result.mlflow_run_id)
         account.tags({"test.opened_at": opened})
         account.metrics(found, result.best_epoch or 0)
         _keep_matrix(account, "test", matrix, result)

@@ -149,7 +149,7 @@ class Sweep(Section):
     workers: Positive | None
     storage: Annotated[str, Field(min_length=1)]
     objectives: Annotated[list[Objective], Field(min_length=1)] | None
-    constraints: dict[str, Bound]
+    constraints: dict[str, Bound] | None
     enqueue: list[str | list[str] | dict[str, Any]]
     warm_start: Name | None
     warm_start_top: Positive
@@ -162,8 +162,8 @@ class Sweep(Section):
 
     @field_validator("constraints")
     @classmethod
-    def _measured(cls, value: dict[str, Bound]) -> dict[str, Bound]:
-        for metric in value:
+    def _measured(cls, value: dict[str, Bound] | None) -> dict[str, Bound] | None:
+        for metric in value or {}:
             if metric not in metrics.TRIAL_METRICS:
                 allowed = ", ".join(metrics.TRIAL_METRICS)
                 raise ValueError(f"sweep.constraints={metric}: not measured in a trial; allowed: {allowed}")

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 State = Literal["FINISHED", "FAILED", "KILLED"]
 
 #: What MLflow takes in one batch, and as one value (MLflow 3.17, mlflow.utils.validation).
-_BATCH, _PARAMETER_LENGTH, _TAG_LENGTH = 100, 6000, 8000
+_BATCHES = {"params": 100, "tags": 100, "metrics": 1000}
+_PARAMETER_LENGTH, _TAG_LENGTH = 6000, 8000
 
 
 def _client(uri: str) -> Any:
@@ -82,10 +83,11 @@ class Account:
         name: of the run.
         parent: MLflow's id of the parent run, or None.
         tags: that the run has from its first moment, so that it can be found if the process dies in the next.
-        resume: MLflow's id of an earlier run to go on with, or None.
+        resume: MLflow's id of an earlier run to go on with, or None; where it is gone, there is a new one.
 
     Attributes:
         run_id: MLflow's id of the run; None without tracking.
+        resumed: whether it is the earlier one.
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class Account:
         resume: str | None = None,
     ) -> None:
         self.run_id: str | None = None
+        self.resumed = False
+        self._parameters: set[str] = set()  # that cannot be logged any more
         self._client: Any = None
         if isinstance(settings, schema.MLflow):
             try:
@@ -117,18 +121,24 @@ class Account:
         resume: str | None,
     ) -> str:
         experiment = _experiment(self._client, settings, output)
-        if resume is not None and _exists(self._client, resume):
+        if resume is not None and (earlier := _found(self._client, resume)):
+            for tag in {"reason", "detail"} & set(earlier.data.tags):  # of an end that was none
+                self._client.delete_tag(resume, tag)
+            for tag, value in tags.items():
+                self._client.set_tag(resume, tag, str(value))
             self._client.update_run(resume, status="RUNNING")
+            self.resumed, self._parameters = True, set(earlier.data.params)
             return resume
         first = {key: str(value) for key, value in tags.items()} | ({"mlflow.parentRunId": parent} if parent else {})
         return str(self._client.create_run(experiment, run_name=name, tags=first).info.run_id)
 
     @_guarded
     def parameters(self, values: Mapping[str, Any]) -> None:
-        """Log parameters by dotted name; they cannot be changed afterwards."""
+        """Log parameters by dotted name. They cannot be changed: of a resumed run's, the first value stays."""
         from mlflow.entities import Param
 
-        self._batches("params", [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in values.items()])
+        new = {key: str(value)[:_PARAMETER_LENGTH] for key, value in values.items() if key not in self._parameters}
+        self._batches("params", [Param(key, value) for key, value in new.items()])
 
     @_guarded
     def tags(self, values: Mapping[str, Any]) -> None:
@@ -138,17 +148,24 @@ class Account:
         tags = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in values.items() if value is not None]
         self._batches("tags", tags)
 
-    @_guarded
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log an epoch's metrics in one write; the step is the epoch, counted from 1."""
+        self.epochs({step: values})
+
+    @_guarded
+    def epochs(self, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Log the metrics of several epochs in as few writes as possible, by epoch, counted from 1."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._batches("metrics", [Metric(key, value, now, step) for key, value in values.items()])
+        self._batches(
+            "metrics", [Metric(key, value, now, step) for step, epoch in values.items() for key, value in epoch.items()]
+        )
 
     def _batches(self, kind: str, items: list[Any]) -> None:
-        for start in range(0, len(items), _BATCH):
-            self._client.log_batch(self.run_id, **{kind: items[start : start + _BATCH]})
+        size = _BATCHES[kind]
+        for start in range(0, len(items), size):
+            self._client.log_batch(self.run_id, **{kind: items[start : start + size]})
 
     @_guarded
     def figure(self, figure: Any, file: str) -> None:
@@ -189,8 +206,11 @@ def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
     try:
         client = _client(settings.uri)
         experiment = client.get_experiment_by_name(settings.experiment)
+        if experiment is None:
+            return None
         query = f"tags.study = '{study}' and attributes.run_name = '{name}'"
-        found = client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time DESC"])
+        order = ["attributes.start_time DESC"]
+        found = client.search_runs([experiment.experiment_id], query, order_by=order, max_results=1)
     except Exception as error:
         log.warning("tracking: the earlier run %s could not be found (%s)", name, _line(error))
         return None
@@ -223,10 +243,12 @@ def close_running(
         log.warning("tracking: the runs of a sitting that died could not be closed (%s)", _line(error))
 
 
-def _exists(client: Any, run_id: str) -> bool:
+def _found(client: Any, run_id: str) -> Any:
+    """MLflow's run of this id; None where there is none, or it was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+        run = client.get_run(run_id)
     except MlflowException:
-        return False
+        return None
+    return run if run.info.lifecycle_stage == "active" else None

@@ -26,30 +26,38 @@ class Watch(Callback):
 
     Args:
         after_epoch: called after each.
-        limit: seconds from now in which the run must have ended; None = no limit.
+        limit: seconds in which the run must have ended; None = no limit.
+        since: when the run began, by `time.monotonic`.
 
     Attributes:
         stopped: whether `after_epoch` ended the training.
     """
 
-    def __init__(self, after_epoch: AfterEpoch, limit: float | None = None) -> None:
+    def __init__(self, after_epoch: AfterEpoch, limit: float | None = None, since: float = 0.0) -> None:
         self.after_epoch = after_epoch
-        self.limit = limit
-        self.deadline = None if limit is None else time.monotonic() + limit
+        self.limit, self.since = limit, since
         self.stopped = False
+        self._earlier = 0.0
         self._started: float | None = None
 
     def seconds(self) -> float:
-        """Since the first batch; 0 before it."""
-        return 0.0 if self._started is None else time.monotonic() - self._started
+        """Spent on the epochs, those of earlier attempts included."""
+        return self._earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier = state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         check_interrupted()
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise RunFailure("timeout", f"longer than {self.limit:g} s (in epoch {trainer.current_epoch + 1})")
+        if self.limit is not None and time.monotonic() - self.since > self.limit:
+            done = trainer.current_epoch
+            raise RunFailure("timeout", f"longer than {self.limit:g} s ({done} epoch{'s' * (done != 1)} done)")
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Classifier)
@@ -76,6 +84,16 @@ class LastState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return self._state
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Where the folder has been moved, ModelCheckpoint would forget its best score, and keep a worse epoch.
+        here = str(self.path.parent.resolve())
+        for state in checkpoint["callbacks"].values():
+            if there := state.get("dirpath"):
+                state["dirpath"] = here
+                state["best_k_models"] = {path.replace(there, here): v for path, v in state["best_k_models"].items()}
+                for key in ("best_model_path", "kth_best_model_path"):
+                    state[key] = state[key].replace(there, here)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict

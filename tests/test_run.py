@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,20 @@ def test_without_a_last_state_a_run_starts_from_the_beginning(
 def test_a_run_whose_time_is_over_fails_by_itself(perform: Perform) -> None:
     result = perform("trainer.max_epochs=1000000", deadline=1.5)
     assert (result.status, result.reason) == ("failed", "timeout")
-    assert "longer than 1.5 s" in str(result.detail)
+    assert result.detail == f"longer than 1.5 s ({result.epochs} epochs done)"
+    assert 1.5 < result.seconds < 10
+
+
+def test_the_loading_of_the_data_counts_for_the_deadline(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = data.training_and_validation
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return load(*arguments)
+
+    monkeypatch.setattr(data, "training_and_validation", slow)
+    result = perform(deadline=0.3)
+    assert (result.reason, result.detail) == ("timeout", "longer than 0.3 s (0 epochs done)")
 
 
 def test_the_test_set_is_opened_for_a_finished_run_once(
@@ -289,6 +303,7 @@ def test_the_test_set_is_opened_for_a_finished_run_once(
     (later,) = run.open_test([tmp_path / "runs" / "it"])
     assert later.metrics == at_once.metrics
     assert later.test_opened_at
+    assert at_once.test_opened_at
     assert Result.read(tmp_path / "runs" / "it") == later
     monkeypatch.setattr(data, "test_set", None)  # a second opening would fail
     assert run.open_test([tmp_path / "runs" / "it"]) == [later]

@@ -1,6 +1,8 @@
 """The account in MLflow, read back from a real store, and what happens when the store does not work."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from matplotlib import image as mpl_image
 from mnist_sweep import datasets, run, tracking
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import Interrupted
+from mnist_sweep.errors import Interrupted, interruptible
 from mnist_sweep.result import Result
 from tests.conftest import SMALL
 
@@ -148,3 +150,100 @@ def test_without_tracking_nothing_is_written(tmp_path: Path) -> None:
     account.end("FINISHED")
     assert account.run_id is None
     assert list(tmp_path.iterdir()) == []
+
+
+def interrupt_in(last: int) -> run.Report:
+    def report(epoch: int, _: dict[str, float]) -> bool:
+        if epoch == last:
+            raise Interrupted(15)
+        return True
+
+    return report
+
+
+def steps(store: Path, result: Result, name: str = "val/loss") -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client(store).get_metric_history(result.mlflow_run_id, name)]
+
+
+@pytest.mark.parametrize("tags", [{"study": "resumed"}, {}])
+def test_a_resumed_run_goes_on_in_its_own_account(store: Path, tags: dict[str, str]) -> None:
+    name = f"resumed-{len(tags)}"
+    with pytest.raises(Interrupted):
+        perform(store, name, "trainer.max_epochs=4", report=interrupt_in(3), tags=tags)
+    first = Result.read(store / "runs" / name)
+    # on a machine with another number of processors; a parameter cannot be changed in MLflow
+    result = perform(store, name, "trainer.max_epochs=4", "trainer.threads=2", resume=True, tags=tags)
+    assert (result.status, result.mlflow_run_id) == ("finished", first.mlflow_run_id)
+    found = client(store).get_run(result.mlflow_run_id)
+    assert found.info.status == "FINISHED"
+    assert "reason" not in found.data.tags
+    assert (found.data.tags["attempts"], found.data.params["trainer.threads"]) == ("2", "1")
+    values = [epoch["val/loss"] for epoch in result.history]
+    assert {step for step, _ in steps(store, result)} == {1, 2, 3, 4}
+    assert dict(steps(store, result)) == dict(enumerate(values, start=1))
+
+
+def test_an_epoch_that_is_done_again_is_logged_once(store: Path) -> None:
+    with pytest.raises(Interrupted):
+        perform(store, "twice", "trainer.max_epochs=3", report=interrupt_in(2), tags={"study": "twice"})
+    result = perform(store, "twice", "trainer.max_epochs=3", resume=True, tags={"study": "twice"})
+    assert steps(store, result) == [(n, epoch["val/loss"]) for n, epoch in enumerate(result.history, start=1)]
+
+
+def test_a_resumed_run_without_an_account_gets_one_with_all_its_epochs(store: Path) -> None:
+    given = [*SMALL, f"output={store}", "name=late", "trainer.max_epochs=3"]
+    with pytest.raises(Interrupted):
+        run.run(compose(given), given, report=interrupt_in(3))
+    result = perform(store, "late", "trainer.max_epochs=3", resume=True, tags={"study": "late"})
+    assert steps(store, result) == [(n, epoch["val/loss"]) for n, epoch in enumerate(result.history, start=1)]
+
+
+def test_a_signal_while_the_account_is_opened_leaves_nothing_open(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tracking._experiment
+
+    def signalled(*arguments: Any) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before(*arguments)
+
+    monkeypatch.setattr(tracking, "_experiment", signalled)
+    with interruptible(), pytest.raises(Interrupted):
+        perform(store, "early")
+    result = Result.read(store / "runs" / "early")
+    assert (result.status, result.epochs) == ("interrupted", 0)
+    assert client(store).get_run(result.mlflow_run_id).info.status == "KILLED"
+
+
+def test_the_test_set_is_measured_into_the_runs_own_account(store: Path) -> None:
+    performed = perform(store, "winner", "trainer.max_epochs=2")
+    (result,) = run.open_test([store / "runs" / "winner"])
+    found = client(store).get_run(performed.mlflow_run_id)
+    assert (found.info.status, found.data.tags["test.opened_at"]) == ("FINISHED", result.test_opened_at)
+    assert steps(store, result, "test/accuracy") == [(result.best_epoch, result.metrics["test/accuracy"])]
+    folder = Path(found.info.artifact_uri.removeprefix("file://"))
+    counts = json.loads((folder / "confusion_matrix_test.json").read_text())
+    right = sum(counts[label][label] for label in range(10))
+    assert right / sum(map(sum, counts)) == result.metrics["test/accuracy"]
+    assert {"per_class_test.json", "confusion_matrix_test.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_a_run_is_found_by_its_study_and_name(store: Path) -> None:
+    settings = compose([f"output={store}"]).tracking
+    made = [
+        tracking.Account(settings, store, name, tags={"study": study})
+        for study, name in (("one", "it"), ("one", "it"), ("two", "it"), ("one", "other"))
+    ]
+    for account in made:
+        account.end("KILLED")
+    assert tracking.find_run(settings, "one", "it") == made[1].run_id  # the newest
+    assert tracking.find_run(settings, "two", "it") == made[2].run_id
+    assert tracking.find_run(settings, "two", "other") is None
+    elsewhere = compose([f"output={store}", "tracking.experiment=nothing"]).tracking
+    assert tracking.find_run(elsewhere, "one", "it") is None
+    assert tracking.find_run(compose(["tracking=none"]).tracking, "one", "it") is None
+
+
+def test_runs_can_be_closed_as_interrupted(store: Path) -> None:
+    settings = compose([f"output={store}"]).tracking
+    account = tracking.Account(settings, store, "open", tags={"study": "signalled"})
+    tracking.close_running(settings, "signalled", "interrupted", keep=None, state="KILLED")
+    assert client(store).get_run(account.run_id).info.status == "KILLED"

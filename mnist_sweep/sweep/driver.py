@@ -1,6 +1,7 @@
 """One sitting of a sweep: opened, settled, searched, crowned, written down."""
 
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -197,12 +198,15 @@ class Driver:
 
     def search(self, crew: Crew) -> None:
         """The trials."""
-        proposals = Proposals(self.items, self.config_dir, self.settings.constraints)
+        proposals = Proposals(self.items, self.config_dir, self.settings.constraints or {})
         search = Search(self.config, self.study, self.space, proposals, self.budget, self.account)
+        gc.collect()
+        gc.freeze()  # else each collection goes through all that MLflow has imported: a tenth of a second
         try:
             with View(self.config, self.study, self.budget) as view:
                 search.perform(crew, view)
         finally:
+            gc.unfreeze()
             self.study.remember("search_seconds", self.budget.seconds())
 
     def _end(self, state: State, crowned: dict[str, Any] | None) -> Path:

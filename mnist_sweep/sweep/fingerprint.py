@@ -30,7 +30,7 @@ def fingerprint(config: schema.Config, goals: Sequence[Objective], space: Space,
         "data digest": digest,
     }
     found |= {key: value for key, value in config.material().items() if key not in {*searched, "objective"}}
-    for name, bound in config.sweep.constraints.items():
+    for name, bound in (config.sweep.constraints or {}).items():
         found[f"sweep.constraints.{name}"] = bound.model_dump(exclude_none=True)
     for dimension in space.dimensions:
         found |= _flat(f"sweep.space.{dimension.key}", _leaf(space.tree, dimension.key))

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
 
 from mnist_sweep.errors import RequestError
@@ -245,6 +246,8 @@ def _number(name: str, item: Mapping[str, Any]) -> Number:
     if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or not step > 0):
         raise RequestError(f"{ROOT}.{name}.step={text(step)}: allowed: a number above 0, without log")
     integer = isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int))
-    if step is not None:
-        high = low + step * math.floor((high - low) / step + 1e-9)  # the last value that a step reaches
+    if step is not None:  # the last value that a step reaches, in decimals as they were written
+        first, width = Decimal(str(low)), Decimal(str(step))
+        last = first + width * ((Decimal(str(high)) - first) // width)
+        high = int(last) if integer else float(last)
     return Number(low, high, log, step, integer)

@@ -96,8 +96,8 @@ class View:
     def _best(self) -> str:
         if self.study.several:
             return f"front of {len(self.study.front())}"
-        ranking = self.study.ranking()
-        return f"best {_number(ranking[0].values[0])} (trial {ranking[0].number})" if ranking else "no best yet"
+        best = self.study.best()
+        return f"best {_number(best.values[0])} (trial {best.number})" if best else "no best yet"
 
     def _left(self) -> str:
         """The time left: what a trial took so far, pruned ones included, for those that remain."""
@@ -119,8 +119,8 @@ class View:
         ]
         head = Text(f"{self.study.counted()} of {self.settings.trials} trials: {', '.join(words)}; {self._left()}")
         lines: list[Text | Table] = [head, Text(self._best(), style="bold")]
-        if not self.study.several and (ranking := self.study.ranking()):
-            lines.append(Text(ranking[0].user_attrs["result"]["command"], style="dim"))
+        if not self.study.several and (best := self.study.best()):
+            lines.append(Text(best.user_attrs["result"]["command"], style="dim"))
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "epoch", self.metric, "best at that epoch", "proposed"):
             table.add_column(column, overflow="ellipsis", no_wrap=True)

@@ -43,6 +43,7 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int) -> BaseSample
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match settings.sampler:
             case sweep_schema.TPE(startup_trials=startup):
+                _quicken()
                 return optuna.samplers.TPESampler(
                     seed=mixed,
                     n_startup_trials=startup,
@@ -74,6 +75,19 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int) -> BaseSample
                 )
             case sweep_schema.Grid():
                 return _BruteForce(seed=mixed)
+
+
+@functools.cache
+def _quicken() -> None:
+    """Have the estimator's normal distribution computed by SciPy.
+
+    Optuna computes its logarithm number by number in Python, so as not to depend on SciPy; that is a third of what a
+    proposal costs after hundreds of trials. The values are the same (`tests/test_methods.py`).
+    """
+    from optuna.samplers._tpe import _truncnorm
+    from scipy.special import log_ndtr
+
+    _truncnorm._log_ndtr = log_ndtr
 
 
 def pruner(settings: Sweep, max_epochs: int) -> optuna.pruners.BasePruner:

@@ -53,7 +53,7 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
         log.info("%s", line)
     divided = machine.share(config)
     items = common(config, given, divided.threads)
-    possible, impossible = _draws(config, space, Proposals(items, config_dir, config.sweep.constraints))
+    possible, impossible = _draws(config, space, Proposals(items, config_dir, config.sweep.constraints or {}))
     if not possible:
         raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {impossible[-1]}")
     distinct = {proposal.digest for proposal in possible}

@@ -85,6 +85,13 @@ def _encoded(
     return parameters
 
 
+def _same(wanted: Any, proposed: Any) -> bool:
+    """Whether both mean the same: one number stands for all blocks."""
+    if isinstance(proposed, list) and not isinstance(wanted, list):
+        return all(item == wanted for item in proposed)
+    return bool(wanted == proposed)
+
+
 class _Replay:
     """A trial that is given what it should have drawn."""
 

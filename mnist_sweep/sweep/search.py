@@ -59,6 +59,7 @@ class Search:
         goal = study.goals[0].metric
         self.pruned_by = goal if goal in metrics.EPOCH_METRICS and not study.several else None
         self.total = methods.total(self.settings, space)
+        self.done = study.counted()
         self.asked: dict[int, tuple[optuna.Trial, Proposal]] = {}
         self.trained = self._known()  # trials by the digest of what they train or have trained
         self.followers: dict[int, list[int]] = {}  # trials that wait for the end of an equal one
@@ -95,7 +96,7 @@ class Search:
 
     def _more(self) -> bool:
         """Whether another trial is to be begun."""
-        return self.study.counted() + len(self.asked) < self.total and self.budget.over() is None
+        return self.done + len(self.asked) < self.total and self.budget.over() is None
 
     def _propose(self, crew: Crew, view: View) -> None:
         """Ask for one proposal and train it, unless it is impossible or known."""
@@ -191,9 +192,9 @@ class Search:
 
     def _improved(self, number: int) -> None:
         """The best value so far, in the account: only where it changes, for each write costs milliseconds."""
-        ranking = self.study.ranking()
-        if ranking and ranking[0].number == number:
-            self.account.metrics({f"best/{self.study.goals[0].metric}": ranking[0].values[0]}, self.study.counted())
+        best = self.study.best()
+        if best and best.number == number:
+            self.account.metrics({f"best/{self.study.goals[0].metric}": best.values[0]}, self.done)
 
     def _record(self, number: int, result: Result | None) -> TrialState:
         """Tell the study; what could not record itself, or was interrupted, goes back into the queue."""
@@ -203,6 +204,7 @@ class Search:
             return TrialState.WAITING
         if result.status == "failed" and result.reason != "diverged" and self.trained.get(proposal.digest) == number:
             del self.trained[proposal.digest]  # the same config may do better another time
+        self.done += 1
         return self.study.tell(trial, result)
 
     def _known(self) -> dict[str, int]:

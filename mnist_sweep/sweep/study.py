@@ -72,7 +72,7 @@ def open_study(config: schema.Config, space: Space, digest: str) -> "Study":
         if not settings.allow_changes:
             raise RequestError(refused + "sweep.name=ANOTHER, or sweep.allow_changes=true")
         study.set_user_attr("fingerprint", now)
-    return Study(study, storage, goals, settings.constraints)
+    return Study(study, storage, goals, settings.constraints or {})
 
 
 def _database(url: str) -> Database:
@@ -123,6 +123,8 @@ class Study:
         self, study: optuna.Study, storage: Mirror, goals: Sequence[Objective], constraints: Mapping[str, Bound]
     ) -> None:
         self.study, self.storage, self.goals, self.constraints = study, storage, list(goals), constraints
+        self._ended = 0
+        self._best: tuple[int, FrozenTrial | None] | None = None
 
     @property
     def several(self) -> bool:
@@ -151,6 +153,7 @@ class Study:
 
     def tell(self, trial: optuna.Trial, result: Result) -> TrialState:
         """Record how a trial ended; one that was interrupted goes back into the queue, to be continued."""
+        self._ended += 1
         with uninterrupted():
             if result.status == "interrupted":
                 self.park(trial)
@@ -228,6 +231,14 @@ class Study:
         sign = -1 if self.goals[index].direction == "maximize" else 1
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
         return sorted(own, key=lambda trial: (sign * float(trial.values[index]), trial.number))
+
+    def best(self) -> FrozenTrial | None:
+        """The first of the `ranking`; looked up again only when a trial has ended meanwhile."""
+        ended = self._ended
+        if self._best is None or self._best[0] != ended:
+            ranking = self.ranking()
+            self._best = ended, ranking[0] if ranking else None
+        return self._best[1]
 
     def front(self) -> list[FrozenTrial]:
         """The feasible complete trials that none dominates: none is as good in all objectives and better in one.

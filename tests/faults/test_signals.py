@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 
 from mnist_sweep import tracking
 from mnist_sweep.errors import Interrupted, interruptible, uninterrupted
+from mnist_sweep.result import Result
 from tests.conftest import ROOT
 
 LONG = ["data=mnist5k", "data.limit=500", "model.filters=[8]", "model.hidden=[16]", "trainer.threads=1"]
@@ -27,6 +29,8 @@ SWEEP = [
     "sweep.winner.seeds=1",
     "data.batch_size=20",
     "sweep/pruner=none",
+    "sweep.workers=2",
+    "sweep.winner.top=1",
 ]
 
 
@@ -40,6 +44,7 @@ def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield process
@@ -69,13 +74,35 @@ def states(folder: Path) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder}/mlruns/optuna.db").trials
+
+
+def agree(folder: Path) -> None:
+    """Optuna, MLflow and the folders tell the same of every trial, each of which is there once."""
+    client = tracking._client(f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("mnist_sweep")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == len(client.search_runs([experiment.experiment_id]))
+    for trial in trials(folder):
+        name = f"sweep-{trial.number:04d}"
+        status = Result.read(folder / "mlruns/runs" / name).status
+        expected = {
+            "COMPLETE": ("finished", "FINISHED"),
+            "PRUNED": ("pruned", "KILLED"),
+            "FAIL": ("failed", "FAILED"),
+            "WAITING": ("interrupted", "KILLED"),
+        }[trial.state.name]
+        assert (status, runs[name].info.status) == expected
+
+
 def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
-    """Halt the process at a moment when a trial has begun in the study and has not left its result."""
+    """Halt the sweep at a moment when a trial has begun in the study and has not left its result."""
     for _ in range(200):
         process.send_signal(signal.SIGSTOP)
         with contextlib.suppress(Exception):  # halted in the middle of a transaction: the database is locked
-            begun = states(folder)
-            if begun[-1] == "RUNNING" and not (folder / f"mlruns/runs/sweep-{len(begun) - 1:04d}/result.json").exists():
+            running = [trial.number for trial in trials(folder) if trial.state.name == "RUNNING"]
+            if any(not (folder / f"mlruns/runs/sweep-{number:04d}/result.json").exists() for number in running):
                 return
         process.send_signal(signal.SIGCONT)
         time.sleep(0.05)
@@ -96,24 +123,32 @@ def test_a_run_that_is_stopped_says_so(tmp_path: Path, signum: int, code: int) -
     assert statuses(tmp_path) == ["KILLED"]
 
 
-def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, signum: int) -> None:
     with started(tmp_path, *SWEEP) as process:
         wait_for(process, "trial 2 finished")
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=100)
-    assert (process.returncode, out) == (130, "mlruns/runs/sweep/sweep.json\n")
+        if signum == signal.SIGINT:
+            os.killpg(process.pid, signum)  # as a terminal does it: the workers get it, too
+        else:
+            process.send_signal(signum)
+        out, errors = process.communicate(timeout=100)
+    assert (process.returncode, out) == (128 + signum, "mlruns/runs/sweep/sweep.json\n")
+    assert "Traceback" not in errors
     assert "RUNNING" not in statuses(tmp_path)
     assert "RUNNING" not in states(tmp_path)
+    assert "WAITING" in states(tmp_path)
+    agree(tmp_path)
     content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
     assert content["trials"]["complete"] >= 3
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     content = json.loads((tmp_path / out.strip()).read_text())
-    assert content["trials"]["complete"] == 12
-    assert content["trials"]["fail"] == content["failures"].get("interrupted", 0)
-    assert set(statuses(tmp_path)) <= {"FINISHED", "KILLED"}
+    assert content["trials"] == {"complete": 12, "pruned": 0, "fail": 0}
+    assert states(tmp_path) == ["COMPLETE"] * 12
+    agree(tmp_path)
+    assert set(statuses(tmp_path)) == {"FINISHED"}
 
 
 def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
@@ -121,16 +156,50 @@ def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
         wait_for(process, "trial 2 finished")
         stop_within_a_trial(process, tmp_path)
         process.kill()
-    assert states(tmp_path)[-1] == "RUNNING"
+    assert "RUNNING" in states(tmp_path)
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert states(tmp_path).count("COMPLETE") == 12
-    assert set(states(tmp_path)) == {"COMPLETE", "FAIL"}
-    assert json.loads((tmp_path / out.strip()).read_text())["failures"] == {"crashed": 1}
-    left = statuses(tmp_path)  # the process may have died before the trial's run in MLflow was made
-    assert left.count("FINISHED") == 12 + 1 + 1  # the trials, the sweep, the winner
-    assert left.count("FAILED") == len(left) - 14 <= 1
+    assert states(tmp_path) == ["COMPLETE"] * 12
+    assert json.loads((tmp_path / out.strip()).read_text())["failures"] == {}
+    agree(tmp_path)
+    assert set(statuses(tmp_path)) == {"FINISHED"}
+
+
+def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """One of the sweep's workers that is at a trial: it uses the processor."""
+    children = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    return max(children, key=lambda child: child.cpu_percent(0.3))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_killed_worker_costs_one_attempt(tmp_path: Path, times: int) -> None:
+    """The only trial's worker is killed once, or twice: it finishes on its second attempt, or has failed."""
+    items = ["trainer.max_epochs=40", "sweep.trials=1", "sweep.workers=1", "~sweep.space.trainer"]
+    with started(
+        tmp_path, *[item for item in SWEEP if not item.startswith(("trainer.max", "sweep.w"))], *items
+    ) as process:
+        for attempt in range(1, times + 1):
+            last = tmp_path / "mlruns/runs/sweep-0000/checkpoints/last.ckpt"
+            while not last.exists() or json.loads((last.parent / "progress.json").read_text())["attempts"] < attempt:
+                assert process.poll() is None
+                time.sleep(0.02)
+            worker_of(process).kill()
+            wait_for(process, "is tried once more" if attempt == 1 else "its worker died twice")
+        _, errors = process.communicate(timeout=300)
+    (trial,) = trials(tmp_path)
+    result = Result.read(tmp_path / "mlruns/runs/sweep-0000")
+    agree(tmp_path)
+    assert result.attempts == 2
+    if times == 1:
+        assert process.returncode == 0, errors
+        assert (trial.state.name, result.status, result.epochs) == ("COMPLETE", "finished", 40)
+        assert len(trial.intermediate_values) == 40
+    else:
+        assert process.returncode == 1
+        assert (trial.state.name, trial.user_attrs["reason"], result.reason) == ("FAIL", "crashed", "crashed")
+        assert 0 < result.epochs < 40
+        assert json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())["failures"] == {"crashed": 1}
 
 
 def test_a_signal_waits_while_records_are_made() -> None:

@@ -1,6 +1,7 @@
 """Where the runs of a sweep are performed: the interface that this machine, or a cluster, serves with five verbs.
 
-Plain data crosses the border: overrides down, numbers up.
+Plain data crosses the border: overrides down, numbers up. What workers log, from INFO on, is logged again in the
+driver's process under the same logger's name.
 """
 
 from collections.abc import Callable
@@ -41,20 +42,35 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A worker is free for a task.
+
+    Attributes:
+        worker: its place, counted from 0; a process that replaces another one has the same.
+        memory_mb: resident memory of its process, MB of 2**20 bytes.
+    """
+
+    worker: int
+    memory_mb: float
+
+
+@dataclass(frozen=True)
 class Ended:
     """A run came to its end, one way or the other.
 
     Attributes:
         result: the fields of a `mnist_sweep.result.Result`.
+        worker: the place of the one that performed it.
     """
 
     task: int
     result: dict[str, Any]
+    worker: int
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A run could not be begun; one line says why."""
+    """A run could not be begun; one line says why. The worker lives on."""
 
     task: int
     detail: str
@@ -62,29 +78,39 @@ class Refused:
 
 @dataclass(frozen=True)
 class Died:
-    """A worker ended without a result; another one takes its place by itself.
+    """A task ended without a result, or a worker that was at nothing ended; another one takes its place by itself.
 
     Attributes:
-        task: what it was at; None = nothing.
-        detail: how it ended, such as ``killed by signal 9``.
+        task: what the worker was at; None = nothing.
+        detail: how it ended, in one line: ``killed by signal 9``, ``exit code 1``, the exception that it let out, or
+            `NOT_BEGUN`.
     """
 
     task: int | None
     detail: str
 
 
-Event = Ended | Refused | Died
-#: Answers a report: whether the run goes on.
+#: Of a task that was stopped so early that there is nothing of it; its worker lives.
+NOT_BEGUN = "stopped before it began"
+
+Event = Ready | Ended | Refused | Died
+#: Answers a report: whether the run goes on. A signal waits meanwhile, see `mnist_sweep.errors.uninterrupted`.
 Decide = Callable[[Reported], bool]
 #: What a worker does with a task: it calls the function after each epoch, and returns the fields of a Result.
 Performer = Callable[[Task, Callable[[int, dict[str, float]], bool]], dict[str, Any]]
 
 
 class Launcher(Protocol):
-    """Workers, and five verbs: free, submit, wait, stop, close."""
+    """Workers, and five verbs: free, submit, wait, stop, close. Every submitted task ends in exactly one event.
+
+    Attributes:
+        workers: tasks that can be performed at one time.
+    """
+
+    workers: int
 
     def free(self) -> int:
-        """Workers that are ready for a task."""
+        """Tasks that can be submitted now."""
         ...
 
     def submit(self, task: Task) -> None:
@@ -96,23 +122,28 @@ class Launcher(Protocol):
         ...
 
     def wait(self, timeout: float | None, decide: Decide) -> list[Event]:
-        """What has happened: returns as soon as there is an event or another free worker, or the time is over.
+        """What has happened: at least one event, unless the time is over or nothing is left that could happen.
+
+        What it raises loses no event: the next call returns those that were known.
 
         Args:
             timeout: seconds; None = no limit.
-            decide: called for each report of a run meanwhile.
+            decide: called for each report of a run meanwhile. What it raises comes out here; its run stays without an
+                answer, for `stop`.
 
         Raises:
-            RunFailure: no worker can be started.
+            RunFailure: workers cannot be started.
+            Interrupted: a signal came.
         """
         ...
 
     def stop(self, task: int, *, hard: bool = False) -> None:
-        """End a run; nothing happens where it has ended already.
+        """End a run; nothing happens where it has ended already, or is being stopped.
 
         Args:
             task: its id.
-            hard: kill its process, `Died` follows; else the run is interrupted and records that, `Ended` follows.
+            hard: kill its process, `Died` follows; else the run is interrupted at its next batch and records that,
+                `Ended` follows, or `Died` where nothing had been begun.
         """
         ...
 

@@ -4,20 +4,20 @@ import contextlib
 import logging
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from mnist_sweep.errors import RunFailure
-from mnist_sweep.sweep.launchers import Decide, Died, Ended, Event, Refused, Reported, Task
-from mnist_sweep.sweep.launchers.worker import TRAIN, main
+from mnist_sweep.errors import RunFailure, uninterrupted
+from mnist_sweep.sweep.launchers import NOT_BEGUN, Decide, Died, Ended, Event, Ready, Refused, Reported, Task
+from mnist_sweep.sweep.launchers.worker import FAREWELL, TRAIN, main
 
-#: So many workers in a row that die before they are ready mean that none ever will be.
+#: So many processes in one worker's place that die in a row before they are ready mean that none ever will be.
 _MOST_STILLBORN = 3
-#: Seconds that an idle worker may take to leave.
-_FAREWELL = 10.0
 
 # Not a fork: torch's thread pools do not survive one. (https://docs.python.org/3/library/multiprocessing.html)
 _SPAWN = multiprocessing.get_context("spawn")
@@ -25,16 +25,34 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass
 class _Worker:
-    """A process as the driver sees it."""
+    """A process as the driver sees it.
 
-    index: int
+    Attributes:
+        place: counted from 0; which GPU it has.
+        process: of the worker.
+        connection: to it.
+        stillborn: processes before it in this place that died before they were ready.
+        task: that it is at.
+        ready: free for a task.
+        first_memory_mb: when it was ready for the first time; None = not yet.
+        leaving: ends by itself, and takes no more tasks.
+        last_words: the exception that ended it.
+    """
+
+    place: int
     process: SpawnProcess
     connection: Connection
+    stillborn: int = 0
     task: int | None = None
     ready: bool = False
     first_memory_mb: float | None = None
     leaving: bool = False
     last_words: str = ""
+
+    def send(self, *message: Any) -> None:
+        """Tell the process, unless it has died; `Local.wait` finds out."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
 
 
 class Local:
@@ -62,14 +80,23 @@ class Local:
         warm_up: list[str] | None = None,
         config_dir: str | None = None,
     ) -> None:
+        self.workers = workers
         self._threads, self._gpus, self._growth = threads, gpus, memory_growth_mb
         self._performer = performer
         self._warm = (warm_up, config_dir) if warm_up is not None else None
-        self._stillborn = 0
-        self._workers = [self._started(index) for index in range(workers)]
+        self._events: list[Event] = []
+        self._failure: RunFailure | None = None
+        self._workers: list[_Worker] = []
+        with uninterrupted():  # so that no process is started that nobody knows of
+            try:
+                for place in range(workers):
+                    self._workers.append(self._started(place))
+            except BaseException:
+                self.close()
+                raise
 
     def free(self) -> int:
-        """Workers that are ready for a task."""
+        """Tasks that can be submitted now."""
         return sum(worker.ready for worker in self._workers)
 
     def submit(self, task: Task) -> None:
@@ -81,18 +108,28 @@ class Local:
         worker = next((worker for worker in self._workers if worker.ready), None)
         if worker is None:
             raise ValueError("no worker is free")
-        worker.ready, worker.task = False, task.id
-        with contextlib.suppress(OSError):  # it has died: `wait` finds out
-            worker.connection.send(("task", task))
+        with uninterrupted():
+            worker.ready, worker.task = False, task.id
+            worker.send("task", task)
 
     def wait(self, timeout: float | None, decide: Decide) -> list[Event]:
         """What has happened, see `Launcher.wait`."""
-        events: list[Event] = []
-        by_connection = {worker.connection: worker for worker in self._workers}
-        for connection in wait(list(by_connection), timeout):
-            assert isinstance(connection, Connection)
-            events += self._heard(by_connection[connection], decide)
-        return events
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = timeout
+        while True:
+            if self._failure and not self._workers and not self._events:
+                raise self._failure
+            by_connection = {worker.connection: worker for worker in self._workers}
+            heard = wait(list(by_connection), 0 if self._events else left)
+            with uninterrupted():  # a signal ends the waiting, and never loses half a message or an event
+                for connection in heard:
+                    assert isinstance(connection, Connection)
+                    self._hear(by_connection[connection], decide)
+            if self._events or left == 0:
+                events, self._events = self._events, []
+                return events
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
 
     def stop(self, task: int, *, hard: bool = False) -> None:
         """End a run, see `Launcher.stop`."""
@@ -101,98 +138,100 @@ class Local:
                 if hard:
                     worker.process.kill()
                 else:
-                    with contextlib.suppress(OSError):
-                        worker.connection.send(("stop", task))
+                    with uninterrupted():
+                        worker.send("stop", task)
 
     def close(self) -> None:
         """Ask the idle workers to leave, kill the others."""
-        for worker in self._workers:
-            if worker.task is None:
-                with contextlib.suppress(OSError):
-                    worker.connection.send(("exit",))
-            else:
-                worker.process.kill()
-        for worker in self._workers:
-            worker.process.join(_FAREWELL)
-            self._buried(worker)
-        self._workers = []
+        with uninterrupted():
+            for worker in self._workers:
+                if worker.ready or worker.leaving:
+                    worker.send("exit")
+                else:
+                    worker.process.kill()
+            deadline = time.monotonic() + FAREWELL
+            for worker in self._workers:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+                _bury(worker)
+            self._workers.clear()
 
-    def _started(self, index: int) -> _Worker:
+    def _started(self, place: int, stillborn: int = 0) -> _Worker:
         environment = {"OMP_NUM_THREADS": str(self._threads)}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[index % len(self._gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
-            target=main, args=(theirs, self._performer, environment, self._warm), name=f"worker {index}", daemon=True
+            target=main, args=(theirs, self._performer, environment, self._warm), name=f"worker {place}", daemon=True
         )
-        with _interrupts_blocked():
+        with theirs, _interrupts_blocked():  # closed here, so that the end of the process is the end of the connection
             process.start()
-        theirs.close()  # so that the end of the process is the end of the connection
-        return _Worker(index, process, ours)
+        return _Worker(place, process, ours, stillborn)
 
-    def _heard(self, worker: _Worker, decide: Decide) -> Iterator[Event]:
-        """What a worker has said, or that it is gone."""
+    def _hear(self, worker: _Worker, decide: Decide) -> None:
+        """What a worker says, or that it is gone."""
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            yield from self._gone(worker)
+            self._replace(worker)
             return
         match message:
             case ("ready", memory_mb):
                 self._ready(worker, memory_mb)
-            case ("report", task, epoch, values):
-                go_on = decide(Reported(task, epoch, values))
-                with contextlib.suppress(OSError):
-                    worker.connection.send(("answer", go_on))
+            case ("report", asked, task, epoch, values):
+                worker.send("answer", asked, decide(Reported(task, epoch, values)))
             case ("ended", task, result):
                 worker.task = None
-                worker.leaving = result.get("reason") == "out_of_memory"
-                yield Ended(task, result)
-            case ("interrupted", task):
+                worker.leaving |= result.get("reason") == "out_of_memory"
+                self._events.append(Ended(task, result, worker.place))
+            case ("not begun", task):
                 worker.task = None
-                yield Died(task, "interrupted before it began")
+                self._events.append(Died(task, NOT_BEGUN))
             case ("refused", task, detail):
                 worker.task = None
-                yield Refused(task, detail)
+                self._events.append(Refused(task, detail))
+            case ("leaving",):
+                worker.ready, worker.leaving = False, True
             case ("log", name, level, text):
                 logging.getLogger(name).log(level, "%s", text)
             case ("error", detail):
                 worker.last_words = detail
 
     def _ready(self, worker: _Worker, memory_mb: float) -> None:
-        self._stillborn = 0
         if worker.first_memory_mb is None:
             worker.first_memory_mb = memory_mb
         if worker.leaving or memory_mb > worker.first_memory_mb + self._growth:
             worker.leaving = True
-            with contextlib.suppress(OSError):
-                worker.connection.send(("exit",))
+            worker.send("exit")
         else:
             worker.ready = True
+            self._events.append(Ready(worker.place, memory_mb))
 
-    def _gone(self, worker: _Worker) -> Iterator[Event]:
-        """A worker's process has ended: another one takes its place."""
-        worker.process.join(_FAREWELL)
+    def _replace(self, worker: _Worker) -> None:
+        """Start another process in the place of one that has ended."""
+        worker.process.join(FAREWELL)
         code = worker.process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         detail = worker.last_words or how
-        self._buried(worker)
-        if worker.first_memory_mb is None:
-            self._stillborn += 1
-            if self._stillborn >= _MOST_STILLBORN:
-                self._workers.remove(worker)
-                raise RunFailure("crashed", f"a worker cannot start: {detail}")
-        self._workers[self._workers.index(worker)] = self._started(worker.index)
-        if not worker.leaving:
-            yield Died(worker.task, detail)
+        _bury(worker)
+        index = self._workers.index(worker)
+        del self._workers[index]
+        if worker.task is not None or not worker.leaving:
+            self._events.append(Died(worker.task, detail))
+        stillborn = worker.stillborn + 1 if worker.first_memory_mb is None else 0
+        if stillborn < _MOST_STILLBORN:
+            self._workers.insert(index, self._started(worker.place, stillborn))
+        elif self._failure is None:  # once: the others go on, so that what they are at can be ended in good order
+            self._failure = RunFailure("crashed", f"a worker cannot start: {detail}")
+            raise self._failure
 
-    @staticmethod
-    def _buried(worker: _Worker) -> None:
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.connection.close()
-        worker.process.close()
+
+def _bury(worker: _Worker) -> None:
+    """Leave nothing of a worker, neither a zombie nor an open pipe."""
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+    worker.connection.close()
+    worker.process.close()
 
 
 @contextlib.contextmanager
@@ -201,6 +240,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
     Only the driver decides what becomes of the runs. For the driver itself the signal waits until the end of the block.
     """
+    resource_tracker.ensure_running()  # which else would be started within, and unblocks SIGINT (CPython 3.11)
     before: set[Any] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
