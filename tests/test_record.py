@@ -150,8 +150,12 @@ def test_the_times_of_all_attempts_add_up(tmp_path: Path) -> None:
 def test_without_its_best_checkpoint_a_run_starts_from_the_beginning(left: Path, tmp_path: Path) -> None:
     (left / BEST).unlink()
     heard: list[int] = []
-    given = given_to(tmp_path, "it", *ITEMS)
-    result = perform(given, resume=True, report=lambda epoch, _: heard.append(epoch) is None)
+
+    def report(epoch: int, _: dict[str, float]) -> bool:
+        heard.append(epoch)
+        return True
+
+    result = perform(given_to(tmp_path, "it", *ITEMS), resume=True, report=report)
     assert heard == [1, 2, 3, 4]
     assert result.checkpoint
 

@@ -200,7 +200,7 @@ def test_asha_prunes_a_third_and_keeps_the_best(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pruner", ["none", "median", "percentile", "hyperband", "asha", "patient", "threshold"])
 def test_every_pruner_can_be_chosen(tmp_path: Path, pruner: str) -> None:
-    more = ["sweep.pruner.lower=0.6"] if pruner == "threshold" else []
+    more = ["sweep.pruner.lower=0.87"] if pruner == "threshold" else []
     driver = stubs.search(tmp_path, f"sweep/pruner={pruner}", "sweep.trials=30", *more)
     pruned = driver.study.counts()["pruned"]
     assert driver.study.counted() == 30
@@ -229,7 +229,7 @@ def test_every_pruner_can_be_chosen(tmp_path: Path, pruner: str) -> None:
         (["sweep.enqueue=['optimizer.lrr=5']"], "the nearest known one is optimizer.lr"),
         (["sweep.enqueue=[{model.pool: avg}]"], "model.pool is not searched; allowed: model.filters"),
         (["sweep.enqueue=['nonsense']"], "allowed: overrides such as optimizer.lr=0.1"),
-        (["launcher=inline", "sweep.workers=2"], "sweep.workers=2: allowed with launcher=inline: 1"),
+        (["launcher=inline", "sweep.workers=2"], "sweep.workers=2: launcher=inline has one; allowed: launcher=local"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(tmp_path: Path, items: list[str], said: str) -> None:
@@ -243,11 +243,12 @@ def test_what_does_not_go_together_is_refused_in_one_line(tmp_path: Path, items:
 def test_what_is_worth_knowing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         stubs.search(tmp_path, TWO, "sweep.trials=2", "optimizer.lr=0.01")
-    assert "2 objectives: no trial is stopped, sweep/pruner=asha needs one" in caplog.text
+    assert "2 objectives: nothing is pruned, sweep/pruner=asha compares one" in caplog.text
     assert "set on the command line, so not searched: optimizer.lr" in caplog.text
-    space = Space.of(compose(["+sweep=optuna", PLAIN]), [])
+    items = ["+sweep=optuna", "sweep/space=empty", PLAIN]
+    space = Space.of(compose(items), [])
     for sampler in ("cmaes", "qmc"):
-        config = compose(["+sweep=optuna", PLAIN, f"sweep/sampler={sampler}"])
+        config = compose([*items, f"sweep/sampler={sampler}"])
         assert config.sweep is not None
         assert methods.check(config.sweep, space, 1) == [
             f"sweep/sampler={sampler}: drawn at random, being choices: model.pool"

@@ -31,6 +31,7 @@ QUICK = [
     "sweep.winner.seeds=2",
     "trainer.max_epochs=2",
     "launcher=inline",
+    "sweep/pruner=median",
 ]
 UNTRACKED = [*QUICK, "tracking=none"]
 
@@ -165,10 +166,11 @@ def test_poor_trials_are_pruned(tmp_path: Path) -> None:
     """Most trials learn; a quarter cannot, since their learning rate is as good as nought."""
     items = ["++sweep.space.optimizer.lr={choices: [0.02, 0.015, 0.01, 1e-9]}", "trainer.max_epochs=6"]
     items += ["~sweep.space.model", "~sweep.space.data", "~sweep.space.trainer", "~sweep.space.optimizer.momentum"]
+    items += ["+sweep.space.optimizer.weight_decay={low: 0.0, high: 1e-9}"]  # so that no trial equals another
     base = [item for item in UNTRACKED if not item.startswith(("sweep.space", "trainer.max_epochs"))]
     content = perform(
         tmp_path, *items, "optimizer=adam", "sweep.trials=12", "sweep/sampler=random",
-        "sweep/pruner=median", "sweep.pruner.startup_trials=2", "optimizer.weight_decay=0", "seed=3", base=base,
+        "sweep/pruner=median", "sweep.pruner.startup_trials=2", "seed=3", base=base,
     )  # fmt: skip
     pruned = [t for t in study_of(tmp_path).trials if t.state.name == "PRUNED"]
     assert len(pruned) == content["trials"]["pruned"] > 0

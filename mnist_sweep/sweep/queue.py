@@ -79,7 +79,7 @@ def _encoded(
         proposed = compose(replaced(given, drawn), config_dir).parameters()
     except RequestError as error:
         raise RequestError(f"{name}: {error}") from error
-    lost = [key for key, value in wanted.items() if proposed.get(key) != value]
+    lost = [key for key, value in wanted.items() if not _same(value, proposed.get(key))]
     if lost:
         raise RequestError(f"{name}: {', '.join(lost)} is not searched; allowed: {searched}")
     return parameters

@@ -20,12 +20,12 @@ from mnist_sweep.result import Result
 from tests.conftest import ROOT
 
 LONG = ["data=mnist5k", "data.limit=500", "model.filters=[8]", "model.hidden=[16]", "trainer.threads=1"]
-#: Trials that all have the same number of epochs, a dozen in all.
+#: Trials that all have the same number of epochs, six in all.
 SWEEP = [
     "+sweep=optuna",
     *LONG,
     "trainer.max_epochs=4",
-    "sweep.trials=12",
+    "sweep.trials=6",
     "sweep.winner.seeds=1",
     "data.batch_size=20",
     "sweep/pruner=none",
@@ -86,6 +86,9 @@ def agree(folder: Path) -> None:
     assert len(runs) == len(client.search_runs([experiment.experiment_id]))
     for trial in trials(folder):
         name = f"sweep-{trial.number:04d}"
+        if trial.state.name == "WAITING" and name not in runs:  # given to a worker that had not begun it
+            assert not (folder / "mlruns/runs" / name).exists()
+            continue
         status = Result.read(folder / "mlruns/runs" / name).status
         expected = {
             "COMPLETE": ("finished", "FINISHED"),
@@ -123,44 +126,40 @@ def test_a_run_that_is_stopped_says_so(tmp_path: Path, signum: int, code: int) -
     assert statuses(tmp_path) == ["KILLED"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, signum: int) -> None:
+def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
     with started(tmp_path, *SWEEP) as process:
-        wait_for(process, "trial 2 finished")
+        wait_for(process, "trial 0 finished")
         time.sleep(0.3)
-        if signum == signal.SIGINT:
-            os.killpg(process.pid, signum)  # as a terminal does it: the workers get it, too
-        else:
-            process.send_signal(signum)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the workers get it, too
         out, errors = process.communicate(timeout=100)
-    assert (process.returncode, out) == (128 + signum, "mlruns/runs/sweep/sweep.json\n")
+    assert (process.returncode, out) == (130, "mlruns/runs/sweep/sweep.json\n")
     assert "Traceback" not in errors
     assert "RUNNING" not in statuses(tmp_path)
     assert "RUNNING" not in states(tmp_path)
     assert "WAITING" in states(tmp_path)
     agree(tmp_path)
     content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
-    assert content["trials"]["complete"] >= 3
+    assert content["trials"]["complete"] >= 1
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     content = json.loads((tmp_path / out.strip()).read_text())
-    assert content["trials"] == {"complete": 12, "pruned": 0, "fail": 0}
-    assert states(tmp_path) == ["COMPLETE"] * 12
+    assert content["trials"] == {"complete": 6, "pruned": 0, "fail": 0}
+    assert states(tmp_path) == ["COMPLETE"] * 6
     agree(tmp_path)
     assert set(statuses(tmp_path)) == {"FINISHED"}
 
 
 def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
     with started(tmp_path, *SWEEP) as process:
-        wait_for(process, "trial 2 finished")
+        wait_for(process, "trial 0 finished")
         stop_within_a_trial(process, tmp_path)
         process.kill()
     assert "RUNNING" in states(tmp_path)
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert states(tmp_path) == ["COMPLETE"] * 12
+    assert states(tmp_path) == ["COMPLETE"] * 6
     assert json.loads((tmp_path / out.strip()).read_text())["failures"] == {}
     agree(tmp_path)
     assert set(statuses(tmp_path)) == {"FINISHED"}
