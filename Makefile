@@ -14,7 +14,7 @@ sweep: setup
 	@$(BIN)/python -m mnist_sweep +sweep=optuna $(ARGS)
 
 test: lint
-	@$(BIN)/python -m pytest -m "not browser" $(ARGS)
+	@$(BIN)/python -m pytest -m "not browser" -n logical --dist loadfile $(ARGS)
 
 test-browser: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m browser --no-cov $(ARGS)

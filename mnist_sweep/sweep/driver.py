@@ -215,7 +215,8 @@ class Driver:
         self.study.remember("seconds", seconds)
         path = summary.write(self.config, self.study, crowned, self.folder, seconds, self.account.run_id)
         self.account.file(path)
-        self.account.tags({f"trials.{name}": count for name, count in self.study.counts().items()})
+        self.account.tags({f"trials.{state}": count for state, count in self.study.counts().items()})
+        self.account.tags({f"failures.{reason}": count for reason, count in self.study.failures().items()})
         self.account.end(state)
         return path
 
