@@ -17,7 +17,7 @@ from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.driver import Driver, opened
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.launchers.inline import Inline
-from mnist_sweep.sweep.proposals import Proposals
+from mnist_sweep.sweep.proposals import Proposal, Proposals
 
 STUB = "tests.stubs:trial"
 #: What has been performed, in order: the overrides of each task.
@@ -89,6 +89,11 @@ def composed(overrides: list[str]) -> schema.Config:
 @functools.cache
 def _quick(common: tuple[str, ...]) -> Proposals:
     return Proposals(list(common), None, {})
+
+
+def a_proposal() -> Proposal:
+    """One that could be made."""
+    return _quick(("data=mnist5k",)).make({"model.filters": [8, 16], "optimizer.lr": 0.01, "trainer.max_epochs": 9})
 
 
 def search(folder: Path, *items: str) -> Driver:

@@ -42,7 +42,5 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path) -> N
 
 def test_a_space_without_anything_possible_is_said(tmp_path: Path) -> None:
     items = [*UNTRACKED, f"output={tmp_path}", "sweep.constraints={parameters: {max: 1}}"]
-    with pytest.raises(
-        RunFailure, match=r"none of 1000 proposals is possible; the last: sweep"
-    ):
+    with pytest.raises(RunFailure, match=r"none of 1000 proposals is possible; the last: sweep"):
         plan(compose(items), items)

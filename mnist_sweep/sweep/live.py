@@ -61,6 +61,8 @@ class View:
 
     def began(self, number: int, proposal: Proposal) -> None:
         """A trial has been given to a worker."""
+        if not self.running and self.study.counted() == self.already:
+            self.started = time.monotonic()  # the workers are there
         self.running[number] = proposal, 0, None
 
     def reported(self, number: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -103,7 +105,7 @@ class View:
         """The time left: what a trial took so far, pruned ones included, for those that remain."""
         done = self.study.counted() - self.already
         if not done:
-            return "time left: not known before the first trial ends"
+            return "time left: known when the first has ended" if self.running else "starting the workers"
         seconds = (time.monotonic() - self.started) / done * (self.settings.trials - self.study.counted())
         if self.settings.budget_minutes is not None:
             seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.budget.seconds()))
@@ -121,9 +123,10 @@ class View:
         lines: list[Text | Table] = [head, Text(self._best(), style="bold")]
         if not self.study.several and (best := self.study.best()):
             lines.append(Text(best.user_attrs["result"]["command"], style="dim"))
-        table = Table(box=None, pad_edge=False)
-        for column in ("trial", "epoch", self.metric, "best at that epoch", "proposed"):
-            table.add_column(column, overflow="ellipsis", no_wrap=True)
+        table = Table(box=None, pad_edge=False, expand=True)
+        for column in ("trial", "epoch", self.metric, "best at that epoch"):
+            table.add_column(column, no_wrap=True, min_width=len(column))
+        table.add_column("proposed", overflow="ellipsis", no_wrap=True, ratio=1)
         for number, (proposal, epoch, value) in sorted(self.running.items()):
             table.add_row(
                 str(number),
