@@ -85,12 +85,6 @@ class Threshold(Section):
     upper: float | None
     warmup_epochs: Count
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if self.lower is None and self.upper is None:
-            raise ValueError("sweep.pruner=threshold: set sweep.pruner.lower, sweep.pruner.upper, or both")
-        return self
-
 
 Pruner = Annotated[NoPruner | Median | Percentile | Hyperband | ASHA | Patient | Threshold, Field(discriminator="name")]
 

@@ -223,7 +223,6 @@ def test_every_pruner_can_be_chosen(tmp_path: Path, pruner: str) -> None:
         (["sweep.objectives=[{metric: test/accuracy, direction: maximize}]"], "not measured in a trial; allowed: "),
         (["sweep.constraints={params: {max: 1}}"], "sweep.constraints=params: not measured in a trial"),
         (["sweep.constraints={parameters: {max: 1, min: 2}}"], "min=2.0 is above max=1.0"),
-        (["sweep/pruner=threshold"], "sweep.pruner=threshold: set sweep.pruner.lower"),
         (["sweep.warm_start=nothing"], "sweep.warm_start=nothing: no such study"),
         (["sweep.enqueue=['optimizer.lr=5']"], "sweep.enqueue[0]=optimizer.lr=5: not within sweep.space"),
         (["sweep.enqueue=['optimizer.lrr=5']"], "the nearest known one is optimizer.lr"),
@@ -243,8 +242,10 @@ def test_what_does_not_go_together_is_refused_in_one_line(tmp_path: Path, items:
 def test_what_is_worth_knowing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         stubs.search(tmp_path, TWO, "sweep.trials=2", "optimizer.lr=0.01")
+        stubs.search(tmp_path / "bounds", "sweep/pruner=threshold", "sweep.trials=1")
     assert "2 objectives: nothing is pruned, sweep/pruner=asha compares one" in caplog.text
     assert "set on the command line, so not searched: optimizer.lr" in caplog.text
+    assert "nothing is pruned without sweep.pruner.lower or sweep.pruner.upper" in caplog.text
     items = ["+sweep=optuna", "sweep/space=empty", PLAIN]
     space = Space.of(compose(items), [])
     for sampler in ("cmaes", "qmc"):

@@ -100,7 +100,7 @@ def pruner(settings: Sweep, max_epochs: int) -> optuna.pruners.BasePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match settings.pruner:
-            case sweep_schema.NoPruner():
+            case sweep_schema.NoPruner() | sweep_schema.Threshold(lower=None, upper=None):
                 return optuna.pruners.NopPruner()
             case sweep_schema.Median(startup_trials=startup, warmup_epochs=warmup):
                 return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup + 1)
@@ -159,6 +159,8 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
         explained.append(
             f"{objectives} objectives: nothing is pruned, sweep/pruner={settings.pruner.name} compares one"
         )
+    if isinstance(settings.pruner, sweep_schema.Threshold) and settings.pruner.lower is settings.pruner.upper is None:
+        explained.append("sweep/pruner=threshold: nothing is pruned without sweep.pruner.lower or sweep.pruner.upper")
     if name in ("cmaes", "qmc") and space.categorical:
         explained.append(f"sweep/sampler={name}: drawn at random, being choices: {', '.join(space.categorical)}")
     if name == "grid":

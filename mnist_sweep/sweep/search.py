@@ -86,7 +86,7 @@ class Search:
                 for task, result in crew.stop():
                     self._record(task.id, result)
                 for number in [*self.asked]:
-                    self._record(number, None)
+                    self._record(number, self._left(number))
         if self._more() is False and (why := self.budget.over()):
             log.info("%s: %d trials are done", why, self.study.counted())
 
@@ -206,6 +206,13 @@ class Search:
             del self.trained[proposal.digest]  # the same config may do better another time
         self.done += 1
         return self.study.tell(trial, result)
+
+    def _left(self, number: int) -> Result | None:
+        """What a trial recorded whose end was not heard of, since a signal came just then; None where nothing."""
+        try:
+            return Result.read(self.runs / self.name(number))
+        except FileNotFoundError:
+            return None
 
     def _known(self) -> dict[str, int]:
         """The trials of earlier sittings that need not be trained again, by digest."""
