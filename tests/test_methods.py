@@ -1,5 +1,6 @@
 """Optuna's samplers and pruners, as this project builds them."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,11 @@ def parts(*items: str) -> tuple[Sweep, Space]:
     return config.sweep, Space.of(config, given)
 
 
-def told(settings: Sweep, space: Space, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def told(settings: Sweep, space: Space, count: int, seed: int = 0, handed_on: bool = False) -> list[dict[str, Any]]:
     """The parameters of so many trials, each told a value that follows from them."""
     study = optuna.create_study(direction="maximize")
     for number in range(count):
-        study.sampler = methods.sampler(settings, space, seed, number)
+        study.sampler = methods.sampler(settings, space, seed, number, study.sampler if handed_on else None)
         trial = study.ask()
         values = space.suggest(trial)
         study.tell(trial, -abs(np.log10(values.get("optimizer.lr", 0.003)) + 2.5))
@@ -49,6 +50,18 @@ def test_proposals_follow_from_seed_number_and_history(name: str) -> None:
     assert told(settings, space, 12) == told(settings, space, 12)
     if name != "grid":
         assert told(settings, space, 12) != told(settings, space, 12, seed=1)
+
+
+@pytest.mark.parametrize("items", [[], PLAIN], ids=["conditional", "plain"])
+def test_proposals_are_those_of_optunas_own_estimator(items: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.samplers._tpe import sampler as tpe
+
+    settings, space = parts(*items)
+    quick = told(settings, space, 60, handed_on=True)
+    assert quick == told(settings, space, 60)
+    monkeypatch.setattr(methods, "QuickTPE", lambda _, **options: optuna.samplers.TPESampler(**options))
+    monkeypatch.setattr(tpe, "_split_trials", inspect.getclosurevars(tpe._split_trials).nonlocals["split"])
+    assert quick == told(settings, space, 60)
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "cmaes"])

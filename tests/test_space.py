@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override
+from mnist_sweep.sweep.leaves import Walk
 from mnist_sweep.sweep.space import Space
 
 ONE_LINE = re.compile(r"^[^\n]*$")
@@ -122,6 +123,110 @@ def test_any_space_composes_and_encodes_back(model: Mapping[str, Any], seed: int
         assert space.suggest(optuna.trial.FixedTrial(parameters)) == values
 
 
+def test_conditions_of_a_tree_hold_for_all_in_it() -> None:
+    space = Space(
+        {
+            "optimizer": {"_group_": ["adam", "sgd"], "when": {"model.batch_norm": True}},
+            "trainer": {
+                "when": {"optimizer": "sgd"},
+                "patience": {"low": 1, "high": 3},
+                "max_epochs": {"choices": [5, 6], "when": {"trainer.patience": [2, 3]}},
+            },
+            "model": {"batch_norm": {"choices": [True, False]}},
+        },
+        BASE,
+    )
+    assert [row for row in space.describe() if row[0] == "trainer.max_epochs"] == [
+        ("trainer.max_epochs", "5 | 6", "optimizer=sgd, trainer.patience=2 or 3")
+    ]
+    assert sorted(space.conditional) == ["optimizer", "trainer.max_epochs", "trainer.patience"]
+    seen = set()
+    for values in proposals(space, 100):
+        keys = frozenset(values) - {"model.batch_norm"}
+        assert ("optimizer" in keys) == values["model.batch_norm"]
+        assert ("trainer.patience" in keys) == (values.get("optimizer") == "sgd")
+        assert ("trainer.max_epochs" in keys) == (values.get("trainer.patience", 1) > 1)
+        seen.add(keys)
+    assert len(seen) == 4
+
+
+def test_a_condition_on_what_is_not_drawn_goes_by_the_configs_own_value() -> None:
+    tree = {"model": {"dropout": {"choices": [0.1, 0.2], "when": {"model.pool": "max"}}, "pool": {"choices": ["avg"]}}}
+    assert proposals(Space(tree, BASE), 1) == [{"model.pool": "avg"}]
+    assert set(*proposals(Space(tree, BASE, fixed=["model.pool"]), 1)) == {"model.dropout"}
+
+
+def test_the_keys_of_another_option_are_not_the_bases() -> None:
+    tree = {
+        "optimizer": {"_group_": ["adam", "sgd"]},
+        "model": {"dropout": {"choices": [0.1, 0.2], "when": {"optimizer.lr": BASE["optimizer.lr"]}}},
+    }
+    for values in proposals(Space(tree, BASE), 20):
+        assert ("model.dropout" in values) == (values["optimizer"] == BASE["optimizer"])
+
+
+discrete = st.one_of(
+    st.tuples(st.integers(1, 9), st.integers(0, 2)).map(lambda t: {"low": t[0], "high": t[0] + t[1]}),
+    st.integers(1, 3).map(lambda n: {"choices": [1, "two words", [3, None], {"four": "it's"}][:n]}),
+    st.integers(0, 2).map(lambda n: {"low": 0.1, "high": 0.1 + 0.2 * n, "step": 0.2}),
+)
+KEYS = ("model.dropout", "trainer.patience", "data.limit", "loss.label_smoothing")
+
+
+@st.composite
+def conditional_trees(draw: st.DrawFn) -> dict[str, Any]:
+    """Trees of at most five keys, each under a condition on the one before, or under none."""
+    tree: dict[str, Any] = {
+        "model.filters": {"length": {"low": 0, "high": draw(st.integers(0, 2))}, "each": draw(discrete)},
+        "model.kernel_size": {"length": "model.filters", "each": {"choices": [3, 5]}},
+    }
+    before = "model.kernel_size"
+    for key in draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=3)):
+        condition = {before: draw(st.sampled_from([1, "two words", [[3, 3], 1, 2], [[]], 0.1]))}
+        tree[key] = draw(discrete) | draw(st.sampled_from([{}, {"when": condition}]))
+        before = key
+    return tree
+
+
+@settings(deadline=None, max_examples=60)
+@given(conditional_trees(), st.integers(0, 2**16))
+def test_all_points_are_counted_and_each_is_encoded(tree: dict[str, Any], seed: int) -> None:
+    space = Space(tree, BASE)
+    found, path = [], list[int]()
+    while True:
+        walk = Walk(path)
+        found.append(space.suggest(walk))
+        path = walk.next()
+        if not path:
+            break
+    assert len({repr(sorted(values.items())) for values in found}) == len(found)
+    assert space.points(1_000_000) == len(found)
+    assert space.points(len(found)) in (None, len(found))
+    assert all(values in found for values in proposals(space, 5, seed))
+    for values in found[:20]:
+        parameters = space.encode(values)
+        assert parameters is not None
+        assert space.suggest(optuna.trial.FixedTrial(parameters)) == values
+        assert space.partial(values) == parameters
+        for key, spec in tree.items():
+            for on, allowed in spec.get("when", {}).items():
+                known = values.get(on, BASE.get(on))
+                assert (key in values) == (known in (allowed if isinstance(allowed, list) else [allowed]))
+
+
+def test_part_of_another_studys_values() -> None:
+    space = default("sweep.space.model.dropout.high=0.2", "optimizer=sgd")
+    taken = space.partial({"model.dropout": 0.5, "optimizer.momentum": 0.6, "model.filters": [16, 32], "gone": 1})
+    assert taken == {
+        "model.filters.length": 2, "model.filters[0]": 16, "model.filters[1]": 32, "optimizer.momentum": 0.6,
+    }  # fmt: skip
+
+
+def test_a_space_without_end_is_not_counted() -> None:
+    assert default().points(10) is None
+    assert "optimizer.lr" in default().continuous
+
+
 def test_the_same_seed_proposes_the_same() -> None:
     assert proposals(default(), 5) == proposals(default(), 5)
     assert proposals(default(), 5) != proposals(default(), 5, seed=1)
@@ -158,6 +263,21 @@ def test_the_same_seed_proposes_the_same() -> None:
             },
             "a circle of conditions",
         ),
+        (
+            {"optimizer": {"_group_": ["adam", "adagrad"]}},
+            "sweep.space.optimizer._group_=[adam,adagrad]: no option adagrad; allowed: adam, adamw, sgd",
+        ),
+        ({"model": {"pool": {"choices": ["max"], "when": {"optimizer": ["rms"]}}}}, "optimizer=rms never occurs"),
+        (
+            {"model": {"filters": {"length": 2, "each": {"low": 1, "high": 2, "when": {"optimizer": "sgd"}}}}},
+            "sweep.space.model.filters.each.when: a condition holds for a whole list",
+        ),
+        ({"model": {"filters": {"length": -1, "each": {"low": 1, "high": 2}}}}, "length=-1: allowed: a whole number"),
+        (
+            {"model": {"filters": {"length": {"choices": [1, "x"]}, "each": {"low": 1, "high": 2}}}},
+            "allowed: whole numbers from 0",
+        ),
+        ({"model": {"pool": {"choices": ["max", "max"]}}}, "max is there twice"),
         ({}, "nothing is left to search"),
     ],
 )

@@ -86,7 +86,11 @@ class Number:
     def suggest(self, trial: Trial, name: str, known: Mapping[str, Any]) -> Any:
         if self.integer:
             return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        if self.step is None:
+            return value
+        first, width = Decimal(str(self.low)), Decimal(str(self.step))  # 0.3, where floats give 0.1 + 0.2
+        return float(first + width * round((value - self.low) / self.step))
 
     def encode(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         number = isinstance(value, int if self.integer else int | float) and not isinstance(value, bool)
@@ -190,6 +194,11 @@ def leaf(name: str, item: Any) -> Leaf:
     if "each" in item or "length" in item:
         if not {"each", "length"} <= set(item):
             raise RequestError(f"{ROOT}.{name}: a list needs both length and each")
+        for part in ("length", "each"):
+            if isinstance(item[part], Mapping) and "when" in item[part]:
+                raise RequestError(
+                    f"{ROOT}.{name}.{part}.when: a condition holds for a whole list; allowed: beside {part}"
+                )
         return Sequence(_length(f"{name}.length", item["length"]), leaf(f"{name}.each", item["each"]))
     return _number(name, item)
 

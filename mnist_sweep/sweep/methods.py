@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mnist_sweep import sweep_schema
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.speedups import QuickTPE
 from mnist_sweep.sweep_schema import Sweep
 
 _CONDITIONS_ALLOWED = "tpe, random, nsga2, grid"
@@ -26,7 +27,7 @@ class _BruteForce(optuna.samplers.BruteForceSampler):
         pass  # Optuna's stops `Study.optimize`, which is not used here
 
 
-def sampler(settings: Sweep, space: Space, seed: int, number: int) -> BaseSampler:
+def sampler(settings: Sweep, space: Space, seed: int, number: int, before: BaseSampler | None = None) -> BaseSampler:
     """The sampler that proposes trial `number`.
 
     What it draws at random follows from the seed and the number alone, so that a resumed sweep proposes what an
@@ -37,14 +38,15 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int) -> BaseSample
         space: what is searched.
         seed: of the sweep.
         number: of the trial.
+        before: the one that proposed the trial before, in the same study.
     """
     mixed = (seed * 1_000_003 + number) % 2**32
     with warnings.catch_warnings():  # what Optuna marks as experimental is covered by our own tests
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match settings.sampler:
             case sweep_schema.TPE(startup_trials=startup):
-                _quicken()
-                return optuna.samplers.TPESampler(
+                return QuickTPE(
+                    before,
                     seed=mixed,
                     n_startup_trials=startup,
                     multivariate=True,
@@ -75,19 +77,6 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int) -> BaseSample
                 )
             case sweep_schema.Grid():
                 return _BruteForce(seed=mixed)
-
-
-@functools.cache
-def _quicken() -> None:
-    """Have the estimator's normal distribution computed by SciPy.
-
-    Optuna computes its logarithm number by number in Python, so as not to depend on SciPy; that is a third of what a
-    proposal costs after hundreds of trials. The values are the same (`tests/test_methods.py`).
-    """
-    from optuna.samplers._tpe import _truncnorm
-    from scipy.special import log_ndtr
-
-    _truncnorm._log_ndtr = log_ndtr
 
 
 def pruner(settings: Sweep, max_epochs: int) -> optuna.pruners.BasePruner:

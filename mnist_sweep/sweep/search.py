@@ -102,7 +102,8 @@ class Search:
         """Ask for one proposal and train it, unless it is impossible or known."""
         waiting = self.study.trials(TrialState.WAITING)
         number = waiting[0].number if waiting else len(self.study.trials())
-        self.study.study.sampler = methods.sampler(self.settings, self.space, self.config.seed, number)
+        before = self.study.study.sampler
+        self.study.study.sampler = methods.sampler(self.settings, self.space, self.config.seed, number, before)
         trial = self.study.study.ask()
         values = self.space.suggest(trial)
         try:

@@ -8,6 +8,7 @@ state follows at once, so that nothing is lost when the process dies.
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -38,22 +39,38 @@ class Database(RDBStorage):
         trial = template_trial
         if trial is None or trial.number < 0:
             return super().create_new_trial(study_id, template_trial)
-        with self.scoped_session() as session:
-            row = models.TrialModel(
-                study_id=study_id,
-                number=trial.number,
-                state=trial.state,
-                datetime_start=trial.datetime_start,
-                datetime_complete=trial.datetime_complete,
-            )
-            session.add(row)
-            session.flush()
-            trial_id = int(row.trial_id)
+        row = {
+            "study_id": study_id,
+            "number": trial.number,
+            "state": trial.state,
+            "datetime_start": trial.datetime_start,
+            "datetime_complete": trial.datetime_complete,
+        }
+        with self.engine.begin() as connection:
+            key = connection.execute(insert(models.TrialModel), row).inserted_primary_key
+            assert key is not None
+            trial_id = int(key[0])
             for table, rows in self._rows(trial):
                 if rows:
-                    session.execute(insert(table), [{"trial_id": trial_id, **columns} for columns in rows])
-            session.commit()
+                    connection.execute(insert(table), [{"trial_id": trial_id, **columns} for columns in rows])
         return trial_id
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Write a state, and values that are not there yet; False where a trial to be run does not wait for that."""
+        columns: dict[str, Any] = {"state": state}
+        if state == TrialState.RUNNING:
+            columns["datetime_start"] = datetime.now()
+        elif state.is_finished():
+            columns["datetime_complete"] = datetime.now()
+        there = update(models.TrialModel).where(models.TrialModel.trial_id == trial_id).values(**columns)
+        if state == TrialState.RUNNING:
+            there = there.where(models.TrialModel.state == TrialState.WAITING)
+        with self.engine.begin() as connection:
+            changed = connection.execute(there).rowcount == 1
+            if changed and values is not None:
+                rows = [{"trial_id": trial_id, **_value(index, value)} for index, value in enumerate(values)]
+                connection.execute(insert(models.TrialValueModel), rows)
+        return changed
 
     @staticmethod
     def _rows(trial: FrozenTrial) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
