@@ -10,6 +10,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.samplers._tpe import _truncnorm
@@ -17,7 +18,7 @@ from optuna.samplers._tpe import sampler as _tpe
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from scipy.special import log_ndtr
+from scipy.special import erf, log_ndtr
 
 #: The good trials and the others.
 _Split = tuple[list[FrozenTrial], list[FrozenTrial]]
@@ -35,17 +36,41 @@ class QuickTPE(TPESampler):
     def __init__(self, before: Any = None, **options: Any) -> None:
         super().__init__(**options)
         _quicken()
+        #: By the names of parameters and a trial's number: the values, None where the trial does not have them all.
+        self._rows: dict[tuple[str, ...], dict[int, tuple[float, ...] | None]] = {}
         if self._group_decomposed_search_space is not None:
             self._group_decomposed_search_space._search_space = _Groups()
         if isinstance(before, QuickTPE):
+            self._rows = before._rows
             self._search_space = before._search_space
             self._group_decomposed_search_space = before._group_decomposed_search_space
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
+    ) -> dict[str, Any]:
+        """The values of these parameters in the trials that have them all, an array of each."""
+        known = self._rows.setdefault(tuple(search_space), {})
+        found: list[tuple[float, ...]] = []
+        for trial in trials:
+            number = trial.number
+            if number in known:
+                row = known[number]
+            else:
+                alone = super()._get_internal_repr([trial], search_space, study).values()
+                row = tuple(values[0] for values in alone) if all(map(len, alone)) else None
+                if trial.state.is_finished():
+                    known[number] = row
+            if row is not None:
+                found.append(row)
+        columns = zip(*found, strict=True) if found else [()] * len(search_space)
+        return dict(zip(search_space, map(np.asarray, columns), strict=True))
 
 
 @functools.cache
 def _quicken() -> None:
     """Exchange what belongs to Optuna's modules; once in a process."""
-    _truncnorm._log_ndtr = log_ndtr  # Optuna's goes number by number, so as not to depend on SciPy
+    _truncnorm._log_ndtr = log_ndtr  # Optuna's go number by number, so as not to depend on SciPy
+    _truncnorm.erf = erf  # type: ignore[attr-defined]
     _tpe._split_trials = _remembered(_tpe._split_trials)  # type: ignore[assignment]
 
 
