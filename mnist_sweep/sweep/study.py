@@ -124,6 +124,7 @@ class Study:
     ) -> None:
         self.study, self.storage, self.goals, self.constraints = study, storage, list(goals), constraints
         self._ended = 0
+        self._counted = sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
         self._best: tuple[int, FrozenTrial | None] | None = None
 
     @property
@@ -158,6 +159,7 @@ class Study:
             if result.status == "interrupted":
                 self.park(trial)
                 return TrialState.WAITING
+            self._counted += result.reason != "infeasible"
             trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
             if result.duplicate_of:
                 trial.set_user_attr("duplicate_of", result.duplicate_of)
@@ -188,7 +190,7 @@ class Study:
 
     def counted(self) -> int:
         """The trials that ended and count towards the total: all but the impossible."""
-        return sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
+        return self._counted
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
