@@ -162,6 +162,29 @@ def test_a_loss_is_minimized(tmp_path: Path) -> None:
     assert content["trials"]["pruned"] == 0
 
 
+@pytest.mark.parametrize("rule", [None, "parameters"])
+def test_several_objectives_end_with_a_front(tmp_path: Path, rule: str | None) -> None:
+    goals = "[{metric: val/accuracy, direction: maximize}, {metric: parameters, direction: minimize}]"
+    widths = "+sweep.space.model.hidden={choices: [[4], [8], [16]]}"
+    base = [item for item in UNTRACKED if not item.startswith("model.hidden")]
+    more = [f"sweep.winner.rule={rule}"] if rule else []
+    content = perform(tmp_path, f"sweep.objectives={goals}", widths, "sweep.trials=8", *more, base=base)
+    front = [(-each["values"]["val/accuracy"], each["values"]["parameters"]) for each in content["front"]]
+    assert front
+    for one in front:
+        assert not any(two != one and two[0] <= one[0] and two[1] <= one[1] for two in front)
+    assert content["best"] is None
+    assert content["trials"]["complete"] == 8
+    shown = yaml.safe_load((tmp_path / "runs" / "sweep" / "conf" / "experiment" / "best.yaml").read_text())
+    assert "model" in shown
+    if rule is None:
+        assert content["winner"] is None
+    else:
+        assert content["winner"]["metric"] == "parameters"
+        assert content["winner"]["validation"]["mean"] == min(cost for _, cost in front)
+        assert content["winner"]["trial"] in [each["trial"] for each in content["front"]]
+
+
 def test_poor_trials_are_pruned(tmp_path: Path) -> None:
     """Most trials learn; a quarter cannot, since their learning rate is as good as nought."""
     items = ["++sweep.space.optimizer.lr={choices: [0.02, 0.015, 0.01, 1e-9]}", "trainer.max_epochs=6"]

@@ -16,7 +16,7 @@ def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None
 
     Args:
         best: the trial.
-        metric: the name of its value.
+        metric: the name of its first value.
         folder: of the sweep.
         config_dir: the further folder of configs that the trial was composed with; it is copied.
 
@@ -42,6 +42,6 @@ def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None
     file = folder / "conf" / "experiment" / "best.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     content = yaml.safe_dump({"defaults": [*defaults, "_self_"], **tree}, sort_keys=False, allow_unicode=True)
-    title = f"# The best trial of its sweep: trial {best.number}, {metric} {best.value}"
+    title = f"# The best trial of its sweep: trial {best.number}, {metric} {best.values[0]}"
     file.write_text(f"# @package _global_\n{title}\n{content}", encoding="utf-8")
     return folder / "conf"

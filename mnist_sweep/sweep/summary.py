@@ -96,7 +96,7 @@ def show(
     best = shown[0]
     if crowned:
         best = next(trial for trial in study.ranking() if trial.number == crowned["trial"])
-    kind = "winner" if crowned else "first of front" if study.several else "best trial"
+    kind = "winner" if crowned else "first one" if study.several else "best trial"
     log.info("%-18s %s", f"{kind} again", best.user_attrs["result"]["command"])
     path = overlay(best, study.goals[0].metric, folder, config_dir)
     log.info("%-18s %s --config-dir %s experiment=best", "or as an overlay", PROGRAM, path)
