@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator, model_validator
 
 from mnist_sweep import metrics, sections, shapes
 from mnist_sweep.sections import Fraction, Name, NonNegative, Positive, Rate, Section
@@ -245,6 +245,29 @@ def known_keys(section: Any = Config, prefix: str = "") -> set[str]:
         for member in sections.sections(field.annotation):
             found |= known_keys(member, f"{prefix}{name}.")
     return found
+
+
+def fault(key: str, value: Any, section: Any = Config) -> str | None:
+    """What is wrong with a value by the type and the bounds of its key alone; None where some option can have it.
+
+    Args:
+        key: a dotted name.
+        value: plain data.
+    """
+    first, _, rest = key.partition(".")
+    field = section.model_fields.get(first)
+    if field is None:
+        return "no such key"
+    if rest:
+        faults = [fault(rest, value, member) for member in sections.sections(field.annotation)]
+        return None if None in faults else next((found for found in faults if found != "no such key"), "no such key")
+    annotated: Any = Annotated[field.annotation, Field(), *field.metadata]
+    limits: TypeAdapter[Any] = TypeAdapter(annotated, config=Section.model_config)
+    try:
+        limits.validate_python(value)
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"]).removeprefix("Input ")
+    return None
 
 
 def options(group: str) -> dict[str, type[Section]]:

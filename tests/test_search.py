@@ -336,7 +336,7 @@ def test_a_resumed_search_reads_back_what_it_needs(tmp_path: Path) -> None:
         (["sweep.space.optimizer.lr.high=0.01"], "sweep.space.optimizer.lr.high: 0.3 → 0.01", True),
         (["sweep.space.data.batch_size.choices=[32,64]"], "choices: [32, 64, 128, 256] → [32, 64]", False),
         (["sweep.space.optimizer._group_=[adam,sgd]"], '["adam", "adamw", "sgd"] → ["adam", "sgd"]', False),
-        (["sweep.space.trainer.max_epochs.low=3.5"], "max_epochs.low: 3 → 3.5", False),
+        (["sweep.space.model.dropout.low=0", "sweep.space.model.dropout.high=0"], "dropout.high: 0.6 → 0", False),
         (["optimizer.lr=0.01"], "sweep.space.optimizer.lr.high: 0.3 → not there", True),
         (["+sweep.space.model.pool={choices: [max, avg]}"], 'pool.choices: not there → ["max", "avg"]', True),
         (["objective=val/loss"], '["maximize val/accuracy"] → ["minimize val/loss"]', False),

@@ -222,6 +222,29 @@ def test_part_of_another_studys_values() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("sweep.space.model.dropout.high=1.5", "sweep.space.model.dropout: 1.5 should be less than 1"),
+        ("sweep.space.trainer.max_epochs.low=1.5", "sweep.space.trainer.max_epochs: 1.5 should be a valid integer"),
+        ("sweep.space.model.kernel_size.each.choices=[3,30]", "model.kernel_size: [30] should be less than or equal"),
+        ("sweep.space.data.batch_size.choices=[0,32]", "sweep.space.data.batch_size: 0 should be greater than"),
+        ("+sweep.space.model.pool={choices: [max, min]}", "sweep.space.model.pool: min should be 'max' or 'avg'"),
+    ],
+)
+def test_what_no_network_can_have_is_refused_before_it_is_drawn(item: str, said: str) -> None:
+    with pytest.raises(RequestError, match=ONE_LINE) as caught:
+        default(item)
+    assert said in str(caught.value)
+
+
+def test_null_and_parts_of_a_mapping_may_be_drawn() -> None:
+    space = default(
+        "+sweep.space.data.limit={choices: [null, 500]}", "+sweep.space.data.augmentation={choices: [{shift: 0.1}]}"
+    )
+    assert {values["data.limit"] for values in proposals(space, 20)} == {None, 500}
+
+
 def test_a_space_without_end_is_not_counted() -> None:
     assert default().points(10) is None
     assert "optimizer.lr" in default().continuous

@@ -79,6 +79,10 @@ class Number:
     continuous = property(lambda self: not self.integer and self.step is None)
     categorical = False
 
+    def ends(self) -> list[Any]:
+        """Values between which all others are."""
+        return [self.low, self.high]
+
     def words(self) -> str:
         step = f", step {text(self.step)}" if self.step else ""
         return f"{text(self.low)} … {text(self.high)}{', log' if self.log else ''}{step}"
@@ -108,6 +112,9 @@ class Choice:
     choices: tuple[Any, ...]
     continuous = False
     categorical = True
+
+    def ends(self) -> list[Any]:
+        return list(self.choices)
 
     def words(self) -> str:
         return " | ".join(map(text, self.choices))
@@ -139,6 +146,10 @@ class Sequence:
     @property
     def categorical(self) -> bool:
         return bool(self.each.categorical)
+
+    def ends(self) -> list[Any]:
+        count = max([1, *self.length.ends()]) if isinstance(self.length, Leaf) else self.length
+        return [[end] * (count if isinstance(count, int) else 1) for end in self.each.ends()]
 
     def words(self) -> str:
         if isinstance(self.length, str):

@@ -101,7 +101,21 @@ class Space:
             RequestError: as above.
         """
         assert config.sweep is not None
-        return cls(config.sweep.space, config.parameters(), {key_of(item) for item in given})
+        space = cls(config.sweep.space, config.parameters(), {key_of(item) for item in given})
+        space.check_values()
+        return space
+
+    def check_values(self) -> None:
+        """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out.
+
+        Raises:
+            RequestError: a bound or a choice is not within the bounds of its key.
+        """
+        for dimension in self.dimensions:
+            for value in [] if schema.options(dimension.key) else dimension.leaf.ends():
+                part = isinstance(value, Mapping)  # the rest of it is the config's own
+                if not part and (fault := schema.fault(dimension.key, value)):
+                    raise RequestError(f"{ROOT}.{dimension.key}: {text(value)} {fault}")
 
     def _check_groups(self, drawn: Mapping[str, _Dimension]) -> None:
         """Each key below a group must exist in every option under which it is drawn."""
