@@ -150,6 +150,26 @@ def test_conditions_of_a_tree_hold_for_all_in_it() -> None:
     assert len(seen) == 4
 
 
+def test_conditions_within_each_other_hold_both() -> None:
+    smoothing = {"low": 0.1, "high": 0.2, "when": {"optimizer": ["adamw", "sgd"]}}
+    tree = {
+        "optimizer": {"_group_": ["adam", "adamw", "sgd"]},
+        "loss": {"when": {"optimizer": ["adam", "adamw"]}, "label_smoothing": smoothing},
+    }
+    drawn = proposals(Space(tree, BASE), 40)
+    assert {values["optimizer"] for values in drawn} == {"adam", "adamw", "sgd"}
+    assert all(("loss.label_smoothing" in values) == (values["optimizer"] == "adamw") for values in drawn)
+
+
+def test_a_condition_on_the_length_of_a_list() -> None:
+    space = default("+sweep.space.model.batch_norm={choices: [true, false], when: {model.filters.length: [2, 3]}}")
+    assert "model.batch_norm" in space.conditional
+    drawn = proposals(space, 40)
+    assert {len(values["model.filters"]) for values in drawn} == {1, 2, 3}
+    for values in drawn:
+        assert ("model.batch_norm" in values) == (len(values["model.filters"]) > 1)
+
+
 def test_a_condition_on_what_is_not_drawn_goes_by_the_configs_own_value() -> None:
     tree = {"model": {"dropout": {"choices": [0.1, 0.2], "when": {"model.pool": "max"}}, "pool": {"choices": ["avg"]}}}
     assert proposals(Space(tree, BASE), 1) == [{"model.pool": "avg"}]
@@ -294,6 +314,10 @@ def test_the_same_seed_proposes_the_same() -> None:
         (
             {"model": {"filters": {"length": 2, "each": {"low": 1, "high": 2, "when": {"optimizer": "sgd"}}}}},
             "sweep.space.model.filters.each.when: a condition holds for a whole list",
+        ),
+        (
+            {"model": {"when": {"optimizer": "adam"}, "pool": {"choices": ["max"], "when": {"optimizer": "sgd"}}}},
+            "sweep.space.model.pool.when: optimizer cannot be sgd there; allowed: adam",
         ),
         ({"model": {"filters": {"length": -1, "each": {"low": 1, "high": 2}}}}, "length=-1: allowed: a whole number"),
         (

@@ -9,7 +9,7 @@ A leaf says how one key of the config is drawn:
     {length: {low: 1, high: 3}, each: LEAF}        a list; length is a number, a leaf, or the key of another list
     _group_: [adam, sgd]                           an option of a Hydra group, beside the leaves of its keys
     when: {optimizer: sgd}                         in any leaf or tree: drawn only where another key has this value,
-                                                   or one of these: [adam, adamw]
+                                                   or one of these: [adam, adamw]; KEY.length is that of a list
 
 An override on the command line merges into the leaf that was there: choices go before a list, and a list before bounds.
 """
@@ -18,42 +18,14 @@ import contextlib
 import functools
 import graphlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mnist_sweep import schema
 from mnist_sweep.composition import nearest
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import key_of, override, text
-from mnist_sweep.sweep.leaves import (
-    LEAF,
-    ROOT,
-    Choice,
-    Leaf,
-    Number,
-    OutsideError,
-    Sequence,
-    Trial,
-    Walk,
-    choice,
-    leaf,
-)
-
-
-@dataclass(frozen=True)
-class _Dimension:
-    """A key that is drawn, and the conditions under which it is: other keys and the values they must have."""
-
-    key: str
-    leaf: Leaf
-    when: Mapping[str, tuple[Any, ...]]
-
-    def needs(self) -> set[str]:
-        follows = {self.leaf.length} if isinstance(self.leaf, Sequence) and isinstance(self.leaf.length, str) else set()
-        return {*self.when, *follows}
-
-    def active(self, known: Mapping[str, Any]) -> bool:
-        return all(known.get(key) in allowed for key, allowed in self.when.items())
+from mnist_sweep.sweep.dimensions import Dimension, dimensions, without_length
+from mnist_sweep.sweep.leaves import ROOT, Choice, Leaf, Number, OutsideError, Sequence, Trial, Walk
 
 
 class Space:
@@ -71,7 +43,7 @@ class Space:
     def __init__(self, tree: Mapping[str, Any], base: Mapping[str, Any], fixed: Iterable[str] = ()) -> None:
         self.base = dict(base)
         self.tree = tree
-        found = {dimension.key: dimension for dimension in _dimensions(tree, "", {})}
+        found = {dimension.key: dimension for dimension in dimensions(tree, "", {})}
         leaves = {key for key in schema.known_keys() if not key.endswith(".name")} | {
             k for k in base if schema.options(k)
         }
@@ -117,7 +89,7 @@ class Space:
                 if not part and (fault := schema.fault(dimension.key, value)):
                     raise RequestError(f"{ROOT}.{dimension.key}: {text(value)} {fault}")
 
-    def _check_groups(self, drawn: Mapping[str, _Dimension]) -> None:
+    def _check_groups(self, drawn: Mapping[str, Dimension]) -> None:
         """Each key below a group must exist in every option under which it is drawn."""
         for dimension in drawn.values():
             group, _, key = dimension.key.partition(".")
@@ -135,7 +107,7 @@ class Space:
                     f"allowed: {'when: ' + text({group: fitting}) if fitting else 'leave it out'}"
                 )
 
-    def _check_conditions(self, drawn: Mapping[str, _Dimension]) -> None:
+    def _check_conditions(self, drawn: Mapping[str, Dimension]) -> None:
         """A condition on a group must name options that exist; whether they are searched now does not matter."""
         for dimension in drawn.values():
             for key, allowed in dimension.when.items():
@@ -156,7 +128,7 @@ class Space:
             follows = isinstance(length, str) and length in found
             varies = isinstance(length, Number | Choice | Sequence) and not _single(length)
             searched = {each.key for each in self.dimensions}
-            if set(dimension.when) & searched or follows or varies:
+            if {without_length(key) for key in dimension.when} & searched or follows or varies:
                 found.append(dimension.key)
         return found
 
@@ -250,48 +222,3 @@ class Space:
 def _single(leaf: Leaf) -> bool:
     """Whether a leaf always draws the same."""
     return (isinstance(leaf, Number) and leaf.low == leaf.high) or (isinstance(leaf, Choice) and len(leaf.choices) == 1)
-
-
-def _dimensions(node: Mapping[str, Any], prefix: str, above: Mapping[str, tuple[Any, ...]]) -> list[_Dimension]:
-    """The leaves below a node of the tree.
-
-    Args:
-        node: of the tree.
-        prefix: its dotted name.
-        above: the conditions of the nodes that it lies in.
-    """
-    found: list[_Dimension] = []
-    for key, item in node.items():
-        if key == "_group_":
-            found.append(_Dimension(prefix, _options(prefix, item), above))
-            continue
-        if key == "when" and prefix:
-            continue  # of this node, read by its caller
-        name = f"{prefix}.{key}".lstrip(".")
-        if not isinstance(item, Mapping):
-            raise RequestError(f"{ROOT}.{name}={text(item)}: allowed: a leaf such as {{low: 0, high: 1}}, or a tree")
-        conditions = {**above, **_conditions(name, item.get("when", {}))}
-        inner = all(isinstance(part, Mapping) or key in ("when", "_group_") for key, part in item.items())
-        if set(item) & LEAF - {"when"} or ("when" in item and (not inner or len(item) == 1)):
-            found.append(_Dimension(name, leaf(name, item), conditions))
-        else:
-            found += _dimensions(item, name, conditions)
-    return found
-
-
-def _options(group: str, names: Any) -> Choice:
-    """The options of a Hydra group."""
-    options = schema.options(group)
-    found = choice(f"{group}._group_", names)
-    unknown = [name for name in found.choices if name not in options]
-    if options and unknown:
-        raise RequestError(
-            f"{ROOT}.{group}._group_={text(names)}: no option {text(unknown[0])}; allowed: {', '.join(options)}"
-        )
-    return found
-
-
-def _conditions(name: str, when: Any) -> dict[str, tuple[Any, ...]]:
-    if not isinstance(when, Mapping):
-        raise RequestError(f"{ROOT}.{name}.when={text(when)}: allowed: {{KEY: VALUE}} or {{KEY: [VALUE, VALUE]}}")
-    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
