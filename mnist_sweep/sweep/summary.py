@@ -133,7 +133,7 @@ def _failed(study: Study) -> None:
 def _crowned(config: schema.Config, crowned: dict[str, Any]) -> None:
     seeds, validation = len(crowned["seeds"]), crowned["validation"]
     log.info(
-        "%-18s trial %d of %d candidates, %d new seeds", "winner", crowned["trial"], len(crowned["candidates"]), seeds
+        "%-18s trial %d (candidates: %d; new seeds: %d)", "winner", crowned["trial"], len(crowned["candidates"]), seeds
     )
     noise = f"; noise between seeds {crowned['noise']:.4f}" if crowned["noise"] is not None else ""
     log.info("%-18s %s %s%s", "", crowned["metric"], _interval(validation), noise)
