@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 from filelock import FileLock
 
 from mnist_sweep import schema
+from mnist_sweep.errors import uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +56,21 @@ P = ParamSpec("P")
 
 
 def _guarded(method: Callable[Concatenate["Account", P], None]) -> Callable[Concatenate["Account", P], None]:
-    """The method, but that a failing store ends the account rather than the run."""
+    """The method, but that a failing store ends the account rather than the run.
+
+    A signal waits for its end: raised in the middle of a transaction, its traceback would keep the database locked.
+    """
 
     @wraps(method)
     def safe(account: "Account", /, *args: P.args, **kwargs: P.kwargs) -> None:
         if account._client is None:
             return
-        try:
-            method(account, *args, **kwargs)
-        except Exception as error:
-            account._client = None
-            log.warning("tracking: MLflow failed (%s); this run goes on without its account", _line(error))
+        with uninterrupted():
+            try:
+                method(account, *args, **kwargs)
+            except Exception as error:
+                account._client = None
+                log.warning("tracking: MLflow failed (%s); this run goes on without its account", _line(error))
 
     return safe
 
@@ -143,6 +148,9 @@ class Account:
     @_guarded
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; None values are left out."""
+        self._tag(values)
+
+    def _tag(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in values.items() if value is not None]
@@ -190,7 +198,7 @@ class Account:
     @_guarded
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run; a failure's reason and detail become tags."""
-        self.tags({"reason": reason, "detail": detail})
+        self._tag({"reason": reason, "detail": detail})
         self._client.set_terminated(self.run_id, state)
 
 
@@ -203,17 +211,18 @@ def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
     """MLflow's id of a run of a study, the newest of this name; None where there is none."""
     if not isinstance(settings, schema.MLflow):
         return None
-    try:
-        client = _client(settings.uri)
-        experiment = client.get_experiment_by_name(settings.experiment)
-        if experiment is None:
+    with uninterrupted():
+        try:
+            client = _client(settings.uri)
+            experiment = client.get_experiment_by_name(settings.experiment)
+            if experiment is None:
+                return None
+            query = f"tags.study = '{study}' and attributes.run_name = '{name}'"
+            order = ["attributes.start_time DESC"]
+            found = client.search_runs([experiment.experiment_id], query, order_by=order, max_results=1)
+        except Exception as error:
+            log.warning("tracking: the earlier run %s could not be found (%s)", name, _line(error))
             return None
-        query = f"tags.study = '{study}' and attributes.run_name = '{name}'"
-        order = ["attributes.start_time DESC"]
-        found = client.search_runs([experiment.experiment_id], query, order_by=order, max_results=1)
-    except Exception as error:
-        log.warning("tracking: the earlier run %s could not be found (%s)", name, _line(error))
-        return None
     return str(found[0].info.run_id) if found else None
 
 
@@ -231,16 +240,17 @@ def close_running(
     """
     if not isinstance(settings, schema.MLflow):
         return
-    try:
-        client = _client(settings.uri)
-        experiment = client.get_experiment_by_name(settings.experiment)
-        query = f"tags.study = '{study}' and attributes.status = 'RUNNING'"
-        for found in client.search_runs([experiment.experiment_id], query):
-            if found.info.run_id != keep:
-                client.set_tag(found.info.run_id, "reason", reason)
-                client.set_terminated(found.info.run_id, state)
-    except Exception as error:
-        log.warning("tracking: the runs of a sitting that died could not be closed (%s)", _line(error))
+    with uninterrupted():
+        try:
+            client = _client(settings.uri)
+            experiment = client.get_experiment_by_name(settings.experiment)
+            query = f"tags.study = '{study}' and attributes.status = 'RUNNING'"
+            for found in client.search_runs([experiment.experiment_id], query):
+                if found.info.run_id != keep:
+                    client.set_tag(found.info.run_id, "reason", reason)
+                    client.set_terminated(found.info.run_id, state)
+        except Exception as error:
+            log.warning("tracking: the runs of a sitting that died could not be closed (%s)", _line(error))
 
 
 def _found(client: Any, run_id: str) -> Any:

@@ -213,6 +213,41 @@ def test_a_signal_while_the_account_is_opened_leaves_nothing_open(store: Path, m
     assert client(store).get_run(result.mlflow_run_id).info.status == "KILLED"
 
 
+def test_a_signal_waits_for_the_end_of_a_write(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow_client = type(client(store))
+    before, written = mlflow_client.log_batch, []
+
+    def signalled(*arguments: Any, **more: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        before(*arguments, **more)
+        written.append(more)
+
+    account = tracking.Account(compose([*UNTRACKED, f"output={store}"]).tracking, store, "signalled")
+    monkeypatch.setattr(mlflow_client, "log_batch", signalled)
+    with interruptible(), pytest.raises(Interrupted):
+        account.metrics({"val/loss": 0.5}, 1)
+    assert len(written) == 1
+    monkeypatch.undo()
+    account.end("KILLED")
+    ended = client(store).get_run(account.run_id)
+    assert (ended.info.status, ended.data.metrics) == ("KILLED", {"val/loss": 0.5})
+
+
+def test_an_account_that_cannot_be_ended_says_so_once(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking.log.parent, "propagate", True)
+    account = tracking.Account(compose([*UNTRACKED, f"output={store}"]).tracking, store, "unended")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(type(client(store)), "log_batch", broken)
+    account.end("FAILED", "error", "a bug")
+    assert caplog.text.count("MLflow failed") == 1
+    assert "ConnectionError: gone" in caplog.text
+
+
 def test_the_test_set_is_measured_into_the_runs_own_account(store: Path) -> None:
     performed = perform(store, "winner", "trainer.max_epochs=2")
     (result,) = run.open_test([store / "runs" / "winner"])
