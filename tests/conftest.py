@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mnist_sweep.errors import Interrupted
+
 ROOT = Path(__file__).parent.parent
 #: A run of a second: 200 images, one epoch, a small network, no account.
 SMALL = [
@@ -61,3 +63,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def interrupt_in(last: int) -> Callable[[int, dict[str, float]], bool]:
+    """A report that is interrupted at the end of this epoch."""
+
+    def report(epoch: int, _: dict[str, float]) -> bool:
+        if epoch == last:
+            raise Interrupted(2)
+        return True
+
+    return report

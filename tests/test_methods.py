@@ -54,14 +54,22 @@ def test_proposals_follow_from_seed_number_and_history(name: str) -> None:
 
 @pytest.mark.parametrize("items", [[], PLAIN], ids=["conditional", "plain"])
 def test_proposals_are_those_of_optunas_own_estimator(items: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.samplers._tpe import _erf, _truncnorm
     from optuna.samplers._tpe import sampler as tpe
 
     settings, space = parts(*items)
     quick = told(settings, space, 60, handed_on=True)
     assert quick == told(settings, space, 60)
+    # from here on all is as Optuna has it
+    slow = np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)
     monkeypatch.setattr(methods, "QuickTPE", lambda _, **options: optuna.samplers.TPESampler(**options))
     monkeypatch.setattr(tpe, "_split_trials", inspect.getclosurevars(tpe._split_trials).nonlocals["split"])
-    assert quick == told(settings, space, 60)
+    monkeypatch.setattr(_truncnorm, "_log_ndtr", lambda points: np.asarray(slow(points), dtype=float))
+    monkeypatch.setattr(_truncnorm, "erf", _erf.erf)
+    for ours, theirs in zip(quick, told(settings, space, 60), strict=True):
+        assert list(ours) == list(theirs)
+        for key, value in theirs.items():
+            assert ours[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "cmaes"])

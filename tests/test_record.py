@@ -16,7 +16,7 @@ from mnist_sweep import datasets, record, run, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result, last_checkpoint, noted
-from tests.conftest import ROOT, SMALL
+from tests.conftest import ROOT, SMALL, interrupt_in
 
 TRACKED = [item for item in SMALL if item != "tracking=none"]
 #: Enough chance in it that nothing of the state may be lost.
@@ -69,15 +69,6 @@ def abandon(given: list[str], **tags: Any) -> Result:
 
 def repeat(given: list[str], earlier: Result, **tags: Any) -> Result:
     return record.repeat(compose(given), given, earlier, config_dir=None, parent=None, tags=tags)
-
-
-def interrupt_in(last: int) -> run.Report:
-    def report(epoch: int, _: dict[str, float]) -> bool:
-        if epoch == last:
-            raise Interrupted(2)
-        return True
-
-    return report
 
 
 def kept(store: Path, result: Result) -> Any:

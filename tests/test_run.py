@@ -19,7 +19,7 @@ from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.models import ConvNet
 from mnist_sweep.result import Result
-from tests.conftest import SMALL
+from tests.conftest import SMALL, interrupt_in
 
 Perform = Callable[..., Result]
 
@@ -209,15 +209,6 @@ def test_an_interrupted_run_is_recorded(perform: Perform, tmp_path: Path) -> Non
         perform("trainer.max_epochs=5", report=interrupt_in(2))
     result = Result.read(tmp_path / "runs" / "it")
     assert (result.status, result.epochs) == ("interrupted", 2)
-
-
-def interrupt_in(last: int) -> run.Report:
-    def report(epoch: int, _: dict[str, float]) -> bool:
-        if epoch == last:
-            raise Interrupted(2)
-        return True
-
-    return report
 
 
 @pytest.mark.parametrize(

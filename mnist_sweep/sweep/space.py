@@ -74,10 +74,10 @@ class Space:
         """
         assert config.sweep is not None
         space = cls(config.sweep.space, config.parameters(), {key_of(item) for item in given})
-        space.check_values()
+        space._check_values()
         return space
 
-    def check_values(self) -> None:
+    def _check_values(self) -> None:
         """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out.
 
         Raises:
