@@ -6,7 +6,7 @@ VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup sweep test test-browser lint lock wheel clean
+.PHONY: setup sweep demo test test-browser lint lock wheel clean
 
 setup: $(VENV)/.installed
 
@@ -29,7 +29,11 @@ lock: $(BIN)/uv    # the newest versions that fit, for every platform
 	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
 	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
-	    --custom-compile-command "make lock" pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	    --custom-compile-command "make lock" pyproject.toml --extra demo --group dev -c requirements.lock -o requirements-dev.lock
+
+demo: setup         # the page to draw a digit on
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c requirements-dev.lock -e '.[demo]'
+	@$(BIN)/python -m mnist_sweep.demo $(ARGS)
 
 wheel: $(BIN)/uv
 	@$(BIN)/uv build -q --wheel
