@@ -16,6 +16,7 @@ from mnist_sweep import datasets, record, run, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result, last_checkpoint, noted
+from mnist_sweep.tracking.store import client_of
 from tests.conftest import ROOT, SMALL, interrupt_in
 
 TRACKED = [item for item in SMALL if item != "tracking=none"]
@@ -72,12 +73,12 @@ def repeat(given: list[str], earlier: Result, **tags: Any) -> Result:
 
 
 def kept(store: Path, result: Result) -> Any:
-    return tracking._client(f"sqlite:///{store}/mlflow.db").get_run(result.mlflow_run_id)
+    return client_of(f"sqlite:///{store}/mlflow.db").get_run(result.mlflow_run_id)
 
 
 def logged(store: Path, result: Result, name: str = "val/accuracy") -> list[tuple[int, float]]:
     """Step and value of all that MLflow has of a metric."""
-    history = tracking._client(f"sqlite:///{store}/mlflow.db").get_metric_history(result.mlflow_run_id, name)
+    history = client_of(f"sqlite:///{store}/mlflow.db").get_metric_history(result.mlflow_run_id, name)
     return sorted((metric.step, metric.value) for metric in history)
 
 

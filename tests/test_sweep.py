@@ -8,12 +8,13 @@ import optuna
 import pytest
 import yaml
 
-from mnist_sweep import run, tracking
+from mnist_sweep import run
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import winner
 from mnist_sweep.sweep.driver import sweep
+from mnist_sweep.tracking.store import client_of
 
 #: Trials of well under a second.
 QUICK = [
@@ -55,7 +56,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_states_agree_everywhere(tracked: tuple[Path, dict[str, Any]]) -> None:
     folder, content = tracked
-    client = tracking._client(f"sqlite:///{folder}/mlflow.db")
+    client = client_of(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("mnist_sweep")
     assert client.get_run(content["mlflow_run_id"]).info.status == "FINISHED"
     children = client.search_runs(
@@ -101,7 +102,7 @@ def test_the_best_and_the_winner(tracked: tuple[Path, dict[str, Any]]) -> None:
     score = crowned["test_accuracy"]
     assert score["mean"] == pytest.approx(sum(score["each"]) / 2)
     assert score["low"] <= score["mean"] <= score["high"]
-    client = tracking._client(f"sqlite:///{folder}/mlflow.db")
+    client = client_of(f"sqlite:///{folder}/mlflow.db")
     for seed, run_id in zip((1, 2), crowned["mlflow_run_ids"], strict=True):
         found = client.get_run(run_id)
         assert found.info.status == "FINISHED"

@@ -1,6 +1,7 @@
 """The account in MLflow, read back from a real store, and what happens when the store does not work."""
 
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,8 @@ from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, interruptible
 from mnist_sweep.result import Result
+from mnist_sweep.tracking import store as store_of_mlflow
+from mnist_sweep.tracking.store import client_of
 from tests.conftest import SMALL
 
 UNTRACKED = [item for item in SMALL if item != "tracking=none"]
@@ -32,7 +35,7 @@ def perform(store: Path, name: str, *items: str, **arguments: Any) -> Result:
 
 
 def client(store: Path) -> Any:
-    return tracking._client(f"sqlite:///{store}/mlflow.db")
+    return client_of(f"sqlite:///{store}/mlflow.db")
 
 
 def test_the_account_of_a_run(store: Path) -> None:
@@ -109,7 +112,7 @@ def test_pruned_failed_and_interrupted_runs_say_so(store: Path, monkeypatch: pyt
 def test_a_store_that_cannot_be_opened_fails_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking.log.parent, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mnist_sweep"), "propagate", True)
     (tmp_path / "db").write_text("this is no database")
     result = perform(tmp_path, "alone", f"tracking.uri=sqlite:///{tmp_path}/db")
     assert (result.status, result.mlflow_run_id) == ("finished", None)
@@ -119,7 +122,7 @@ def test_a_store_that_cannot_be_opened_fails_no_run(
 def test_a_store_that_breaks_down_fails_no_run(
     store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking.log.parent, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mnist_sweep"), "propagate", True)
     mlflow_client = type(client(store))
 
     def broken(*_: object, **__: object) -> None:
@@ -199,13 +202,13 @@ def test_a_resumed_run_without_an_account_gets_one_with_all_its_epochs(store: Pa
 
 
 def test_a_signal_while_the_account_is_opened_leaves_nothing_open(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tracking._experiment
+    before = store_of_mlflow.experiment_of
 
     def signalled(*arguments: Any) -> str:
         os.kill(os.getpid(), signal.SIGTERM)
         return before(*arguments)
 
-    monkeypatch.setattr(tracking, "_experiment", signalled)
+    monkeypatch.setattr(tracking.account, "experiment_of", signalled)
     with interruptible(), pytest.raises(Interrupted):
         perform(store, "early")
     result = Result.read(store / "runs" / "early")
@@ -236,7 +239,7 @@ def test_a_signal_waits_for_the_end_of_a_write(store: Path, monkeypatch: pytest.
 def test_an_account_that_cannot_be_ended_says_so_once(
     store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking.log.parent, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("mnist_sweep"), "propagate", True)
     account = tracking.Account(compose([*UNTRACKED, f"output={store}"]).tracking, store, "unended")
 
     def broken(*_: object, **__: object) -> None:

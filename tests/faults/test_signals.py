@@ -14,9 +14,9 @@ import optuna
 import psutil
 import pytest
 
-from mnist_sweep import tracking
 from mnist_sweep.errors import Interrupted, interruptible, uninterrupted
 from mnist_sweep.result import Result
+from mnist_sweep.tracking.store import client_of
 from tests.conftest import ROOT
 
 LONG = ["data=mnist5k", "data.limit=500", "model.filters=[8]", "model.hidden=[16]", "trainer.threads=1"]
@@ -64,7 +64,7 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
 
 
 def statuses(folder: Path) -> list[str]:
-    client = tracking._client(f"sqlite:///{folder}/mlruns/mlflow.db")
+    client = client_of(f"sqlite:///{folder}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("mnist_sweep")
     return sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
 
@@ -80,7 +80,7 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
 
 def agree(folder: Path) -> None:
     """Optuna, MLflow and the folders tell the same of every trial, each of which is there once."""
-    client = tracking._client(f"sqlite:///{folder}/mlruns/mlflow.db")
+    client = client_of(f"sqlite:///{folder}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("mnist_sweep")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert len(runs) == len(client.search_runs([experiment.experiment_id]))

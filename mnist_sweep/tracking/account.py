@@ -1,21 +1,20 @@
-"""The account in MLflow. The only place that imports it.
+"""The account of a run in MLflow.
 
 A run never fails because its account does: the first error of a store ends the account of that run, with a warning.
 """
 
+import json
 import logging
-import os
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec
 
-from filelock import FileLock
-
 from mnist_sweep import schema
 from mnist_sweep.errors import uninterrupted
+from mnist_sweep.tracking.models import SavedModel, log_model
+from mnist_sweep.tracking.store import active_run, client_of, experiment_of, line
 
 log = logging.getLogger(__name__)
 
@@ -24,32 +23,6 @@ State = Literal["FINISHED", "FAILED", "KILLED"]
 #: What MLflow takes in one batch, and as one value (MLflow 3.17, mlflow.utils.validation).
 _BATCHES = {"params": 100, "tags": 100, "metrics": 1000}
 _PARAMETER_LENGTH, _TAG_LENGTH = 6000, 8000
-
-
-def _client(uri: str) -> Any:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while mlflow is imported
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not hold up a run
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    return mlflow.MlflowClient(tracking_uri=uri)
-
-
-def _experiment(client: Any, settings: schema.MLflow, output: Path) -> str:
-    """The experiment's id. Two processes that start together must not both create the database."""
-    output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / ".mlflow.lock"):
-        found = client.get_experiment_by_name(settings.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        # a server keeps artifacts where its own settings say
-        own = not settings.uri.startswith("http")
-        location = (output / "artifacts").resolve().as_uri() if own else None
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
-        return str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
 
 
 P = ParamSpec("P")
@@ -70,13 +43,9 @@ def _guarded(method: Callable[Concatenate["Account", P], None]) -> Callable[Conc
                 method(account, *args, **kwargs)
             except Exception as error:
                 account._client = None
-                log.warning("tracking: MLflow failed (%s); this run goes on without its account", _line(error))
+                log.warning("tracking: MLflow failed (%s); this run goes on without its account", line(error))
 
     return safe
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 class Account:
@@ -108,13 +77,14 @@ class Account:
         self.resumed = False
         self._parameters: set[str] = set()  # that cannot be logged any more
         self._client: Any = None
+        self._machine: Any = None
         if isinstance(settings, schema.MLflow):
             try:
-                self._client = _client(settings.uri)
+                self._client = client_of(settings.uri)
                 self.run_id = self._open(settings, output, name, parent, tags or {}, resume)
             except Exception as error:
                 self._client = None
-                log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, _line(error))
+                log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, line(error))
 
     def _open(
         self,
@@ -125,8 +95,8 @@ class Account:
         tags: Mapping[str, Any],
         resume: str | None,
     ) -> str:
-        experiment = _experiment(self._client, settings, output)
-        if resume is not None and (earlier := _found(self._client, resume)):
+        experiment = experiment_of(self._client, settings, output)
+        if resume is not None and (earlier := active_run(self._client, resume)):
             for tag in {"reason", "detail"} & set(earlier.data.tags):  # of an end that was none
                 self._client.delete_tag(resume, tag)
             for tag, value in tags.items():
@@ -166,9 +136,22 @@ class Account:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._batches(
-            "metrics", [Metric(key, value, now, step) for step, epoch in values.items() for key, value in epoch.items()]
-        )
+        found = [Metric(key, value, now, step) for step, epoch in values.items() for key, value in epoch.items()]
+        if self._machine and values:
+            found += [Metric(f"system/{key}", value, now, max(values)) for key, value in self._load().items()]
+        self._batches("metrics", found)
+
+    def _load(self) -> dict[str, float]:
+        """The machine's load since the last time, by MLflow's own collectors: processor, memory, disk, network, GPU.
+
+        Taken with an epoch's metrics rather than by MLflow's thread, which would write to the store between our own
+        writes and says nothing of runs of less than ten seconds.
+        """
+        self._machine.collect_metrics()
+        measured: dict[str, float] = self._machine.aggregate_metrics()
+        for monitor in self._machine.monitors:
+            monitor.clear_metrics()
+        return measured
 
     def _batches(self, kind: str, items: list[Any]) -> None:
         size = _BATCHES[kind]
@@ -196,6 +179,51 @@ class Account:
         self._client.log_artifact(self.run_id, str(path), folder)
 
     @_guarded
+    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
+        """Keep a table by its columns, as MLflow's UI shows them (.json)."""
+        self._client.log_table(self.run_id, {name: list(values) for name, values in columns.items()}, file)
+
+    @_guarded
+    def note(self, markdown: str) -> None:
+        """What MLflow's UI shows as the run's description."""
+        self._tag({"mlflow.note.content": markdown})
+
+    @_guarded
+    def watch_machine(self) -> None:
+        """From now on the machine's load is logged with each epoch, below ``system/``."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._machine = SystemMetricsMonitor(self.run_id, tracking_uri=self._client.tracking_uri)  # type: ignore[no-untyped-call]
+        self._load()  # what a rate is measured from
+
+    @_guarded
+    def dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
+        """Log a data set as an input of the run.
+
+        Args:
+            name: of the set.
+            digest: of its bytes.
+            source: the folder of its files.
+            context: what it was used for: ``training`` or ``testing``.
+            profile: what there is to know of it.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        described = Dataset(name, digest, "local", json.dumps({"uri": source}), profile=json.dumps(profile))
+        self._client.log_inputs(self.run_id, [DatasetInput(described, [InputTag("mlflow.data.context", context)])])
+
+    @_guarded
+    def model(self, saved: SavedModel, metrics: Mapping[str, float], step: int) -> None:
+        """Keep a model as MLflow's LoggedModel, with the metrics that it reached.
+
+        Args:
+            saved: what is kept.
+            metrics: by name.
+            step: the epoch that it is from, counted from 1.
+        """
+        log_model(self._client, str(self.run_id), saved, metrics, step)
+
+    @_guarded
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run; a failure's reason and detail become tags."""
         self._tag({"reason": reason, "detail": detail})
@@ -204,7 +232,7 @@ class Account:
 
 def warm_up() -> None:
     """Import MLflow, which takes seconds."""
-    _client("sqlite://")
+    client_of("sqlite://")
 
 
 def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
@@ -213,7 +241,7 @@ def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
         return None
     with uninterrupted():
         try:
-            client = _client(settings.uri)
+            client = client_of(settings.uri)
             experiment = client.get_experiment_by_name(settings.experiment)
             if experiment is None:
                 return None
@@ -221,7 +249,7 @@ def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
             order = ["attributes.start_time DESC"]
             found = client.search_runs([experiment.experiment_id], query, order_by=order, max_results=1)
         except Exception as error:
-            log.warning("tracking: the earlier run %s could not be found (%s)", name, _line(error))
+            log.warning("tracking: the earlier run %s could not be found (%s)", name, line(error))
             return None
     return str(found[0].info.run_id) if found else None
 
@@ -242,7 +270,7 @@ def close_running(
         return
     with uninterrupted():
         try:
-            client = _client(settings.uri)
+            client = client_of(settings.uri)
             experiment = client.get_experiment_by_name(settings.experiment)
             query = f"tags.study = '{study}' and attributes.status = 'RUNNING'"
             for found in client.search_runs([experiment.experiment_id], query):
@@ -250,15 +278,4 @@ def close_running(
                     client.set_tag(found.info.run_id, "reason", reason)
                     client.set_terminated(found.info.run_id, state)
         except Exception as error:
-            log.warning("tracking: the runs of a sitting that died could not be closed (%s)", _line(error))
-
-
-def _found(client: Any, run_id: str) -> Any:
-    """MLflow's run of this id; None where there is none, or it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
+            log.warning("tracking: the runs of a sitting that died could not be closed (%s)", line(error))

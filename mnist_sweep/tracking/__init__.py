@@ -1,0 +1,17 @@
+"""MLflow: the account of runs, their models, the store. The only place that imports it."""
+
+from mnist_sweep.tracking.account import Account, State, close_running, find_run, warm_up
+from mnist_sweep.tracking.models import SavedModel, checkpoint_of, register, registered, registered_name
+
+__all__ = [
+    "Account",
+    "SavedModel",
+    "State",
+    "checkpoint_of",
+    "close_running",
+    "find_run",
+    "register",
+    "registered",
+    "registered_name",
+    "warm_up",
+]

@@ -1,0 +1,209 @@
+"""Models in MLflow: that of a run, and the registered ones with their champion."""
+
+import contextlib
+import importlib.metadata
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mnist_sweep import schema
+from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.tracking.store import client_of, line
+
+log = logging.getLogger(__name__)
+
+#: The alias of the best registered version.
+CHAMPION = "champion"
+#: The folder within a model that holds our own checkpoint.
+CHECKPOINT = "checkpoint"
+#: What a served model needs; the versions are those that it was trained with.
+_REQUIRED = ("mlflow", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A trained network, ready to be kept.
+
+    Attributes:
+        module: a torch module: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10); in evaluation mode, on the CPU.
+        images: an input example, (B, 1, 28, 28) float32 with B > 1, so that a batch of any size is taken.
+        probabilities: its output, (B, 10) float32.
+        checkpoint: our own file of the same network.
+        parameters: to be found by, dotted names.
+    """
+
+    module: Any
+    images: Any
+    probabilities: Any
+    checkpoint: Path
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def log_model(client: Any, run_id: str, saved: SavedModel, metrics: Mapping[str, float], step: int) -> None:
+    """Keep a model with its run: an exported graph, without pickle, with signature, example and requirements."""
+    import mlflow.pytorch
+    from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.models import Model, infer_signature
+
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id, "model", run_id, params=dict(saved.parameters), model_type="classifier"
+    )
+    try:
+        with tempfile.TemporaryDirectory() as scratch, _quiet():
+            folder = Path(scratch) / "model"
+            described = Model(
+                artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+            )
+            mlflow.pytorch.save_model(
+                saved.module,
+                str(folder),
+                mlflow_model=described,
+                signature=infer_signature(saved.images, saved.probabilities),
+                input_example=saved.images,
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIRED],
+                serialization_format="pt2",
+            )
+            (folder / CHECKPOINT).mkdir()
+            (folder / CHECKPOINT / saved.checkpoint.name).write_bytes(saved.checkpoint.read_bytes())
+            client.log_model_artifacts(model.model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    now = int(time.time() * 1000)
+    reached = [Metric(key, value, now, step, model_id=model.model_id) for key, value in metrics.items()]
+    client.log_batch(run_id, metrics=reached)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark on the weights of an exported graph."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*No complete tensor found.*")
+        yield
+
+
+def registered_name(dataset: str) -> str:
+    """Under which name the networks for a data set are registered."""
+    return "mnist_sweep" if dataset == "mnist" else f"mnist_sweep_{dataset}"
+
+
+def register(
+    settings: schema.Tracking, run_id: str | None, dataset: str, digest: str, accuracy: float
+) -> dict[str, Any] | None:
+    """Register a run's model; it becomes the champion if it is better than the present one on the same test set.
+
+    Args:
+        settings: the config's ``tracking``.
+        run_id: MLflow's id of the run that has the model.
+        dataset: its data set.
+        digest: of the data set's bytes.
+        accuracy: on its test set.
+
+    Returns:
+        ``name``, ``version``, ``champion`` (whether it is) and ``uri``; None without tracking, or where it fails.
+    """
+    if not isinstance(settings, schema.MLflow) or run_id is None:
+        return None
+    name = registered_name(dataset)
+    with uninterrupted():
+        try:
+            version, champion = _register(client_of(settings.uri), name, run_id, digest, accuracy)
+        except Exception as error:
+            log.warning("tracking: the winner could not be registered (%s)", line(error))
+            return None
+    return {"name": name, "version": version, "champion": champion, "uri": f"models:/{name}/{version}"}
+
+
+def _register(client: Any, name: str, run_id: str, digest: str, accuracy: float) -> tuple[int, bool]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name, description="The winners of sweeps; the best of them is the champion.")
+    for known in client.search_model_versions(f"name='{name}'"):
+        if known.run_id == run_id:  # of an earlier sitting
+            return int(known.version), CHAMPION in client.get_model_version(name, known.version).aliases
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs else []
+    if not models:
+        raise RuntimeError(f"run {run_id} has no model")
+    model_id = models[-1].model_id
+    tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
+    version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id).version
+    present = _alias(client, name)
+    if present is None:
+        why = "the first"
+    elif present.tags.get("dataset.digest") != digest:
+        log.info("%-18s %s version %s; version %s stays champion: it was measured on another test set",
+                 "registered", name, version, present.version)  # fmt: skip
+        return int(version), False
+    elif accuracy <= float(present.tags["test/accuracy"]):
+        log.info("%-18s %s version %s; version %s stays champion: test/accuracy %.4f, not below %.4f",
+                 "registered", name, version, present.version, float(present.tags["test/accuracy"]),
+                 accuracy)  # fmt: skip
+        return int(version), False
+    else:
+        why = f"test/accuracy {accuracy:.4f}, version {present.version} has {float(present.tags['test/accuracy']):.4f}"
+    client.set_registered_model_alias(name, CHAMPION, version)
+    log.info("%-18s %s version %s, the new champion: %s", "registered", name, version, why)
+    return int(version), True
+
+
+def _alias(client: Any, name: str) -> Any:
+    """The champion's version; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+
+
+def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
+    """Fetch the checkpoint of a model in MLflow.
+
+    Args:
+        uri: such as ``models:/mnist_sweep@champion`` or ``models:/mnist_sweep/3``.
+        tracking_uri: of the store.
+        folder: where to put it.
+
+    Raises:
+        RequestError: there is no such model, or it is not one of ours.
+    """
+    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    makes = "python -m mnist_sweep +sweep=optuna makes one"
+    if tracking_uri.startswith("sqlite:///") and not database.is_file():
+        raise RequestError(f"{uri}: no model is registered yet, there is no {database}; {makes}")
+    client = client_of(tracking_uri)
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with contextlib.redirect_stderr(None), uninterrupted():
+            found = mlflow.artifacts.download_artifacts(
+                f"{uri}/{CHECKPOINT}", dst_path=str(folder), tracking_uri=tracking_uri
+            )
+    except (MlflowException, OSError) as error:
+        names = ", ".join(f"models:/{each.name}@{CHAMPION}" for each in client.search_registered_models()) or "none"
+        raise RequestError(f"{uri}: no such model ({line(error)}); registered: {names}; {makes}") from error
+    files = sorted(Path(found).rglob("*.ckpt"))
+    if not files:
+        raise RequestError(f"{uri}: not a model of mnist_sweep; allowed: one that a sweep registered")
+    return files[0]
+
+
+def registered(tracking_uri: str, names: list[str]) -> str | None:
+    """The address of the first of these that has a champion; None where none has."""
+    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+        return None
+    client = client_of(tracking_uri)
+    return next((f"models:/{name}@{CHAMPION}" for name in names if _alias(client, name)), None)
