@@ -65,3 +65,63 @@ def averages(confusion: "np.ndarray[Any, Any]") -> dict[str, float]:
         name: float(values[occurring].mean()) for name, values in per_class(confusion).items() if name != "support"
     }
     return {"accuracy": float(confusion.trace() / confusion.sum()), **means}
+
+
+def calibration(
+    probabilities: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", bins: int = 15
+) -> dict[str, "np.ndarray[Any, Any]"]:
+    """How often predictions of each confidence are right (a reliability diagram), in bins of equal width.
+
+    After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Args:
+        probabilities: (N, classes), rows that sum to 1.
+        labels: (N,) true classes.
+        bins: of the confidence, the greatest probability, from 0 to 1.
+
+    Returns:
+        ``confidence``, ``accuracy`` (means, 0 where a bin is empty) and ``images``, each of shape (bins,).
+    """
+    import numpy as np
+
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    # a confidence on an edge belongs to the bin below, as in the paper: ((m − 1) / M, m / M]
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    images = np.bincount(index, minlength=bins)
+    filled = np.maximum(images, 1)
+    return {
+        "confidence": np.bincount(index, weights=confidence, minlength=bins) / filled,
+        "accuracy": np.bincount(index, weights=right, minlength=bins) / filled,
+        "images": images,
+    }
+
+
+def calibration_error(found: "dict[str, np.ndarray[Any, Any]]") -> float:
+    """The expected calibration error, 0 … 1: the mean distance of confidence and accuracy, weighted by images.
+
+    After Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
+
+    Args:
+        found: by `calibration`.
+    """
+    weights = found["images"] / max(int(found["images"].sum()), 1)
+    return float((weights * abs(found["confidence"] - found["accuracy"])).sum())
+
+
+def confident_mistakes(
+    probabilities: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", count: int
+) -> "np.ndarray[Any, Any]":
+    """Positions of the wrongly predicted images, the most confident first, at most so many.
+
+    Args:
+        probabilities: (N, classes), rows that sum to 1.
+        labels: (N,) true classes.
+        count: the greatest number of positions.
+    """
+    import numpy as np
+
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
+    chosen: np.ndarray[Any, Any] = wrong[order[:count]]
+    return chosen

@@ -105,13 +105,18 @@ class Record:
         """Parameters, provenance and configs, into the account."""
         account, commit = self.account, provenance.commit()
         account.parameters(self.config.parameters())
+        source, digest = datasets.SOURCES[self.config.data.name], datasets.verify(self.config.data)
+        held = {"training images": min(self.config.data.limit or source.train, source.train)}
+        held |= {"validation images": source.validation, "split seed": self.config.data.split_seed}
+        files = str(datasets.folder(self.config.data).resolve())
+        account.dataset(self.config.data.name, digest, files, "training", held)
         account.tags(
             {
                 "command": self.command,
                 "device": self.device,
                 "threads": self.threads,
                 "dataset": self.config.data.name,
-                "dataset.digest": datasets.verify(self.config.data),
+                "dataset.digest": digest,
                 "attempts": self.attempt if self.attempt > 1 else None,
                 **{f"git.{key}": value for key, value in commit.items()},
                 "mlflow.source.git.commit": commit.get("commit"),

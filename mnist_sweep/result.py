@@ -49,6 +49,7 @@ class Result:
         attempts: 1, or more where a run was taken up again after its process had died or was interrupted.
         duplicate_of: name of the equal run whose numbers these are; None for a run that was performed.
         test_opened_at: when the test set was opened for it (ISO 8601, UTC); None where it was not.
+        confusion: of the best epoch on the validation set, counts, a row for each true class.
     """
 
     status: Status
@@ -76,6 +77,7 @@ class Result:
     attempts: int = 1
     duplicate_of: str | None = None
     test_opened_at: str | None = None
+    confusion: list[list[int]] | None = None
 
     @property
     def path(self) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from mnist_sweep import data, figures, metrics, overrides, record, schema, training
+from mnist_sweep import data, overrides, record, run_report, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, uninterrupted
@@ -98,6 +98,7 @@ class _Run:
         self.record = Record(config, given, config_dir, _device_name(self.device), self.threads)
         self.classifier: Classifier | None = None
         self.watch: training.Watch | None = None
+        self.validation: data.ImageSet | None = None
         self.train_seconds = 0.0
 
     def perform(self, parent: str | None, tags: Mapping[str, Any], open_test: bool, resume: bool) -> Result:
@@ -109,6 +110,7 @@ class _Run:
         try:
             self.record.open(parent, tags)
             self.record.describe()
+            self.record.account.watch_machine()
             self._fit()
             if self.watch and self.watch.stopped:
                 status = "pruned"
@@ -125,7 +127,7 @@ class _Run:
         with uninterrupted():  # so that the account, the files and the study agree
             result = self._result(status, reason=reason, detail=detail, test_opened_at=opened)
             if status == "finished":
-                self._keep_pictures(result)
+                self._tell(result)
             self.record.close(result)
         if interruption:
             raise interruption
@@ -141,7 +143,7 @@ class _Run:
         if config.data.limit and config.data.limit > len(images):
             log.warning("data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(images))
         classifier = Classifier(ConvNet(config.model), config, images.standardisation)
-        self.classifier = classifier
+        self.classifier, self.validation = classifier, validation
         self.record.account.tags({"parameters": self._parameters()})
         order = torch.Generator().manual_seed(config.seed)
         batches = data.Batches(images.to(self.device), config.data.batch_size, order, config.data.augmentation)
@@ -197,19 +199,22 @@ class _Run:
             parameters=self._parameters(),
             **measured,
         )
+        if self.classifier and result.best_epoch:
+            result = dataclasses.replace(result, confusion=self.classifier.confusions[result.best_epoch - 1].tolist())
         if self.classifier and self.classifier.test:
             result.metrics.update(self.classifier.test[0])
         return result
 
-    def _keep_pictures(self, result: Result) -> None:
-        """The confusion matrices, as figure and counts, and the metrics of each class."""
-        assert self.classifier is not None
-        assert result.best_epoch is not None
+    def _tell(self, result: Result) -> None:
+        """What a finished run shows in its account."""
         account = self.record.account
-        _keep_matrix(account, "validation", self.classifier.confusions[result.best_epoch - 1], result)
+        if self.classifier is None or self.validation is None or not account.tracked:
+            return
+        self.classifier.load_state_dict(training.weights(self.record.folder / BEST))
+        self.classifier.to(self.device)
+        run_report.keep(account, self.config, result, self.classifier, self.validation)
         if self.classifier.test:
-            account.metrics(self.classifier.test[0], result.best_epoch)
-            _keep_matrix(account, "test", self.classifier.test[1], result)
+            run_report.keep_test(account, self.config, result, self.classifier)
 
 
 def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Result]:
@@ -251,19 +256,19 @@ def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -
     items = overrides.replaced(result.overrides, [overrides.override(key, value) for key, value in here.items()])
     config = compose(items, config_dir)
     torch.set_num_threads(result.threads)
-    saved = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
+    saved = training.weights(folder / BEST)
     classifier = Classifier(ConvNet(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
     on_gpu = result.device != "cpu" and torch.cuda.is_available()
     _measure(config, classifier, folder / BEST, torch.device("cuda:0" if on_gpu else "cpu"))
     assert classifier.test is not None
-    found, matrix = classifier.test
+    found, _ = classifier.test
     result = dataclasses.replace(result, metrics={**result.metrics, **found}, test_opened_at=opened, folder=str(folder))
     tracked = config.tracking if result.mlflow_run_id else schema.NoTracking(name="none")
     with uninterrupted():
         account = Account(tracked, output, folder.name, resume=result.mlflow_run_id)
         account.tags({"test.opened_at": opened})
-        account.metrics(found, result.best_epoch or 0)
-        _keep_matrix(account, "test", matrix, result)
+        run_report.keep_test(account, config, result, classifier)
+        run_report.keep_note(account, config, result)
         account.end("FINISHED")
         result.write()
     return result
@@ -271,20 +276,11 @@ def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -
 
 def _measure(config: schema.Config, classifier: Classifier, checkpoint: Path, device: torch.device) -> None:
     """The classifier's `test`: of the checkpoint's weights, on the test set."""
-    classifier.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    classifier.load_state_dict(training.weights(checkpoint))
     test = data.test_set(config.data.name, config.data.root).to(device)
     training.trainer(config, device, [], bars=False).test(
         classifier, data.Batches(test, _EVALUATION_BATCH), verbose=False
     )
-
-
-def _keep_matrix(account: Account, part: str, matrix: Any, result: Result) -> None:
-    right = 100 * matrix.trace() / matrix.sum()
-    title = f"{result.dataset}, {matrix.sum():,} {part} images: {right:.2f}% right"
-    account.figure(figures.confusion_matrix(matrix, title), f"confusion_matrix_{part}.png")
-    account.document(matrix.tolist(), f"confusion_matrix_{part}.json")
-    classes = {key: values.tolist() for key, values in metrics.per_class(matrix).items()}
-    account.document(classes, f"per_class_{part}.json")
 
 
 def _diagnosis(error: Exception) -> tuple[str, str]:

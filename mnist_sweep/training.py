@@ -140,6 +140,12 @@ def loadable(checkpoint: Path) -> Path | None:
     return checkpoint
 
 
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The state of a checkpoint's `Classifier`, on the CPU; only plain data is read."""
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return state
+
+
 def best_checkpoint(config: schema.Config, folder: Path) -> ModelCheckpoint:
     """Keeps the best epoch's weights, by the config's objective, as ``best.ckpt`` in a folder."""
     return ModelCheckpoint(

@@ -9,13 +9,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mnist_sweep import schema
+from mnist_sweep import datasets, schema, tracking
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.study import Study, measured
+from mnist_sweep.sweep_schema import Objective
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
             for trial in candidates
         ],
     }
-    crowned = content | _test(study, races[best.number])
+    crowned = content | _test(config, study, goal, races[best.number])
     study.remember("winner", crowned)
     return crowned
 
@@ -141,14 +142,17 @@ def _race(
     }
 
 
-def _test(study: Study, runs: Sequence[Result]) -> dict[str, Any]:
-    """Open the test set for the winner's networks, one for each seed."""
+def _test(config: schema.Config, study: Study, goal: Objective, runs: Sequence[Result]) -> dict[str, Any]:
+    """Open the test set for the winner's networks, one for each seed; register the one that is best on validation."""
     from mnist_sweep.run import open_test
 
     results = open_test([Path(result.folder) for result in runs])
     opened = max(str(result.test_opened_at) for result in results)
     openings = [*study.recall("test_openings", []), opened]
     study.remember("test_openings", openings)
+    # by validation, since the best on the test set would be the luckiest there
+    sign = 1 if goal.direction == "maximize" else -1
+    chosen = max(results, key=lambda result: sign * float(measured(goal.metric, result) or 0.0))
     accuracies = [result.metrics["test/accuracy"] for result in results]
     return {
         "test_accuracy": _spread(accuracies),
@@ -156,7 +160,13 @@ def _test(study: Study, runs: Sequence[Result]) -> dict[str, Any]:
         "test_openings": len(openings),  # more than one where a sweep was continued after its end
         "mlflow_run_ids": [result.mlflow_run_id for result in results],
         "checkpoints": [str(Path(result.folder) / str(result.checkpoint)) for result in results],
-        "model": None,
+        "model": tracking.register(
+            config.tracking,
+            chosen.mlflow_run_id,
+            config.data.name,
+            datasets.verify(config.data),
+            chosen.metrics["test/accuracy"],
+        ),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep import schema
 from mnist_sweep.errors import uninterrupted
-from mnist_sweep.tracking.models import SavedModel, log_model
+from mnist_sweep.tracking.models import SavedModel, link_metrics, log_model
 from mnist_sweep.tracking.store import active_run, client_of, experiment_of, line
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,11 @@ class Account:
             except Exception as error:
                 self._client = None
                 log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, line(error))
+
+    @property
+    def tracked(self) -> bool:
+        """Whether anything is kept."""
+        return self._client is not None
 
     def _open(
         self,
@@ -213,15 +218,14 @@ class Account:
         self._client.log_inputs(self.run_id, [DatasetInput(described, [InputTag("mlflow.data.context", context)])])
 
     @_guarded
-    def model(self, saved: SavedModel, metrics: Mapping[str, float], step: int) -> None:
-        """Keep a model as MLflow's LoggedModel, with the metrics that it reached.
+    def model(self, saved: SavedModel, step: int) -> None:
+        """Keep a model as MLflow's LoggedModel; the step is the epoch that it is from, counted from 1."""
+        log_model(self._client, str(self.run_id), saved, step)
 
-        Args:
-            saved: what is kept.
-            metrics: by name.
-            step: the epoch that it is from, counted from 1.
-        """
-        log_model(self._client, str(self.run_id), saved, metrics, step)
+    @_guarded
+    def link_metrics(self, names: Sequence[str], step: int) -> None:
+        """Say of metrics that were logged at a step that they are those of the run's model."""
+        link_metrics(self._client, str(self.run_id), names, step)
 
     @_guarded
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:

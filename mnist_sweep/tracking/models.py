@@ -4,9 +4,8 @@ import contextlib
 import importlib.metadata
 import logging
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,10 @@ class SavedModel:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-def log_model(client: Any, run_id: str, saved: SavedModel, metrics: Mapping[str, float], step: int) -> None:
+def log_model(client: Any, run_id: str, saved: SavedModel, step: int) -> None:
     """Keep a model with its run: an exported graph, without pickle, with signature, example and requirements."""
     import mlflow.pytorch
-    from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, infer_signature
 
     run = client.get_run(run_id)
@@ -77,9 +76,29 @@ def log_model(client: Any, run_id: str, saved: SavedModel, metrics: Mapping[str,
         raise
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-    now = int(time.time() * 1000)
-    reached = [Metric(key, value, now, step, model_id=model.model_id) for key, value in metrics.items()]
+
+
+def link_metrics(client: Any, run_id: str, names: Sequence[str], step: int) -> None:
+    """Say of metrics that a run has logged at a step that they are those of its model."""
+    from mlflow.entities import Metric
+
+    if (model_id := model_of(client, run_id)) is None:
+        return
+    reached = [
+        # with its own time, or the run would have it twice
+        Metric(name, logged.value, logged.timestamp, step, model_id=model_id)
+        for name in names
+        for logged in client.get_metric_history(run_id, name)
+        if logged.step == step
+    ]
     client.log_batch(run_id, metrics=reached)
+
+
+def model_of(client: Any, run_id: str) -> str | None:
+    """MLflow's id of the model that a run has left; None where it has none."""
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs else []
+    return str(models[-1].model_id) if models else None
 
 
 @contextlib.contextmanager
@@ -132,11 +151,9 @@ def _register(client: Any, name: str, run_id: str, digest: str, accuracy: float)
     for known in client.search_model_versions(f"name='{name}'"):
         if known.run_id == run_id:  # of an earlier sitting
             return int(known.version), CHAMPION in client.get_model_version(name, known.version).aliases
-    outputs = client.get_run(run_id).outputs
-    models = outputs.model_outputs if outputs else []
-    if not models:
+    model_id = model_of(client, run_id)
+    if model_id is None:
         raise RuntimeError(f"run {run_id} has no model")
-    model_id = models[-1].model_id
     tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
     version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id).version
     present = _alias(client, name)

@@ -1,0 +1,166 @@
+"""What a finished run shows in its account: curves, tables, pictures, a note, the model."""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import numpy as np
+import torch
+
+from mnist_sweep import data, datasets, figures, inspection, metrics, schema
+from mnist_sweep.classifier import Classifier
+from mnist_sweep.data import ImageSet
+from mnist_sweep.result import BEST, Result
+from mnist_sweep.tracking import Account, SavedModel
+
+log = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, Any]
+
+_MISTAKES = 30
+#: Images of the input example, which stand for a batch of any size.
+_EXAMPLES = 3
+
+P = ParamSpec("P")
+
+
+def _harmless(method: Callable[Concatenate[Account, P], None]) -> Callable[Concatenate[Account, P], None]:
+    """The function, but that no run fails over its pictures."""
+
+    @wraps(method)
+    def safe(account: Account, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(account, *args, **kwargs)
+        except Exception:
+            log.exception("the pictures of this run could not be drawn; the run goes on without them")
+
+    return safe
+
+
+@_harmless
+def keep(account: Account, config: schema.Config, result: Result, classifier: Classifier, validation: ImageSet) -> None:
+    """All that a finished run shows, but for the test set.
+
+    Args:
+        account: open.
+        config: of the run.
+        result: of the run.
+        classifier: with the best epoch's weights.
+        validation: the images that the best epoch was chosen by.
+    """
+    step, title = result.best_epoch or 0, f"{config.name} on {result.dataset}"
+    account.figure(figures.curves(result.history, result.best_epoch, title), "curves.png")
+    _keep_part(account, "validation", np.array(result.confusion), validation, result, classifier)
+    kernels = inspection.first_filters(classifier)
+    if len(kernels):
+        of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
+        account.figure(figures.filters(kernels, f"first block's filters{of}, {title}"), "filters.png")
+    chosen = inspection.one_of_each(validation.labels)
+    if maps := inspection.activation_maps(classifier, validation.images[chosen]):
+        labels = validation.labels[chosen].tolist()
+        digits = inspection.images_at(validation, chosen)
+        account.figure(figures.activations(digits, labels, maps, f"activation maps, {title}"), "activations.png")
+    keep_note(account, config, result)
+    served = inspection.Served(classifier)
+    images = validation.images[:_EXAMPLES].cpu().float() / 255
+    with torch.no_grad():
+        probabilities = served(images)
+    parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}
+    saved = SavedModel(served, images.numpy(), probabilities.numpy(), Path(result.folder) / BEST, parameters)
+    account.model(saved, step)
+    account.link_metrics([name for name in result.metrics if not name.startswith("test/")], step)
+
+
+@_harmless
+def keep_test(account: Account, config: schema.Config, result: Result, classifier: Classifier) -> None:
+    """The test set's metrics and pictures.
+
+    Args:
+        account: open.
+        config: of the run.
+        result: of the run.
+        classifier: with the best epoch's weights; it has been tested.
+    """
+    assert classifier.test is not None
+    found, confusion = classifier.test
+    step = result.best_epoch or 0
+    account.metrics(found, step)
+    account.link_metrics(list(found), step)
+    test = data.test_set(config.data.name, config.data.root)
+    _keep_part(account, "test", confusion, test, result, classifier)
+    source = datasets.SOURCES[config.data.name]
+    account.dataset(
+        config.data.name,
+        datasets.verify(config.data),
+        str(datasets.folder(config.data).resolve()),
+        "testing",
+        {"images": source.test},
+    )
+
+
+def _keep_part(
+    account: Account, part: str, confusion: Array, images: ImageSet, result: Result, classifier: Classifier
+) -> None:
+    """Matrix, classes, mistakes and calibration on one part of the data set."""
+    right = 100 * confusion.trace() / confusion.sum()
+    title = f"{result.dataset}, {confusion.sum():,} {part} images: {right:.2f}% right"
+    name = f"confusion_matrix_{part}"
+    account.figure(figures.confusion_matrix(confusion, title), f"{name}.png")
+    account.figure(figures.confusion_matrix(confusion, title, normalised=True), f"{name}_normalised.png")
+    account.document(confusion.tolist(), f"{name}.json")
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    account.document(shares.tolist(), f"{name}_normalised.json")
+    classes = {key: values.tolist() for key, values in metrics.per_class(confusion).items()}
+    account.document(classes, f"per_class_{part}.json")
+    account.table({"class": list(range(len(confusion))), **classes}, f"per_class_{part}_table.json")
+    labels = images.labels.cpu().numpy()
+    probabilities = inspection.probabilities(classifier, images.images)
+    wrong = metrics.confident_mistakes(probabilities, labels, _MISTAKES)
+    if len(wrong):
+        predicted, sure = probabilities[wrong].argmax(axis=1), probabilities[wrong].max(axis=1)
+        of = int((probabilities.argmax(axis=1) != labels).sum())
+        which = f"the {len(wrong)} most confident of {of}" if len(wrong) < of else f"all {of}"
+        said = f"{which} mistakes on the {part} images"
+        pictures = inspection.images_at(images, wrong.tolist())
+        account.figure(figures.mistakes(pictures, labels[wrong], predicted, sure, said), f"mistakes_{part}.png")
+    found = metrics.calibration(probabilities, labels)
+    error = metrics.calibration_error(found)
+    account.figure(figures.calibration(found, error, f"{result.dataset}, {part}"), f"calibration_{part}.png")
+    account.document({key: values.tolist() for key, values in found.items()}, f"calibration_{part}.json")
+    short = {"validation": "val", "test": "test"}[part]
+    account.metrics({f"{short}/calibration_error": error}, result.best_epoch or 0)
+
+
+def keep_note(account: Account, config: schema.Config, result: Result) -> None:
+    """The run's note."""
+    account.note(note(config, result))
+
+
+def note(config: schema.Config, result: Result) -> str:
+    """A run in Markdown: what came out, the network as a table of layers, the command."""
+    best = f"**{config.objective} {result.objective:.4f}** in epoch {result.best_epoch} of {result.epochs}"
+    lines = [f"{best}, {result.seconds:.1f} s on {result.device}, {result.dataset}, seed {result.seed}"]
+    if "test/accuracy" in result.metrics:
+        lines.append(f"\n**test/accuracy {result.metrics['test/accuracy']:.4f}** (opened {result.test_opened_at})")
+    lines += ["", "| layer | output | parameters | multiply-adds |", "|---|---|---:|---:|"]
+    table = config.model.layers()
+    for layer in table:
+        output = " × ".join(map(str, layer.output))
+        lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
+    sums = sum(layer.parameters for layer in table), sum(layer.multiply_adds for layer in table)
+    lines.append(f"| **all** | | **{sums[0]:,}** | **{sums[1]:,}** |")
+    network = config.model
+    lines += [
+        "",
+        f"Blocks: convolution{', batch norm' if network.batch_norm else ''}, {network.activation}, "
+        f"{network.pool} pooling; dropout {network.dropout:g}; softmax at the end.",
+        "",
+        "Again:",
+        "",
+        "```",
+        result.command,
+        "```",
+    ]
+    return "\n".join(lines)
