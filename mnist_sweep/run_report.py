@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from mnist_sweep import data, datasets, figures, inspection, metrics, schema
 from mnist_sweep.classifier import Classifier
@@ -50,18 +51,10 @@ def keep(account: Account, config: schema.Config, result: Result, classifier: Cl
         classifier: with the best epoch's weights.
         validation: the images that the best epoch was chosen by.
     """
-    step, title = result.best_epoch or 0, f"{config.name} on {result.dataset}"
-    account.figure(figures.curves(result.history, result.best_epoch, title), "curves.png")
+    step = result.best_epoch or 0
+    for name, figure in _pictures(config, result, classifier, validation).items():
+        account.figure(figure, f"{name}.png")
     _keep_part(account, "validation", np.array(result.confusion), validation, result, classifier)
-    kernels = inspection.first_filters(classifier)
-    if len(kernels):
-        of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
-        account.figure(figures.filters(kernels, f"first block's filters{of}, {title}"), "filters.png")
-    chosen = inspection.one_of_each(validation.labels)
-    if maps := inspection.activation_maps(classifier, validation.images[chosen]):
-        labels = validation.labels[chosen].tolist()
-        digits = inspection.images_at(validation, chosen)
-        account.figure(figures.activations(digits, labels, maps, f"activation maps, {title}"), "activations.png")
     keep_note(account, config, result)
     served = inspection.Served(classifier)
     images = validation.images[:_EXAMPLES].cpu().float() / 255
@@ -100,34 +93,72 @@ def keep_test(account: Account, config: schema.Config, result: Result, classifie
     )
 
 
-def _keep_part(
-    account: Account, part: str, confusion: Array, images: ImageSet, result: Result, classifier: Classifier
-) -> None:
-    """Matrix, classes, mistakes and calibration on one part of the data set."""
+def pictures(config: schema.Config, result: Result, classifier: Classifier, validation: ImageSet) -> dict[str, Figure]:
+    """All pictures of a finished run but those of the test set, by name; the arguments are those of `keep`."""
+    probabilities = inspection.probabilities(classifier, validation.images)
+    confusion = np.array(result.confusion)
+    return _pictures(config, result, classifier, validation) | _part_pictures(
+        "validation", confusion, validation, probabilities, result
+    )
+
+
+def _pictures(config: schema.Config, result: Result, classifier: Classifier, validation: ImageSet) -> dict[str, Figure]:
+    """Curves, filters and activation maps."""
+    title = f"{config.name} on {result.dataset}"
+    drawn = {"curves": figures.curves(result.history, result.best_epoch, title)}
+    kernels = inspection.first_filters(classifier)
+    if len(kernels):
+        of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
+        drawn["filters"] = figures.filters(kernels, f"first block's filters{of}, {title}")
+    chosen = inspection.one_of_each(validation.labels)
+    if maps := inspection.activation_maps(classifier, validation.images[chosen]):
+        labels = validation.labels[chosen].tolist()
+        digits = inspection.images_at(validation, chosen)
+        drawn["activations"] = figures.activations(digits, labels, maps, f"activation maps, {title}")
+    return drawn
+
+
+def _part_pictures(
+    part: str, confusion: Array, images: ImageSet, probabilities: Array, result: Result
+) -> dict[str, Figure]:
+    """Matrices, mistakes and calibration on one part of the data set."""
     right = 100 * confusion.trace() / confusion.sum()
     title = f"{result.dataset}, {confusion.sum():,} {part} images: {right:.2f}% right"
-    name = f"confusion_matrix_{part}"
-    account.figure(figures.confusion_matrix(confusion, title), f"{name}.png")
-    account.figure(figures.confusion_matrix(confusion, title, normalised=True), f"{name}_normalised.png")
-    account.document(confusion.tolist(), f"{name}.json")
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    account.document(shares.tolist(), f"{name}_normalised.json")
-    classes = {key: values.tolist() for key, values in metrics.per_class(confusion).items()}
-    account.document(classes, f"per_class_{part}.json")
-    account.table({"class": list(range(len(confusion))), **classes}, f"per_class_{part}_table.json")
+    drawn = {
+        f"confusion_matrix_{part}": figures.confusion_matrix(confusion, title),
+        f"confusion_matrix_{part}_normalised": figures.confusion_matrix(confusion, title, normalised=True),
+    }
     labels = images.labels.cpu().numpy()
-    probabilities = inspection.probabilities(classifier, images.images)
     wrong = metrics.confident_mistakes(probabilities, labels, _MISTAKES)
     if len(wrong):
         predicted, sure = probabilities[wrong].argmax(axis=1), probabilities[wrong].max(axis=1)
         of = int((probabilities.argmax(axis=1) != labels).sum())
         which = f"the {len(wrong)} most confident of {of}" if len(wrong) < of else f"all {of}"
         said = f"{which} mistakes on the {part} images"
-        pictures = inspection.images_at(images, wrong.tolist())
-        account.figure(figures.mistakes(pictures, labels[wrong], predicted, sure, said), f"mistakes_{part}.png")
+        shown = inspection.images_at(images, wrong.tolist())
+        drawn[f"mistakes_{part}"] = figures.mistakes(shown, labels[wrong], predicted, sure, said)
     found = metrics.calibration(probabilities, labels)
     error = metrics.calibration_error(found)
-    account.figure(figures.calibration(found, error, f"{result.dataset}, {part}"), f"calibration_{part}.png")
+    drawn[f"calibration_{part}"] = figures.calibration(found, error, f"{result.dataset}, {part}")
+    return drawn
+
+
+def _keep_part(
+    account: Account, part: str, confusion: Array, images: ImageSet, result: Result, classifier: Classifier
+) -> None:
+    """Matrix, classes, mistakes and calibration on one part of the data set."""
+    probabilities = inspection.probabilities(classifier, images.images)
+    for name, figure in _part_pictures(part, confusion, images, probabilities, result).items():
+        account.figure(figure, f"{name}.png")
+    name = f"confusion_matrix_{part}"
+    account.document(confusion.tolist(), f"{name}.json")
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    account.document(shares.tolist(), f"{name}_normalised.json")
+    classes = {key: values.tolist() for key, values in metrics.per_class(confusion).items()}
+    account.document(classes, f"per_class_{part}.json")
+    account.table({"class": list(range(len(confusion))), **classes}, f"per_class_{part}_table.json")
+    found = metrics.calibration(probabilities, images.labels.cpu().numpy())
+    error = metrics.calibration_error(found)
     account.document({key: values.tolist() for key, values in found.items()}, f"calibration_{part}.json")
     short = {"validation": "val", "test": "test"}[part]
     account.metrics({f"{short}/calibration_error": error}, result.best_epoch or 0)

@@ -168,10 +168,12 @@ class Driver:
             launch: opens the launcher that performs the runs; None = the config's.
         """
         from mnist_sweep.sweep import winner
+        from mnist_sweep.sweep.report import report
 
         launch = launch or machine.launcher(self.config, self.divided, self.items, self.config_dir)
         state: State = "KILLED"
         crowned: dict[str, Any] | None = None
+        page: Path | None = None
         try:
             self.begin()
             with Crew(launch) as crew:
@@ -179,6 +181,7 @@ class Driver:
                 if not self.study.ranking():
                     raise RunFailure("error", f"no trial finished; {self.study.frequent_failure()}")
                 crowned = winner.crown(self.config, self.config_dir, self.study, crew)
+            page = report(self.config, self.config_dir, self.study, crowned, self.folder, self._seconds(), self.account)
             state = "FINISHED"
         except RunFailure:
             state = "FAILED"
@@ -187,6 +190,8 @@ class Driver:
             with uninterrupted():
                 path = self._end(state, crowned)
         summary.show(self.config, self.study, crowned, self.folder, self.config_dir)
+        if page:
+            log.info("%-18s %s", "the report", page)
         return path
 
     def begin(self) -> None:
@@ -211,7 +216,7 @@ class Driver:
 
     def _end(self, state: State, crowned: dict[str, Any] | None) -> Path:
         """``sweep.json``, and the end of the account."""
-        seconds = float(self.study.recall("seconds", 0.0)) + time.monotonic() - self.started
+        seconds = self._seconds()
         self.study.remember("seconds", seconds)
         path = summary.write(self.config, self.study, crowned, self.folder, seconds, self.account.run_id)
         self.account.file(path)
@@ -219,6 +224,10 @@ class Driver:
         self.account.tags({f"failures.{reason}": count for reason, count in self.study.failures().items()})
         self.account.end(state)
         return path
+
+    def _seconds(self) -> float:
+        """Of all sittings."""
+        return float(self.study.recall("seconds", 0.0)) + time.monotonic() - self.started
 
     def _open_account(self) -> None:
         """The sweep's own run in MLflow: a new one, or that of the earlier sittings."""

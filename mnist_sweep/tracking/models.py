@@ -155,7 +155,8 @@ def _register(client: Any, name: str, run_id: str, digest: str, accuracy: float)
     if model_id is None:
         raise RuntimeError(f"run {run_id} has no model")
     tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
-    version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id).version
+    source = client.get_logged_model(model_id).artifact_location  # MLflow looks models:/ID up in its default store
+    version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id).version
     present = _alias(client, name)
     if present is None:
         why = "the first"
