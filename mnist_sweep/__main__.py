@@ -20,28 +20,14 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_sweep import datasets, schema
+from mnist_sweep import console, datasets, schema
 from mnist_sweep.composition import CONF, compose, explain
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
 from mnist_sweep.overrides import override, replaced, without
 
 log = logging.getLogger("mnist_sweep")
 
-_DONE, _FAILED, _WRONG = 0, 1, 2
-
 _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
-
-
-class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what standard error is at the time, which a progress bar may have replaced."""
-
-    @property
-    def stream(self) -> Any:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, _: Any) -> None:
-        pass
 
 
 def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
@@ -98,7 +84,7 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
         from mnist_sweep.sweep.plan import plan
 
         print(plan(config, items, config_dir), flush=True)
-        return _DONE
+        return console.DONE
     if config.sweep:
         from mnist_sweep.sweep.driver import sweep
 
@@ -107,7 +93,7 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
         except (Interrupted, RunFailure):
             print(Path(config.output) / "runs" / config.sweep.name / "sweep.json", flush=True)
             raise
-        return _DONE
+        return console.DONE
     from mnist_sweep.run import folder_of, run
 
     if config.name is None:
@@ -130,7 +116,7 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
     else:
         log.error("failed: %s", result.detail)
     print(result.path, flush=True)
-    return _DONE if result.status == "finished" else _FAILED
+    return console.DONE if result.status == "finished" else console.FAILED
 
 
 class CheckGrid(Callback):
@@ -149,7 +135,7 @@ class CheckGrid(Callback):
                     raise RequestError(f"name={name}: the same for {names.count(name)} runs; allowed: one name each")
         except RequestError as error:  # Hydra makes warnings of a callback's exceptions
             log.error("error: %s", error)
-            sys.exit(_WRONG)
+            sys.exit(console.WRONG)
 
 
 def _config_dir(sources: Sequence[Any]) -> str | None:
@@ -158,11 +144,7 @@ def _config_dir(sources: Sequence[Any]) -> str | None:
 
 def main() -> int:
     """Returns: the exit code."""
-    handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    console.say_on_stderr()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own way to hand on errors rather than to print and exit
     codes: list[int] = []
 
@@ -173,13 +155,13 @@ def main() -> int:
             codes.append(perform(list(now.overrides.task), _config_dir(now.runtime.config_sources)))
         except RequestError as error:
             log.error("error: %s", error)
-            codes.append(_WRONG)
+            codes.append(console.WRONG)
         except RunFailure as error:
             log.error("failed: %s", error)
-            codes.append(_FAILED)
+            codes.append(console.FAILED)
         except Exception:  # a bug, which must not pass for a wrong request below
             log.exception("failed")
-            codes.append(_FAILED)
+            codes.append(console.FAILED)
 
     try:
         with interruptible():
@@ -189,13 +171,13 @@ def main() -> int:
         return error.exit_code
     except RequestError as error:
         log.error("error: %s", error)
-        return _WRONG
+        return console.WRONG
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         pairs = zip(sys.argv, sys.argv[1:], strict=False)
         given = [item for before, item in pairs if not item.startswith("-") and before not in _FLAGS_WITH_VALUE]
         log.error("error: %s", explain(error, given))
-        return _WRONG
-    return max(codes, default=_DONE)
+        return console.WRONG
+    return max(codes, default=console.DONE)
 
 
 if __name__ == "__main__":

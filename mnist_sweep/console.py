@@ -1,0 +1,123 @@
+"""What the command lines have in common: lines on standard error, and exit codes."""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
+
+log = logging.getLogger("mnist_sweep")
+
+DONE, FAILED, WRONG = 0, 1, 2
+
+#: Where the account is kept unless somebody says otherwise.
+STORE = "sqlite:///mlruns/mlflow.db"
+#: The models that ``predict`` and the others look for, the first that has a champion.
+DIGITS = ("mnist", "mnist5k")
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what standard error is at the time, which a progress bar may have replaced."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        pass
+
+
+def say_on_stderr() -> None:
+    """Send the package's log to standard error, the bare messages."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as everywhere here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}; {self.prog} --help tells what is allowed")
+
+
+def parser(module: str, description: str) -> Parser:
+    """The parser of ``python -m mnist_sweep.MODULE``."""
+    return Parser(
+        prog=f"python -m mnist_sweep.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit codes: 0 done, 1 the work failed, 2 the request is wrong.",
+    )
+
+
+def add_model(arguments: argparse.ArgumentParser) -> None:
+    """Let the user say which network."""
+    which = arguments.add_mutually_exclusive_group()
+    which.add_argument(
+        "--model",
+        metavar="URI",
+        help="a registered model (default: models:/mnist_sweep@champion, else models:/mnist_sweep_mnist5k@champion)",
+    )
+    which.add_argument("--checkpoint", metavar="FILE", type=Path, help="the best.ckpt of a run")
+    add_store(arguments)
+
+
+def add_store(arguments: argparse.ArgumentParser) -> None:
+    """Let the user say where MLflow keeps its account."""
+    arguments.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI", STORE),
+        help="MLflow's store (default: $MLFLOW_TRACKING_URI, else %(default)s)",
+    )
+
+
+def classifier(options: argparse.Namespace) -> tuple[Any, str]:
+    """The network that was asked for, and what to call it.
+
+    Raises:
+        RequestError: there is none.
+    """
+    from mnist_sweep import inspection, tracking
+
+    if options.checkpoint:
+        return inspection.load(options.checkpoint), str(options.checkpoint)
+    uri = options.model
+    if uri is None:
+        names = [tracking.registered_name(dataset) for dataset in DIGITS]
+        uri = tracking.registered(options.tracking_uri, names) or f"models:/{names[0]}@champion"
+    with tempfile.TemporaryDirectory() as folder:
+        return inspection.load(tracking.checkpoint_of(uri, options.tracking_uri, Path(folder))), uri
+
+
+def run(perform: Callable[[], int]) -> int:
+    """Perform a command.
+
+    Args:
+        perform: returns the exit code.
+
+    Returns:
+        The exit code; errors have been told in one line each.
+    """
+    say_on_stderr()
+    try:
+        with interruptible():
+            return perform()
+    except Interrupted as error:
+        log.error("interrupted by %s", error)
+        return error.exit_code
+    except RequestError as error:
+        log.error("error: %s", error)
+        return WRONG
+    except RunFailure as error:
+        log.error("failed: %s", error)
+        return FAILED

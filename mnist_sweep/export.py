@@ -1,0 +1,111 @@
+"""Take a network elsewhere: ``python -m mnist_sweep.export --to onnx|safetensors FILE``."""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_sweep import console, schema
+from mnist_sweep.errors import RequestError, RunFailure
+
+log = logging.getLogger(__name__)
+
+#: Images that an ONNX file is held against the network on.
+CHECKED = 1_000
+#: The greatest difference of a probability that is put down to rounding.
+TOLERANCE = 1e-4
+
+
+def onnx(classifier: Any, file: Path) -> float:
+    """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
+
+    Args:
+        classifier: a `Classifier`.
+        file: to be written.
+
+    Returns:
+        The greatest difference between ONNX Runtime's probabilities and the network's on `CHECKED` images.
+
+    Raises:
+        RunFailure: they differ by more than `TOLERANCE`; the file is taken away again.
+    """
+    import onnxruntime
+    import torch
+
+    from mnist_sweep.inspection import Served
+
+    served = Served(classifier)
+    images = _images(classifier.config.data)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            served, (images[:3],), dynamo=True, verbose=False,
+            input_names=["images"], output_names=["probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        )  # fmt: skip
+    assert program is not None
+    program.save(str(file))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {"images": images.numpy()})
+    with torch.no_grad():
+        difference = float((torch.from_numpy(found) - served(images)).abs().max())
+    if not difference <= TOLERANCE:
+        file.unlink()
+        raise RunFailure("error", f"the ONNX file differs from the network by {difference:.2g}; nothing is left of it")
+    return difference
+
+
+def safetensors(classifier: Any, file: Path) -> None:
+    """Write a network's weights and standardisation as safetensors; its config is in the file's metadata as JSON."""
+    from safetensors.torch import save_file
+
+    state = {key: value.contiguous() for key, value in classifier.state_dict().items()}
+    save_file(state, file, metadata={"format": "pt", "config": json.dumps(classifier.config.plain())})
+
+
+def _images(settings: schema.Data) -> Any:
+    """Validation and training images of the network's own data set, or of the one that is always there."""
+    import torch
+
+    from mnist_sweep import data, datasets
+
+    own = not datasets.missing(settings)
+    name, root = (settings.name, settings.root) if own else ("mnist5k", settings.root)
+    training, validation = data.training_and_validation(name, root, settings.split_seed, None)
+    pixels = torch.cat([validation.images, training.images[:CHECKED]])[:CHECKED]
+    return pixels.float() / 255
+
+
+def perform(arguments: Sequence[str]) -> int:
+    """Write the file that was asked for."""
+    parser = console.parser("export", "Write a network for use elsewhere.")
+    parser.add_argument("--to", required=True, choices=("onnx", "safetensors"), help="the format")
+    parser.add_argument("file", metavar="FILE", type=Path, help="to be written; it must not be there yet")
+    console.add_model(parser)
+    options = parser.parse_args(arguments)
+    if options.file.exists():
+        raise RequestError(f"{options.file}: is there already; allowed: a new file")
+    if not options.file.parent.is_dir():
+        raise RequestError(f"{options.file}: there is no folder {options.file.parent}; allowed: a folder that is there")
+    classifier, name = console.classifier(options)
+    if options.to == "onnx":
+        difference = onnx(classifier, options.file)
+        log.info(
+            "%s: checked with ONNX Runtime on %d images, greatest difference of a probability %.2g",
+            name, CHECKED, difference,
+        )  # fmt: skip
+    else:
+        safetensors(classifier, options.file)
+        log.info("%s: %d tensors, the config in the metadata", name, len(classifier.state_dict()))
+    print(options.file)
+    return console.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(lambda: perform(sys.argv[1:])))
