@@ -12,7 +12,7 @@ import numpy as np
 from mnist_sweep import console, digits
 from mnist_sweep.errors import RequestError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mnist_sweep.demo")  # __name__ is __main__ here
 
 HOST = "127.0.0.1"
 _CANVAS = 320

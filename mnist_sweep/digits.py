@@ -63,7 +63,7 @@ def decode(content: bytes) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its size, which is checked here
         try:
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "MPO")) as picture:
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
                 width, height = picture.size
                 if width * height > MOST_PIXELS:
                     raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {MOST_PIXELS:,} in all")

@@ -13,7 +13,7 @@ from typing import Any
 from mnist_sweep import console, schema
 from mnist_sweep.errors import RequestError, RunFailure
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mnist_sweep.export")  # __name__ is __main__ here
 
 #: Images that an ONNX file is held against the network on.
 CHECKED = 1_000

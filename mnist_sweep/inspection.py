@@ -1,5 +1,6 @@
 """What a trained network does: its probabilities, its first filters, its activation maps, as plain arrays."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def load(checkpoint: Path) -> Classifier:
         RequestError: the file cannot be read, holds more than plain data, or is not one of ours.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign file's format
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RequestError(f"{checkpoint}: no such file; allowed: the best.ckpt of a run") from error
     except OSError as error:
@@ -61,8 +64,8 @@ def load(checkpoint: Path) -> Classifier:
     except Exception as error:  # torch's, zipfile's and pickle's own
         cause = " ".join(str(error).split())
         hostile = "Unsupported" in cause or "Weights only" in cause
-        said = "it holds more than plain data, and nothing of it was executed" if hostile else cause[:100]
-        raise RequestError(f"{checkpoint}: refused ({said}); allowed: the best.ckpt of a run") from error
+        said = "it holds more than plain data, and nothing of it was executed" if hostile else "it is no checkpoint"
+        raise RequestError(f"{checkpoint}: refused: {said}; allowed: the best.ckpt of a run") from error
     try:
         config = schema.Config.model_validate(content["hyper_parameters"]["config"])
         state = content["state_dict"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mnist_sweep import console, digits
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mnist_sweep.predict")  # __name__ is __main__ here
 
 _BATCH = 256
 

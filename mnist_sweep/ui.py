@@ -11,7 +11,7 @@ from pathlib import Path
 from mnist_sweep import console
 from mnist_sweep.errors import RequestError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mnist_sweep.ui")  # __name__ is __main__ here
 
 HOST = "127.0.0.1"
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,14 +203,11 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     if tracking_uri.startswith("sqlite:///") and not database.is_file():
         raise RequestError(f"{uri}: no model is registered yet, there is no {database}; {makes}")
     client = client_of(tracking_uri)
-    import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
     try:
-        with contextlib.redirect_stderr(None), uninterrupted():
-            found = mlflow.artifacts.download_artifacts(
-                f"{uri}/{CHECKPOINT}", dst_path=str(folder), tracking_uri=tracking_uri
-            )
+        with uninterrupted():
+            found = _download(client, uri, folder)
     except (MlflowException, OSError) as error:
         names = ", ".join(f"models:/{each.name}@{CHAMPION}" for each in client.search_registered_models()) or "none"
         raise RequestError(f"{uri}: no such model ({line(error)}); registered: {names}; {makes}") from error
@@ -217,6 +215,26 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     if not files:
         raise RequestError(f"{uri}: not a model of mnist_sweep; allowed: one that a sweep registered")
     return files[0]
+
+
+_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def _download(client: Any, uri: str, folder: Path) -> str:
+    """Fetch a model's checkpoint by the store that was named; MLflow itself would ask its default one."""
+    import mlflow.artifacts
+
+    address = _ADDRESS.fullmatch(uri)
+    if address is None:
+        raise RequestError(f"{uri}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, version = address["name"], address["alias"], address["version"]
+    found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+    where = client.get_logged_model(found.model_id).artifact_location if found.model_id else found.source
+    return str(
+        mlflow.artifacts.download_artifacts(
+            f"{where}/{CHECKPOINT}", dst_path=str(folder), tracking_uri=client.tracking_uri
+        )
+    )
 
 
 def registered(tracking_uri: str, names: list[str]) -> str | None:

@@ -14,6 +14,7 @@ from mnist_sweep import schema
 def client_of(uri: str) -> Any:
     """MLflow's client of a store, quiet and bounded in time."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while mlflow is imported
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not hold up a run
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with warnings.catch_warnings():

@@ -28,6 +28,7 @@ class Account:
 
     content: dict[str, Any]
     url: str
+    folder: Path
 
 
 def free_port() -> int:
@@ -42,17 +43,32 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """The command and the address of the README, in an empty folder."""
     folder = tmp_path_factory.mktemp("account")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    request = ["+sweep=optuna", "data=mnist5k", "sweep.trials=8", "sweep.winner.seeds=1"]
+    request = ["+sweep=optuna", "data=mnist5k", "sweep.trials=8", "sweep.winner.seeds=1", "sweep/pruner=none"]
+    request += ["trainer.max_epochs=5"]
     sweep = subprocess.run(
         [sys.executable, "-m", "mnist_sweep", *request],
         cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=600,
     )  # fmt: skip
+    with serving(folder, "mnist_sweep.ui", "/health") as url:
+        yield Account(json.loads((folder / sweep.stdout.strip()).read_text()), url, folder)
+
+
+@pytest.fixture(scope="session")
+def demo(account: Account) -> Iterator[str]:
+    """The address of the page to draw on, with the champion of the account's sweep."""
+    with serving(account.folder, "mnist_sweep.demo", "/") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(folder: Path, module: str, path: str) -> Iterator[str]:
+    """The address of a server of ours, in a folder, as soon as it answers at a path."""
     port = free_port()
-    command = ["mlflow", "ui", "--backend-store-uri", "sqlite:///mlruns/mlflow.db", "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (
-        (folder / "ui.log").open("w") as log,
+        (folder / f"{module}.log").open("w") as log,
         subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-m", module, "--port", str(port)],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -63,10 +79,10 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         try:
             url = f"http://127.0.0.1:{port}"
             for _ in range(600):
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}{path}", timeout=5):
                     break
                 time.sleep(0.2)
-            yield Account(json.loads((folder / sweep.stdout.strip()).read_text()), url)
+            yield url
         finally:
             os.killpg(server.pid, 15)
 
