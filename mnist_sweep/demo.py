@@ -18,6 +18,13 @@ HOST = "127.0.0.1"
 _CANVAS = 320
 #: Of each pixel of the 28 × 28 picture on the page.
 _ENLARGED = 8
+#: Gradio's canvas waits until a tool is chosen, but there is only one that makes sense.
+_TAKE_THE_BRUSH = """() => {
+  const timer = setInterval(() => {
+    const brush = document.querySelector("#sketch button[aria-label=Brush]");
+    if (brush) { brush.click(); clearInterval(timer); }
+  }, 200);
+}"""
 
 
 def look(classifier: Any, drawing: Any) -> tuple[dict[str, float], Any, Any]:
@@ -86,6 +93,7 @@ def page(classifier: Any, name: str) -> Any:
                 label = gradio.Label(label="answer", num_top_classes=3, elem_id="answer")
                 seen = gradio.Image(label="what the network saw, 28 × 28", elem_id="seen", height=280, width=280)
         maps = gradio.Image(label="activation maps", elem_id="maps")
+        made.load(js=_TAKE_THE_BRUSH)
         sketch.change(answer, sketch, [label, seen, maps], show_progress="hidden", trigger_mode="always_last")
     return made
 

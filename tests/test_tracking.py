@@ -68,10 +68,17 @@ def test_the_artifacts_of_a_run(store: Path) -> None:
     folder = Path(kept.get_run(result.mlflow_run_id).info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(store / "artifacts")
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "overrides.yaml", "checkpoints"),
-        *(f"{kind}_{part}" for kind in ("confusion_matrix", "per_class") for part in ("validation.json", "test.json")),
-        *(f"confusion_matrix_{part}.png" for part in ("validation", "test")),
-    }
+        *("config.yaml", "overrides.yaml", "checkpoints", "curves.png", "filters.png", "activations.png"),
+        *(
+            file.format(part)
+            for part in ("validation", "test")
+            for file in (
+                "confusion_matrix_{}.png", "confusion_matrix_{}.json", "confusion_matrix_{}_normalised.png",
+                "confusion_matrix_{}_normalised.json", "per_class_{}.json", "per_class_{}_table.json",
+                "mistakes_{}.png", "calibration_{}.png", "calibration_{}.json",
+            )
+        ),
+    }  # fmt: skip
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["filters"] == [4]
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == (
         Path(result.folder) / str(result.checkpoint)
