@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import logging
 import re
 import tempfile
@@ -158,6 +159,9 @@ def _register(client: Any, name: str, run_id: str, digest: str, accuracy: float)
     tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
     source = client.get_logged_model(model_id).artifact_location  # MLflow looks models:/ID up in its default store
     version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id).version
+    # a version in a database does not know its model; the model says which versions it became, for MLflow's UI
+    became = json.dumps([{"name": name, "version": version}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": became})
     present = _alias(client, name)
     if present is None:
         why = "the first"
@@ -229,10 +233,9 @@ def _download(client: Any, uri: str, folder: Path) -> str:
         raise RequestError(f"{uri}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = address["name"], address["alias"], address["version"]
     found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
-    where = client.get_logged_model(found.model_id).artifact_location if found.model_id else found.source
     return str(
         mlflow.artifacts.download_artifacts(
-            f"{where}/{CHECKPOINT}", dst_path=str(folder), tracking_uri=client.tracking_uri
+            f"{found.source}/{CHECKPOINT}", dst_path=str(folder), tracking_uri=client.tracking_uri
         )
     )
 
