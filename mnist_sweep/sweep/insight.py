@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import data, inspection, metrics, schema
 from mnist_sweep.errors import RequestError
@@ -98,10 +98,10 @@ def class_importances(study: Study, folder: Path) -> tuple[Array, list[str]] | N
 
     Returns:
         (hyperparameters, 10) shares, each column summing to 1, and the names of the rows, the weightiest first; None
-        with less than four complete trials, from which nothing can be told.
+        with less than four trials that are complete or pruned, from which nothing can be told.
     """
     recalls: dict[int, Array] = {}
-    for trial in study.ranking():
+    for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
         try:
             result = Result.read(folder / Path(trial.user_attrs["result"]["folder"]).name)
         except (FileNotFoundError, TypeError, ValueError):

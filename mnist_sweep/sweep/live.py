@@ -82,7 +82,7 @@ class View:
         why = f" ({result.reason}: {result.detail})" if result.reason else ""
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
         log.info(
-            "%3d of %d  trial %d %s%s%s  %s  %s  %d epochs, %.1f s",
+            "%3d of %d  trial %d %s%s%s  %s  %s  %d epoch%s, %.1f s",
             self.study.counted(),
             self.settings.trials,
             number,
@@ -92,6 +92,7 @@ class View:
             measured,
             self._best(),
             result.epochs,
+            "s" * (result.epochs != 1),
             result.seconds,
         )
 
