@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,36 +89,29 @@ def perform(arguments: Sequence[str]) -> int:
     for path in empty:
         log.error("error: %s: no pictures in this folder; allowed: %s", path, ", ".join(digits.SUFFIXES))
     paths = list(files(options.images))
-    if sys.stdout.isatty() and not options.json:
-        right = _table(answers(classifier, paths), name)
-    else:
-        right = _lines(answers(classifier, paths), len(paths))
+    found = _shown(answers(classifier, paths), len(paths))
+    right = _table(found, name) if sys.stdout.isatty() and not options.json else _lines(found)
     return console.FAILED if empty or not right else console.DONE
 
 
-def _lines(found: Iterator[Answer | None], count: int) -> bool:
-    """A line of JSON for each, and a bar on a terminal; whether all could be read."""
+def _shown(found: Iterator[Answer | None], count: int) -> Iterator[Answer | None]:
+    """The same answers, with a progress bar on a terminal where there are many."""
     from rich.console import Console
     from rich.progress import track
 
     terminal = Console(stderr=True)
-    shown = track(
-        found,
-        "recognising",
-        total=count,
-        console=terminal,
-        transient=True,
-        disable=count < _BATCH or not sys.stderr.isatty(),
-    )
+    few = count < _BATCH or not sys.stderr.isatty()
+    return iter(track(found, "recognising", total=count, console=terminal, transient=True, disable=few))
+
+
+def _lines(found: Iterator[Answer | None]) -> bool:
+    """A line of JSON for each; whether all could be read."""
     right = True
-    for answer in shown:
+    for answer in found:
         if answer is None:
             right = False
         else:
-            print(
-                json.dumps({"image": answer.image, "digit": answer.digit, "probabilities": answer.probabilities}),
-                flush=True,
-            )
+            print(json.dumps(asdict(answer)), flush=True)
     return right
 
 
