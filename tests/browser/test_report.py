@@ -40,7 +40,9 @@ def test_the_report_shows_each_plot(account: Account, page: Page, screenshot: Ca
 
 
 def test_an_interactive_plot_within_mlflow(account: Account, page: Page) -> None:
-    run_id, file = account.content["mlflow_run_id"], "study%2Fhistory.html"
-    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts/{file}?workflowType=machine_learning")
+    run_id = account.content["mlflow_run_id"]
+    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts?workflowType=machine_learning")
+    page.get_by_text("study", exact=True).click()
+    page.get_by_text("history.html", exact=True).click()
     inside = page.frame_locator("iframe").first
     expect(inside.locator(".js-plotly-plot .main-svg").first).to_be_visible()
