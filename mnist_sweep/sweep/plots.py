@@ -3,6 +3,8 @@
 import copy
 import io
 import logging
+import math
+import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +26,10 @@ CAPTIONS = {
     "pareto_front": "The objectives against each other; the front is what no other trial beats in all.",
     "parallel_coordinates": "Each line is a trial, pruned ones with the best value that they reached; "
     "the best are dark.",
-    "slices": "The objective over each hyperparameter; pruned trials with the best value that they reached.",
-    "learning_curves": "The objective of every trial after each epoch; short lines were pruned.",
+    "slices": "The objective over each hyperparameter; pruned trials with the best value that they reached. "
+    "Values far from all others are outside of the picture.",
+    "learning_curves": "The objective of every trial after each epoch; short lines were pruned. "
+    "Values far from all others are outside of the picture.",
     "timeline": "When each trial ran, and how it ended.",
 }
 _DPI = 100
@@ -41,9 +45,19 @@ def interactive(study: Study) -> dict[str, Any]:
     for name, figure in figures.items():
         figure.update_layout(title=None, margin={"t": 40}, template="plotly_white", font={"size": 13})
         if name == "parallel_coordinates":
-            figure.update_layout(width=max(900, 130 * len(_parameters(seen))), margin={"b": 90})
+            named = _coordinates(study, seen)
+            figure.update_layout(width=max(900, 130 * len(named)), margin={"b": 90})
+            figure.update_xaxes(ticktext=named, tickangle=-20)
         if name == "learning_curves":
             figure.update_layout(showlegend=False, xaxis_title="epoch", yaxis_title=study.goals[0].metric)
+        if family(name) == "slices":
+            for trace in figure.data:
+                axis = figure.layout[f"xaxis{trace.xaxis[1:]}"]
+                if axis.type == "log":
+                    ticks = log_ticks(min(trace.x), max(trace.x))
+                    axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        if family(name) in ("slices", "learning_curves"):
+            figure.update_yaxes(range=_range(study))
     return figures
 
 
@@ -56,21 +70,11 @@ def pictures(study: Study) -> dict[str, bytes]:
     from optuna.visualization import matplotlib as visualization
 
     seen = with_pruned(study)
-    parameters = len(_parameters(seen))
     found: dict[str, bytes] = {}
     try:
         for name, drawn in _draw(study, seen, visualization).items():
             figure = _figure(drawn)
-            width, height = {
-                "parallel_coordinates": (1.5 * max(parameters, 3) + 3, 6.0),
-                "timeline": (9.0, max(3.0, 0.16 * len(study.trials()) + 1.5)),
-            }.get(name, (9.0, 5.0))
-            figure.set_size_inches(width, height)
-            for axes in figure.axes:
-                if name.startswith(("slices", "parallel")):
-                    axes.tick_params(axis="x", labelrotation=30)
-                if name == "learning_curves" and (legend := axes.get_legend()):
-                    legend.remove()  # a line for each trial would fill the picture
+            _legible(name, figure, study, seen)
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white")
             found[name] = file.getvalue()
@@ -79,9 +83,47 @@ def pictures(study: Study) -> dict[str, bytes]:
     return found
 
 
+def _legible(name: str, figure: Any, study: Study, seen: optuna.Study) -> None:
+    """Give a plot of Optuna's the size, the ticks and the names that can be read."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+    first = figure.axes[0]
+    width, height = 9.0, 5.0
+    match family(name):
+        case "parallel_coordinates":
+            named = _coordinates(study, seen)
+            width, height = 1.5 * max(len(named), 4) + 1.5, 6.0
+            first.set_xticks(range(len(named)), named, rotation=20, ha="right")
+        case "slices":
+            width = 2.8 * (len(figure.axes) - 1) + 1.6  # the last one is the scale
+            for axes in figure.axes[:-1]:
+                axes.tick_params(axis="x", labelrotation=30, labelsize=9)
+                axes.xaxis.label.set_size(10)
+                if axes.get_xscale() == "log":
+                    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim())))
+                    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+                    axes.xaxis.set_minor_locator(NullLocator())
+            first.set_ylim(_range(study))
+        case "timeline":
+            height = max(3.0, 0.16 * len(study.trials()) + 1.5)
+        case "history":
+            first.xaxis.set_major_locator(MaxNLocator(integer=True))
+        case "learning_curves":
+            first.xaxis.set_major_locator(MaxNLocator(integer=True))
+            first.set(xlabel="epoch", ylabel=study.goals[0].metric, ylim=_range(study))
+            if legend := first.get_legend():
+                legend.remove()  # a line for each trial would fill the picture
+    figure.set_size_inches(width, height)
+
+
 def _figure(drawn: Any) -> Any:
     """The figure of an axes, or of an array of axes."""
     return getattr(drawn, "figure", None) or drawn.ravel()[0].figure
+
+
+def _coordinates(study: Study, seen: optuna.Study) -> list[str]:
+    """The names of the parallel coordinates in Optuna's order; it cuts them to 20 letters."""
+    return [study.goals[0].metric, *sorted(_parameters(seen))]
 
 
 def with_pruned(study: Study) -> optuna.Study:
@@ -102,6 +144,35 @@ def with_pruned(study: Study) -> optuna.Study:
                 counted.values = [best(trial.intermediate_values.values())]
             seen.add_trial(counted)
     return seen
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Marks of a logarithmic axis: the powers of ten within these bounds, with their doubles and fives where few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for factors in ((1,), (1, 2, 5)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [tick for tick in found if low <= tick <= high]
+        if len(found) > 1:
+            break
+    return found
+
+
+def _range(study: Study) -> list[float] | None:
+    """What of the first objective's axis is shown: without values that lie far below, or above, all the others.
+
+    Far is by Tukey's fences (Exploratory Data Analysis, 1977), three quartile distances from the quartiles: one trial
+    that learned nothing would press all others into a line. None = as the plotting library has it.
+    """
+    reached = [value for trial in study.trials() for value in trial.intermediate_values.values()]
+    values = [float(value) for value in reached if math.isfinite(value)]
+    if study.several or len(values) < 8:
+        return None
+    first, _, third = statistics.quantiles(values, n=4)
+    away = 3 * (third - first)
+    inside = [value for value in values if first - away <= value <= third + away]
+    margin = 0.05 * (max(inside) - min(inside))
+    return [min(inside) - margin, max(inside) + margin] if margin else None
 
 
 def _parameters(seen: optuna.Study) -> list[str]:

@@ -1,0 +1,69 @@
+"""Optuna's plots of a study in which most trials are pruned."""
+
+from typing import Any, cast
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from mnist_sweep.sweep import plots
+from mnist_sweep.sweep.study import Study
+from mnist_sweep.sweep_schema import Objective
+
+
+@pytest.fixture
+def study() -> Study:
+    """Twelve trials: one complete, one that learned nothing, one failed, the others pruned after their second epoch."""
+    made = optuna.create_study(direction="maximize")
+    space = {
+        "optimizer.lr": FloatDistribution(1e-4, 0.3, log=True),
+        "model.kernel_size[0]": CategoricalDistribution((3, 5)),
+    }
+    for number in range(12):
+        first = 0.1 if number == 1 else 0.9 + 0.005 * number
+        curve = {1: first, 2: first - 0.001}
+        state = {0: TrialState.COMPLETE, 5: TrialState.FAIL}.get(number, TrialState.PRUNED)
+        made.add_trial(
+            optuna.trial.create_trial(
+                state=state, value=curve[2] if state != TrialState.FAIL else None, distributions=space,
+                params={"optimizer.lr": 10 ** (-4 + 0.2 * number), "model.kernel_size[0]": 3 + 2 * (number % 2)},
+                intermediate_values=curve,
+            )
+        )  # fmt: skip
+    return Study(made, cast(Any, None), [Objective(metric="val/accuracy", direction="maximize")], {})
+
+
+def test_pruned_trials_count_with_the_best_value_that_they_reached(study: Study) -> None:
+    seen = plots.with_pruned(study)
+    assert [trial.number for trial in seen.trials] == list(range(12))
+    assert [trial.state == TrialState.COMPLETE for trial in seen.trials] == [number != 5 for number in range(12)]
+    assert seen.trials[11].value == 0.9 + 0.005 * 11  # of the first epoch, which was the better one
+    assert seen.trials[0].value == study.trials()[0].value  # what a complete trial was judged by stays
+    assert study.trials()[11].state == TrialState.PRUNED
+
+
+def test_each_plot_is_drawn_and_has_whole_names(study: Study) -> None:
+    names = {"history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"}
+    interactive, pictures = plots.interactive(study), plots.pictures(study)
+    assert set(interactive) == set(pictures) == names
+    assert all(content.startswith(b"\x89PNG") and len(content) > 5_000 for content in pictures.values())
+    labels = interactive["parallel_coordinates"].layout.xaxis.ticktext
+    assert list(labels) == ["val/accuracy", "model.kernel_size[0]", "optimizer.lr"]
+    assert len(interactive["slices_1"].data[0].x) == 11
+    low, high = interactive["learning_curves"].layout.yaxis.range
+    assert 0.8 < low < 0.899  # the one that learned nothing is outside
+    assert 0.955 < high < 1
+
+
+@given(st.floats(-6, 3), st.floats(0.05, 6))
+def test_a_logarithmic_axis_has_few_round_marks(power: float, decades: float) -> None:
+    low, high = 10**power, 10 ** (power + decades)
+    ticks = plots.log_ticks(low, high)
+    assert ticks == sorted(ticks)
+    assert all(low <= tick <= high for tick in ticks)
+    assert len(ticks) <= 7
+    if decades >= 0.7:
+        assert len(ticks) >= 2
