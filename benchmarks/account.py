@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from mnist_sweep import run, run_report, tracking
+from mnist_sweep import datasets, run, run_report, tracking
 from mnist_sweep.composition import compose
 
 SMALL = ["data=mnist5k", "data.limit=500", "trainer.max_epochs=1"]
@@ -46,11 +46,16 @@ class Clock:
 def trial(folder: str, name: str, items: list[str]) -> float:
     """A run as a trial's is; its seconds."""
     given = [*items, f"output={folder}", f"name={name}"]
-    return run.run(compose(given), given).seconds
+    result = run.run(compose(given), given)
+    if result.status != "finished":
+        raise SystemExit(f"{name} {result.status}: {result.detail}")
+    return result.seconds
 
 
 def main(rounds: int, items: list[str]) -> None:
     """Run the trials and print the best share."""
+    items = [f"data={datasets.obtain(compose(items).data)}", *items]
+    print(f"data set: {items[0]}; without MNIST itself, MNIST_SWEEP_DATA names its folder", flush=True)
     clock = Clock()
     methods = [name for name, value in vars(tracking.Account).items() if callable(value) and not name.startswith("_")]
     for method in [*methods, "__init__"]:

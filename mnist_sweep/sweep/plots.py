@@ -18,18 +18,17 @@ from mnist_sweep.sweep.study import Study
 
 log = logging.getLogger(__name__)
 
+_FAR = "Values far from all others are outside of the picture."
 #: What each plot shows, in the order of the report.
 CAPTIONS = {
-    "history": "The objective of each complete trial, and the best so far.",
+    "history": f"The objective of each complete trial, and the best so far. {_FAR}",
     "importances": "How much each hyperparameter decides whether a trial is among the best (PED-ANOVA); pruned trials "
     "count with the best value that they reached.",
     "pareto_front": "The objectives against each other; the front is what no other trial beats in all.",
     "parallel_coordinates": "Each line is a trial, pruned ones with the best value that they reached; "
     "the best are dark.",
-    "slices": "The objective over each hyperparameter; pruned trials with the best value that they reached. "
-    "Values far from all others are outside of the picture.",
-    "learning_curves": "The objective of every trial after each epoch; short lines were pruned. "
-    "Values far from all others are outside of the picture.",
+    "slices": f"The objective over each hyperparameter; pruned trials with the best value that they reached. {_FAR}",
+    "learning_curves": f"The objective of every trial after each epoch; short lines were pruned. {_FAR}",
     "timeline": "When each trial ran, and how it ended.",
 }
 _DPI = 100
@@ -56,7 +55,7 @@ def interactive(study: Study) -> dict[str, Any]:
                 if axis.type == "log":
                     ticks = log_ticks(min(trace.x), max(trace.x))
                     axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-        if family(name) in ("slices", "learning_curves"):
+        if family(name) in ("history", "slices", "learning_curves"):
             figure.update_yaxes(range=_range(study))
     return figures
 
@@ -108,6 +107,7 @@ def _legible(name: str, figure: Any, study: Study, seen: optuna.Study) -> None:
             height = max(3.0, 0.16 * len(study.trials()) + 1.5)
         case "history":
             first.xaxis.set_major_locator(MaxNLocator(integer=True))
+            first.set_ylim(_range(study))
         case "learning_curves":
             first.xaxis.set_major_locator(MaxNLocator(integer=True))
             first.set(xlabel="epoch", ylabel=study.goals[0].metric, ylim=_range(study))
@@ -134,16 +134,28 @@ def with_pruned(study: Study) -> optuna.Study:
     """
     if study.several:
         return study.study
-    best = max if study.goals[0].direction == "maximize" else min
     with quiet():
         seen = optuna.create_study(direction=study.goals[0].direction)
         for trial in study.trials():  # all of them, so that each keeps its number
             counted = copy.copy(trial)
             if trial.state == TrialState.PRUNED and trial.intermediate_values:
                 counted.state = TrialState.COMPLETE
-                counted.values = [best(trial.intermediate_values.values())]
+                counted.values = [reached(study, trial)]
             seen.add_trial(counted)
     return seen
+
+
+def reached(study: Study, trial: FrozenTrial) -> float:
+    """The best value of the first objective that a trial reported; it has reported one."""
+    best = max if study.goals[0].direction == "maximize" else min
+    return float(best(trial.intermediate_values.values()))
+
+
+def pruned(study: Study) -> list[FrozenTrial]:
+    """The pruned trials that reported a value, the one that reached the best first."""
+    sign = -1 if study.goals[0].direction == "maximize" else 1
+    found = [trial for trial in study.trials(TrialState.PRUNED) if trial.intermediate_values]
+    return sorted(found, key=lambda trial: (sign * reached(study, trial), trial.number))
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -164,8 +176,8 @@ def _range(study: Study) -> list[float] | None:
     Far is by Tukey's fences (Exploratory Data Analysis, 1977), three quartile distances from the quartiles: one trial
     that learned nothing would press all others into a line. None = as the plotting library has it.
     """
-    reached = [value for trial in study.trials() for value in trial.intermediate_values.values()]
-    values = [float(value) for value in reached if math.isfinite(value)]
+    reported = [value for trial in study.trials() for value in trial.intermediate_values.values()]
+    values = [float(value) for value in reported if math.isfinite(value)]
     if study.several or len(values) < 8:
         return None
     first, _, third = statistics.quantiles(values, n=4)

@@ -114,20 +114,22 @@ class _Report:
         ]
 
     def _leaders(self) -> Section:
-        trials = self.study.front() if self.study.several else self.study.ranking()[:_LEADERS]
+        complete = self.study.front() if self.study.several else self.study.ranking()
+        pruned = plots.pruned(self.study)
         goals = [goal.metric for goal in self.study.goals]
         rows = []
-        for rank, trial in enumerate(trials, start=1):
-            values = [f"{value:,.0f}" if value > 1000 else f"{value:.4f}" for value in trial.values]
+        for rank, trial in enumerate([*complete, *pruned][:_LEADERS], start=1):
+            reached = trial.values if rank <= len(complete) else [plots.reached(self.study, trial)]
+            values = [f"{value:,.0f}" if value > 1000 else f"{value:.4f}" for value in reached]
             result = trial.user_attrs["result"]
             cells = [str(rank), str(trial.number), *values, str(result["epochs"]), f"{result['seconds']:.1f}"]
-            rows.append([*cells, "  ".join(trial.user_attrs["proposed"])])
+            rows.append([*cells, trial.state.name.lower(), "  ".join(trial.user_attrs["proposed"])])
         kind = "The front" if self.study.several else "The best trials"
-        best = trials[0].user_attrs["result"]["command"]
+        best = complete[0].user_attrs["result"]["command"]
         return Section(
             "leaderboard", kind,
             texts=["The first of them again:"], commands=[best],
-            header=["", "trial", *goals, "epochs", "seconds", "proposed"], rows=rows,
+            header=["", "trial", *goals, "epochs", "seconds", "state", "proposed"], rows=rows,
             numbers=range(len(goals) + 4),
         )  # fmt: skip
 
