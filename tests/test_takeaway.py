@@ -124,6 +124,7 @@ def test_the_report_and_the_account_of_the_sweep(swept: tuple[Path, dict[str, An
     best = client.get_metric_history(parent.info.run_id, "best/val/accuracy")
     values = [metric.value for metric in sorted(best, key=lambda metric: metric.step)]
     assert values == sorted(values)
+    assert len({metric.step for metric in best}) == len(best)
     assert values[-1] == content["best"]["value"]
     assert content["winner"]["command"] in parent.data.tags["mlflow.note.content"]
     trial = client.get_run(content["best"]["mlflow_run_id"])

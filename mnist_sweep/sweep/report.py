@@ -204,7 +204,7 @@ class _Report:
         ]  # fmt: skip
 
     def _keep(self, interactive: dict[str, Any], shared: dict[str, tuple[str, Figure]]) -> None:
-        """Plots, leaderboard, pictures and the best value so far, on the sweep's run."""
+        """Plots, leaderboard, pictures and a note, on the sweep's run."""
         with tempfile.TemporaryDirectory() as scratch:
             for name, content in plots.pictures(self.study).items():
                 (Path(scratch) / f"{name}.png").write_bytes(content)
@@ -221,22 +221,5 @@ class _Report:
         leaders = self._leaders()
         columns = {name or "rank": [row[i] for row in leaders.rows] for i, name in enumerate(leaders.header)}
         self.account.table(columns, f"leaderboard_{self.study.counted():04d}.json")  # a table only ever grows
-        self._best_so_far()
         command = self.crowned["command"] if self.crowned else leaders.commands[0]
         self.account.note("\n\n".join([*self._facts(), "The winner again:", f"```\n{command}\n```"]))
-
-    def _best_so_far(self) -> None:
-        """The best value over the trials, as a metric whose step is the trial's number; new ones only."""
-        if self.study.several:
-            return
-        goal = self.study.goals[0]
-        better = max if goal.direction == "maximize" else min
-        since, best = self.study.recall("best_logged", -1), None
-        steps: dict[int, dict[str, float]] = {}
-        for trial in sorted(self.study.ranking(), key=lambda each: each.number):
-            value = plots.first_value(trial)
-            best = value if best is None else better(best, value)
-            if trial.number > since:
-                steps[trial.number] = {f"best/{goal.metric}": best}
-        self.account.epochs(steps)
-        self.study.remember("best_logged", max([since, *steps]))

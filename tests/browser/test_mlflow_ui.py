@@ -40,7 +40,7 @@ def test_the_metrics_of_a_trial(account: Account, page: Page) -> None:
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
-def test_the_confusion_matrix(account: Account, page: Page, screenshot: Keep) -> None:
+def test_the_confusion_matrix(account: Account, page: Page) -> None:
     run_id = account.content["best"]["mlflow_run_id"]
     file = "confusion_matrix_validation.png"
     page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts/{file}?workflowType=machine_learning")
@@ -48,5 +48,3 @@ def test_the_confusion_matrix(account: Account, page: Page, screenshot: Keep) ->
         "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
     ).first
     expect(picture).to_be_visible()
-    page.wait_for_timeout(1_000)
-    screenshot("confusion_matrix")
