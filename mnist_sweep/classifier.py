@@ -1,7 +1,7 @@
 """What Lightning trains: a network with its loss, its optimizer and its metrics."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,11 +14,12 @@ from torch.optim import Optimizer, lr_scheduler
 from mnist_sweep import metrics, schema, shapes
 from mnist_sweep.errors import RunFailure
 
-_OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
+#: And whether torch has a fused form of it, one call for all parameters.
+_OPTIMIZERS: dict[str, tuple[type[Optimizer], bool]] = {
+    "adam": (torch.optim.Adam, True),
+    "adamw": (torch.optim.AdamW, True),
+    "sgd": (torch.optim.SGD, True),
+    "rmsprop": (torch.optim.RMSprop, False),
 }
 
 
@@ -34,11 +35,11 @@ class Tally(nn.Module):
         self.register_buffer("loss", torch.zeros((), dtype=torch.float64), persistent=False)
 
     @torch.no_grad()
-    def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
-        """Count a batch: logits (B, 10), labels (B,), and the batch's mean loss, a scalar."""
-        cells = labels * shapes.CLASSES + logits.argmax(dim=1)
-        self.confusion += torch.bincount(cells, minlength=shapes.CLASSES**2)
-        self.loss += loss.detach().double() * len(labels)
+    def add(self, predicted: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
+        """Count images: predicted and true classes (N,), and the sum of their losses, a scalar."""
+        cells = labels * shapes.CLASSES + predicted
+        self.confusion.scatter_add_(0, cells, torch.ones_like(cells))  # bincount would wait for a GPU
+        self.loss += loss
 
     def take(self) -> tuple[Any, float]:
         """The confusion matrix (10, 10), true classes as rows, and the mean loss; then start again from nothing."""
@@ -51,6 +52,9 @@ class Tally(nn.Module):
 
 class Classifier(pl.LightningModule):
     """Images → logits, with everything that training needs.
+
+    Training and evaluation take the batches in groups: what Lightning does around each call would be a third of a small
+    network's step. So the steps within a group are ours ("manual optimization").
 
     Args:
         network: (B, 1, 28, 28) standardised images → (B, 10) logits.
@@ -77,6 +81,9 @@ class Classifier(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.confusions: list[Any] = []
         self.test: tuple[dict[str, float], Any] | None = None
+        self.automatic_optimization = False
+        self._each_step: lr_scheduler.LRScheduler | None = None
+        self._each_epoch: lr_scheduler.LRScheduler | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, 10) of images (B, 1, 28, 28), 0 … 1."""
@@ -88,17 +95,40 @@ class Classifier(pl.LightningModule):
         logits: torch.Tensor = self(images)
         return logits.float().softmax(dim=1)
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-        images, labels = batch
-        logits = self(images)
-        loss = cross_entropy(logits, labels, label_smoothing=self.config.loss.label_smoothing)
-        self.training_tally.add(logits, labels, loss)
-        return loss
+    def training_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
+        """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
+        optimizer, schedule = cast(Optimizer, self.optimizers()), self._each_step
+        smoothing, clip = self.config.loss.label_smoothing, self.config.trainer.gradient_clip
+        half = self.config.trainer.precision == "bf16"
+        losses, predicted = [], []
+        for images, labels in group:
+            # left before the optimizer's step: within, the weights would be rounded only once
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                logits = self(images)
+            logits = logits.float()
+            loss = cross_entropy(logits, labels, label_smoothing=smoothing)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+            losses.append(loss.detach())
+            predicted.append(logits.detach().argmax(dim=1))
+        labels = torch.cat([labels for _, labels in group])
+        self.training_tally.add(torch.cat(predicted), labels, torch.stack(losses).double().sum() * len(group[0][1]))
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
-        images, labels = batch
-        logits = self(images)
-        self.evaluation_tally.add(logits, labels, cross_entropy(logits, labels))
+    def on_train_epoch_end(self) -> None:
+        if self._each_epoch is not None:
+            self._each_epoch.step()
+
+    def validation_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
+        """Count what is right, in full precision, whatever that of training: the network as it will be used."""
+        for images, labels in group:
+            logits = self(images)
+            loss = cross_entropy(logits, labels, reduction="sum")
+            self.evaluation_tally.add(logits.argmax(dim=1), labels, loss)
 
     test_step = validation_step
 
@@ -138,20 +168,27 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = self.config.optimizer
-        optimizer = _OPTIMIZERS[settings.name](self.network.parameters(), **settings.model_dump(exclude={"name"}))
-        schedule, interval = _schedule(self.config, optimizer, int(self.trainer.estimated_stepping_batches))
-        if schedule is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+        made, fused = _OPTIMIZERS[settings.name]
+        arguments = settings.model_dump(exclude={"name"}) | ({"fused": True} if fused else {})
+        optimizer = made(self.network.parameters(), **arguments)
+        self.trainer.fit_loop.setup_data()
+        groups: Any = self.trainer.train_dataloader
+        steps = self.config.trainer.max_epochs * groups.steps
+        self._each_step, self._each_epoch = _schedules(self.config, optimizer, steps)
+        schedule = self._each_step or self._each_epoch
+        # Lightning keeps the schedule in its checkpoints; with manual optimization it does not move it
+        return [optimizer], [schedule] if schedule else []
 
 
-def _schedule(config: schema.Config, optimizer: Optimizer, steps: int) -> tuple[lr_scheduler.LRScheduler | None, str]:
-    """The schedule of the learning rate over so many steps, and whether it moves each ``step`` or ``epoch``."""
+def _schedules(
+    config: schema.Config, optimizer: Optimizer, steps: int
+) -> tuple[lr_scheduler.LRScheduler | None, lr_scheduler.LRScheduler | None]:
+    """The schedule of the learning rate over so many steps: one that moves with each step, or with each epoch."""
     match config.scheduler:
         case schema.Step(step_size=size, gamma=gamma):
-            return lr_scheduler.StepLR(optimizer, size, gamma), "epoch"
+            return None, lr_scheduler.StepLR(optimizer, size, gamma)
         case schema.Cosine(final_lr=final):
-            return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=final), "step"
+            return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=final), None
         case schema.OneCycle(warmup=warmup, initial_div=initial, final_div=final):
             # momentum stays the optimizer's own: it is a key of its own, and may be searched
             return lr_scheduler.OneCycleLR(
@@ -162,5 +199,5 @@ def _schedule(config: schema.Config, optimizer: Optimizer, steps: int) -> tuple[
                 cycle_momentum=False,
                 div_factor=initial,
                 final_div_factor=final,
-            ), "step"
-    return None, "epoch"
+            ), None
+    return None, None

@@ -1,12 +1,14 @@
 """Images as tensors: the split, the batches, the augmentation."""
 
 import functools
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch.nn.functional import affine_grid, grid_sample
 
 from mnist_sweep import datasets, schema, shapes
@@ -17,31 +19,46 @@ class ImageSet:
     """Images in memory.
 
     Attributes:
-        images: (N, 1, 28, 28) uint8, 0 … 255.
+        pixels: (M, 1, 28, 28) uint8, 0 … 255.
         labels: (N,) int64, 0 … 9.
+        rows: (N,) int64, which of the pixels are this set's images, so that the parts of a data set, and all processes
+            of a machine, share its bytes; None = all of them, M = N.
     """
 
-    images: torch.Tensor
+    pixels: torch.Tensor
     labels: torch.Tensor
+    rows: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def images(self) -> torch.Tensor:
+        """All images (N, 1, 28, 28) uint8, 0 … 255; a copy where they are a part of the pixels."""
+        return self.pixels if self.rows is None else self.pixels[self.rows]
+
+    def take(self, positions: torch.Tensor) -> torch.Tensor:
+        """The images (K, 1, 28, 28) uint8 at these positions (K,), 0 … N − 1."""
+        return self.pixels[positions if self.rows is None else self.rows[positions]]
+
     def subset(self, indices: np.ndarray) -> "ImageSet":
-        """The images at these positions, in this order."""
+        """The images at these positions, in this order; the pixels are shared."""
         chosen = torch.from_numpy(indices)
-        return ImageSet(self.images[chosen], self.labels[chosen])
+        rows = chosen if self.rows is None else self.rows[chosen]
+        return ImageSet(self.pixels, self.labels[chosen], rows)
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same images on a device."""
+        if device == self.pixels.device:
+            return self
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     @functools.cached_property
     def standardisation(self) -> tuple[float, float]:
         """Mean and standard deviation of the pixels, scaled to [0, 1]."""
         counts = torch.zeros(256, dtype=torch.float64)
-        for part in torch.split(self.images, 5_000):
-            counts += torch.bincount(part.flatten(), minlength=256)
+        for part in torch.split(torch.arange(len(self)), 1_000):
+            counts += torch.bincount(self.take(part).flatten(), minlength=256)
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean = (counts * levels).sum() / counts.sum()
         deviation = ((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt()
@@ -96,9 +113,14 @@ test_set.__test__ = False  # type: ignore[attr-defined]  # its name is not a req
 
 
 def _torchvision(name: str, root: str, train: bool) -> ImageSet:
-    kind = getattr(torchvision.datasets, str(datasets.SOURCES[name].torchvision))
-    parsed = kind(root, train=train, download=False)
-    return ImageSet(parsed.data.unsqueeze(1), parsed.targets.to(torch.int64))
+    """A part of a set as its files are, mapped into memory rather than read: the processes of a machine share it."""
+    folder = Path(root) / str(datasets.SOURCES[name].torchvision) / "raw"
+    part = "train" if train else "t10k"
+    # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value
+    pixels = np.memmap(folder / f"{part}-images-idx3-ubyte", np.uint8, "c", 16)
+    labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8, offset=8)
+    images = torch.from_numpy(pixels.reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE))
+    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
 
 
 @functools.cache
@@ -146,6 +168,10 @@ def augmented(images: torch.Tensor, settings: schema.Augmentation, generator: to
     return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+#: A batch: images (B, 1, 28, 28) float, 0 … 1, and labels (B,) int64.
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
 class Batches:
     """A data loader for images that are in memory: (images, labels) a batch, without workers or collation.
 
@@ -156,8 +182,6 @@ class Batches:
             training the images that do not fill a last batch wait for another pass.
         augmentation: for training; None = off.
 
-    Yields:
-        images (B, 1, 28, 28) float, 0 … 1, and labels (B,) int64.
     """
 
     def __init__(
@@ -177,13 +201,37 @@ class Batches:
         whole, rest = divmod(len(self.source), self.batch_size)
         return whole + bool(rest and self.generator is None)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         count = len(self.source)
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
         order = order.to(self.source.labels.device)
         for batch in range(len(self)):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            images = self.source.images[chosen].float() / 255
+            images = self.source.take(chosen).float() / 255
             if self.augmentation and self.generator:
                 images = augmented(images, self.augmentation, self.generator)
             yield images, self.source.labels[chosen]
+
+
+class Groups:
+    """The batches of a pass, several at a time, so that what a framework does around a step is done once for many.
+
+    Args:
+        batches: as they would be on their own.
+        size: batches a group; the last group may have fewer.
+
+    Attributes:
+        steps: batches of a whole pass.
+    """
+
+    def __init__(self, batches: Batches, size: int) -> None:
+        self.batches, self.size = batches, size
+        self.steps = len(batches)
+
+    def __len__(self) -> int:
+        return math.ceil(self.steps / self.size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.batches)
+        while group := list(itertools.islice(batches, self.size)):
+            yield group

@@ -78,7 +78,7 @@ def _images(settings: schema.Data) -> Any:
     own = not datasets.missing(settings)
     name, root = (settings.name, settings.root) if own else ("mnist5k", settings.root)
     training, validation = data.training_and_validation(name, root, settings.split_seed, None)
-    pixels = torch.cat([validation.images, training.images[:CHECKED]])[:CHECKED]
+    pixels = torch.cat([validation.images, training.take(torch.arange(min(CHECKED, len(training))))])[:CHECKED]
     return pixels.float() / 255
 
 

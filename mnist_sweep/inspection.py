@@ -17,7 +17,8 @@ from mnist_sweep.models import ConvNet
 
 Array = np.ndarray[Any, Any]
 
-_BATCH = 1_000
+#: Images at a time: their maps fit a processor's cache.
+_BATCH = 100
 
 
 class Served(nn.Module):
@@ -124,5 +125,4 @@ def one_of_each(labels: torch.Tensor, classes: Sequence[int] = range(shapes.CLAS
 
 def images_at(images: ImageSet, positions: Sequence[int]) -> Array:
     """Some images as an array (K, 28, 28) uint8."""
-    chosen = images.images[torch.as_tensor(positions, dtype=torch.int64)]
-    return chosen[:, 0].cpu().numpy()
+    return images.take(torch.as_tensor(positions, dtype=torch.int64))[:, 0].cpu().numpy()

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from mnist_sweep import data, overrides, record, run_report, schema, training
+from mnist_sweep import data, overrides, processor, record, run_report, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, uninterrupted
@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 #: Called after each epoch with the epoch, counted from 1, and its metrics by name; whether the run may go on.
 Report = Callable[[int, dict[str, float]], bool]
 
-_EVALUATION_BATCH = 1_000
+#: Images a batch of evaluation: what fits a processor's cache, and what fills a GPU.
+_EVALUATION_BATCH = {"cpu": 100, "cuda": 1_000}
+#: Batches that Lightning handles at a time.
+_GROUP = 32
 _ALL_THREADS = torch.get_num_threads()  # as torch found the machine, and OMP_NUM_THREADS, at the start
 
 
@@ -86,7 +89,7 @@ class _Run:
         deadline: float | None = None,
     ) -> None:
         self.started = time.monotonic()
-        self.config = config
+        training.keep_memory()
         self.report = report
         self.progress = progress
         self.limit = deadline
@@ -95,6 +98,10 @@ class _Run:
             raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
         on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda:0" if on_gpu else "cpu")
+        precision, why = processor.precision(config.trainer.precision, on_gpu)
+        if why:
+            log.info("trained in %s: %s (trainer.precision)", precision, why)
+        self.config = config = config.with_precision(precision)
         self.record = Record(config, given, config_dir, _device_name(self.device), self.threads)
         self.classifier: Classifier | None = None
         self.watch: training.Watch | None = None
@@ -147,6 +154,7 @@ class _Run:
         self.record.account.tags({"parameters": self._parameters()})
         order = torch.Generator().manual_seed(config.seed)
         batches = data.Batches(images.to(self.device), config.data.batch_size, order, config.data.augmentation)
+        held_out = _evaluation(validation, self.device)
         self.watch = training.Watch(self._after_epoch, self.limit, self.started)
         last = training.LastState(last_checkpoint(self.record.folder), order)
         best = training.best_checkpoint(config, self.record.folder / "checkpoints")
@@ -157,13 +165,7 @@ class _Run:
         if resumed is None:  # a best checkpoint of an attempt that left nothing else would stand beside ours
             kept.unlink(missing_ok=True)
         try:
-            trainer.fit(
-                classifier,
-                batches,
-                data.Batches(validation.to(self.device), _EVALUATION_BATCH),
-                ckpt_path=resumed,
-                weights_only=True,
-            )
+            trainer.fit(classifier, data.Groups(batches, _GROUP), held_out, ckpt_path=resumed, weights_only=True)
         finally:
             self.train_seconds = self.watch.seconds()
         check_interrupted()
@@ -277,10 +279,13 @@ def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -
 def _measure(config: schema.Config, classifier: Classifier, checkpoint: Path, device: torch.device) -> None:
     """The classifier's `test`: of the checkpoint's weights, on the test set."""
     classifier.load_state_dict(training.weights(checkpoint))
-    test = data.test_set(config.data.name, config.data.root).to(device)
-    training.trainer(config, device, [], bars=False).test(
-        classifier, data.Batches(test, _EVALUATION_BATCH), verbose=False
-    )
+    test = data.test_set(config.data.name, config.data.root)
+    training.trainer(config, device, [], bars=False).test(classifier, _evaluation(test, device), verbose=False)
+
+
+def _evaluation(images: data.ImageSet, device: torch.device) -> data.Groups:
+    """All images in order."""
+    return data.Groups(data.Batches(images.to(device), _EVALUATION_BATCH[device.type]), _GROUP)
 
 
 def _diagnosis(error: Exception) -> tuple[str, str]:

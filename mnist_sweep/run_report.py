@@ -57,7 +57,7 @@ def keep(account: Account, config: schema.Config, result: Result, classifier: Cl
     _keep_part(account, "validation", np.array(result.confusion), validation, result, classifier)
     keep_note(account, config, result)
     served = inspection.Served(classifier)
-    images = validation.images[:_EXAMPLES].cpu().float() / 255
+    images = validation.take(torch.arange(_EXAMPLES)).cpu().float() / 255
     with torch.no_grad():
         probabilities = served(images)
     parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}
@@ -111,7 +111,7 @@ def _pictures(config: schema.Config, result: Result, classifier: Classifier, val
         of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
         drawn["filters"] = figures.filters(kernels, f"first block's filters{of}, {title}")
     chosen = inspection.one_of_each(validation.labels)
-    if maps := inspection.activation_maps(classifier, validation.images[chosen]):
+    if maps := inspection.activation_maps(classifier, validation.take(torch.as_tensor(chosen))):
         labels = validation.labels[chosen].tolist()
         digits = inspection.images_at(validation, chosen)
         drawn["activations"] = figures.activations(digits, labels, maps, f"activation maps, {title}")

@@ -144,7 +144,7 @@ class Trainer(Section):
     patience: Positive | None
     gradient_clip: Rate | None
     accelerator: Literal["auto", "cpu", "gpu"]
-    precision: Literal[32, "bf16"]
+    precision: Literal[32, "bf16", "auto"]
     threads: Annotated[int, Field(ge=1, le=1024)] | None
 
 
@@ -200,6 +200,10 @@ class Config(Section):
         if value not in metrics.EPOCH_METRICS:
             raise ValueError(f"not logged in an epoch; allowed: {', '.join(metrics.EPOCH_METRICS)}")
         return value
+
+    def with_precision(self, precision: Literal[32, "bf16"]) -> "Config":
+        """The same config with the precision that ``auto`` came to."""
+        return self.model_copy(update={"trainer": self.trainer.model_copy(update={"precision": precision})})
 
     @property
     def direction(self) -> metrics.Direction:

@@ -33,7 +33,7 @@ WRONG = [
     ("data.batch_size=12.5", "data.batch_size=12.5: should be a valid integer"),
     ("data.limit=5", "data.limit=5: should be greater than or equal to 10"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: should be greater than or equal to 1"),
-    ("trainer.precision=16", "trainer.precision=16: should be 32 or 'bf16'"),
+    ("trainer.precision=16", "trainer.precision=16: should be 32, 'bf16' or 'auto'"),
     ("model.filters=[16,-32]", "model.filters[1]=-32: should be greater than or equal to 1"),
     ("model.filters=16", "model.filters=16: should be a valid list"),
     ("model.kernel_size=4", "model.kernel_size=4: should be odd, so that it can be centred"),

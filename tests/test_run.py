@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mnist_sweep import data, run
 from mnist_sweep.classifier import Classifier
@@ -117,32 +118,29 @@ def test_every_option_trains(perform: Perform, items: list[str]) -> None:
     assert result.epochs == 2
 
 
-def learning_rates(monkeypatch: pytest.MonkeyPatch, perform: Perform, *items: str) -> list[float]:
+def learning_rates(perform: Perform, *items: str) -> list[float]:
     """The learning rate of each step."""
     seen: list[float] = []
-    before = Classifier.training_step
-
-    def step(self: Classifier, *arguments: Any) -> torch.Tensor:
-        seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-        return before(self, *arguments)
-
-    monkeypatch.setattr(Classifier, "training_step", step)
-    perform("optimizer.lr=0.1", "data.batch_size=50", "trainer.max_epochs=4", *items)
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    try:
+        perform("optimizer.lr=0.1", "data.batch_size=50", "trainer.max_epochs=4", *items)
+    finally:
+        hook.remove()
     return seen
 
 
-def test_step_schedule(monkeypatch: pytest.MonkeyPatch, perform: Perform) -> None:
-    rates = learning_rates(monkeypatch, perform, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
+def test_step_schedule(perform: Perform) -> None:
+    rates = learning_rates(perform, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
     assert rates == pytest.approx([0.1] * 8 + [0.01] * 8)
 
 
-def test_cosine_schedule(monkeypatch: pytest.MonkeyPatch, perform: Perform) -> None:
-    rates = learning_rates(monkeypatch, perform, "scheduler=cosine", "scheduler.final_lr=0.02")
+def test_cosine_schedule(perform: Perform) -> None:
+    rates = learning_rates(perform, "scheduler=cosine", "scheduler.final_lr=0.02")
     assert rates == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * step / 16)) for step in range(16)])
 
 
-def test_onecycle_schedule_peaks_at_the_learning_rate(monkeypatch: pytest.MonkeyPatch, perform: Perform) -> None:
-    rates = learning_rates(monkeypatch, perform, "scheduler=onecycle", "optimizer=sgd", "optimizer.lr=0.1")
+def test_onecycle_schedule_peaks_at_the_learning_rate(perform: Perform) -> None:
+    rates = learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", "optimizer.lr=0.1")
     assert rates[0] == pytest.approx(0.1 / 25)
     assert max(rates) == pytest.approx(0.1, rel=0.02)
     assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)

@@ -72,7 +72,7 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
     space = Space.of(config, given)
     explanations = methods.check(config.sweep, space, len(objectives(config)))
     divided = machine.share(config)
-    items = common(config, given, divided.threads)
+    items = common(config, given, divided)
     first = _first(config.sweep, space, items, config_dir)
     folder = Path(config.output) / "runs" / name
     Path(config.output).mkdir(parents=True, exist_ok=True)
@@ -85,24 +85,29 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
     with lock:
         study = open_study(config, space, datasets.verify(config.data))
         _check_folder(config.sweep, folder, study)
+        if divided.why:
+            explanations.append(f"trained in {divided.precision}: {divided.why} (trainer.precision)")
         for line in explanations:
             log.info("%s", line)
         yield Driver(config, items, config_dir, space, study, folder, divided, first)
 
 
-def common(config: schema.Config, given: Sequence[str], threads: int) -> list[str]:
+def common(config: schema.Config, given: Sequence[str], divided: machine.Share) -> list[str]:
     """The overrides that all trials of a sweep have in common.
 
     Args:
         config: of the sweep.
         given: the overrides that composed it.
-        threads: of a worker; the config's own ``trainer.threads`` goes before.
+        divided: what a worker gets; the config's own ``trainer.threads`` goes before.
     """
     items = without(given, "sweep", "name", "launcher")
     judged = [goal.metric for goal in objectives(config) if goal.metric in metrics.EPOCH_METRICS]
     if judged and judged[0] != config.objective:  # so that the best epoch and its checkpoint go by it
         items = replaced(items, [override("objective", judged[0])])
-    return items if config.trainer.threads else replaced(items, [override("trainer.threads", threads)])
+    hardware: dict[str, Any] = {"trainer.precision": divided.precision}
+    if not config.trainer.threads:
+        hardware["trainer.threads"] = divided.threads
+    return replaced(items, [override(key, value) for key, value in hardware.items()])
 
 
 def _first(

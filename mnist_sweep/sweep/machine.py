@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_sweep import schema
+from mnist_sweep import processor, schema
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.launchers import Launcher
 
@@ -19,16 +19,15 @@ class Share:
         workers: trials at a time.
         threads: of the processor, for each.
         gpus: as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = the CPU.
+        precision: of training.
+        why: that precision, in a few words; empty where it was asked for.
     """
 
     workers: int
     threads: int
     gpus: tuple[str, ...]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    precision: processor.Precision
+    why: str
 
 
 def gpus() -> tuple[str, ...]:
@@ -53,16 +52,17 @@ def share(config: schema.Config) -> Share:
     found = () if wanted == "cpu" else gpus()
     if wanted == "gpu" and not found:
         raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
+    precision = processor.precision(config.trainer.precision, bool(found))
     if isinstance(config.launcher, schema.InlineLauncher):
         if (config.sweep.workers or 1) > 1:
             raise RequestError(
                 f"sweep.workers={config.sweep.workers}: launcher=inline has one; allowed: launcher=local"
             )
-        return Share(1, cores(), found[:1])
+        return Share(1, processor.cores(), found[:1], *precision)
     # no more than there is ever work for at one time
     most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
-    workers = config.sweep.workers or min(len(found) or cores(), most)
-    return Share(workers, max(1, cores() // workers), found)
+    workers = config.sweep.workers or min(len(found) or processor.cores(), most)
+    return Share(workers, max(1, processor.cores() // workers), found, *precision)
 
 
 def launcher(

@@ -52,7 +52,7 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
     for line in methods.check(config.sweep, space, len(objectives(config))):
         log.info("%s", line)
     divided = machine.share(config)
-    items = common(config, given, divided.threads)
+    items = common(config, given, divided)
     possible, impossible = _draws(config, space, Proposals(items, config_dir, config.sweep.constraints or {}))
     if not possible:
         raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {impossible[-1]}")

@@ -61,7 +61,7 @@ class Local:
     Args:
         workers: processes, each of which performs one task at a time.
         threads: of the processor, for each.
-        gpus: as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = as the environment has it.
+        gpus: as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = the CPU.
         memory_growth_mb: a worker whose resident memory is so much more than when it was new is replaced, between two
             tasks; so is one that ran out of memory.
         performer: dotted name of what performs a task, ``package.module:function``.
@@ -156,9 +156,9 @@ class Local:
             self._workers.clear()
 
     def _started(self, place: int, stillborn: int = 0) -> _Worker:
-        environment = {"OMP_NUM_THREADS": str(self._threads)}
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
+        # without one it is hidden from torch, which would look for it in each step
+        gpu = self._gpus[place % len(self._gpus)] if self._gpus else ""
+        environment = {"OMP_NUM_THREADS": str(self._threads), "CUDA_VISIBLE_DEVICES": gpu}
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
             target=main, args=(theirs, self._performer, environment, self._warm), name=f"worker {place}", daemon=True

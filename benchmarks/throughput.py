@@ -1,0 +1,350 @@
+"""How fast networks are trained here: python benchmarks/throughput.py [rounds] [images] [epochs]
+
+Five ways to train the same networks on the same images, with the same batch size and number of steps, in turn; the best
+of several rounds. Each epoch ends with an evaluation on the 5,000 validation images, whose loss is printed.
+
+    a  a plain PyTorch loop: images in memory, fp32, PyTorch's default layout, convolution – activation – pooling
+    b  Lightning with a DataLoader, torchvision's transforms and a logged value a step, as templates do it
+    c  this project's step without Lightning: the bare fast loop
+    d  this project's run: Lightning, MLflow, checkpoints (its epochs; what pictures cost is in benchmarks/account.py)
+    e  this project's sweep: as many runs at a time as it has workers, all that a run does included
+
+(a, b) and (c, d) have a process each, since the fast path changes how memory is kept; (e) has its workers. Only one of
+them works at a time. The floor is arithmetic: three times the multiply-adds of a forward pass, at the rate of a large
+matrix product here.
+"""
+
+import math
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+NETWORKS = {
+    "small": ["model.filters=[8,16]"],
+    "default": [],
+    "large": ["model.filters=[32,64,128]", "model.batch_norm=true"],
+}
+ARMS = ("a", "b", "c", "d", "d, fp32", "e")
+#: What is wanted of a ratio of two speeds, by network.
+WANTED = [
+    ("default", "d", "a", 2.5), ("default", "d", "b", 4.0), ("default", "e", "a", 3.0), ("default", "e", "b", 5.0),
+    ("small", "e", "b", 4.0), ("default", "d, fp32", "a", 1.6), ("default", "d", "c", 1 / 1.08),
+    ("small", "d", "c", 1 / 1.2),
+]  # fmt: skip
+
+#: Images trained a second, and the loss on the validation images at the end.
+Measured = tuple[float, float]
+
+
+def _prepared(items: list[str]) -> tuple[Any, Any, Any]:
+    """The config, and its training and validation images."""
+    import torch
+
+    from mnist_sweep import data, processor
+    from mnist_sweep.composition import compose
+
+    torch.set_num_threads(processor.cores())
+    torch.manual_seed(0)
+    config = compose(items)
+    return config, *data.training_and_validation(config.data.name, config.data.root, 0, config.data.limit)
+
+
+def _loop(config: Any, training: Any, step: Callable[..., Any], evaluate: Callable[..., Any]) -> Measured:
+    """Epochs of so many steps and an evaluation."""
+    import torch
+
+    size = config.data.batch_size
+    started = time.perf_counter()
+    loss = 0.0
+    for _ in range(config.trainer.max_epochs):
+        order = torch.randperm(len(training))
+        for first in range(0, len(training) - size + 1, size):
+            step(order[first : first + size])
+        loss = evaluate()
+    return _rate(config, training, time.perf_counter() - started), loss
+
+
+def _rate(config: Any, training: Any, seconds: float) -> float:
+    size = config.data.batch_size
+    return config.trainer.max_epochs * (len(training) // size) * size / seconds
+
+
+def _textbook(model: Any) -> Any:
+    """The network in the textbook's order and PyTorch's default layout."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    channels, side = 1, 28
+    for width in model.filters:
+        layers.append(nn.Conv2d(channels, width, 3, padding="same", bias=not model.batch_norm))
+        layers += [nn.BatchNorm2d(width)] if model.batch_norm else []
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        channels, side = width, side // 2
+    hidden = nn.Linear(channels * side * side, 128)
+    return nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU(), nn.Dropout(model.dropout), nn.Linear(128, 10))
+
+
+def plain(items: list[str]) -> Measured:
+    """(a)"""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    config, training, validation = _prepared(items)
+    mean, deviation = training.standardisation
+    images, held_out = ((part.images.float() / 255 - mean) / deviation for part in (training, validation))
+    network = _textbook(config.model)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr)
+
+    def step(chosen: Any) -> None:
+        loss = cross_entropy(network(images[chosen]), training.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def evaluate() -> float:
+        network.eval()
+        with torch.no_grad():
+            logits = torch.cat([network(part) for part in torch.split(held_out, 100)])
+        network.train()
+        return float(cross_entropy(logits, validation.labels))
+
+    return _loop(config, training, step, evaluate)
+
+
+def template(items: list[str]) -> Measured:
+    """(b)"""
+    import warnings
+
+    import pytorch_lightning as pl
+    import torch
+    from PIL import Image
+    from torch.nn.functional import cross_entropy
+    from torch.utils.data import DataLoader, Dataset
+    from torchmetrics.aggregation import MeanMetric
+    from torchmetrics.classification import MulticlassAccuracy
+    from torchvision import transforms
+
+    from mnist_sweep import training as quiet
+
+    quiet._quiet()
+    warnings.simplefilter("ignore")
+    config, training, validation = _prepared(items)
+    prepare = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(*[(each,) for each in training.standardisation])]
+    )
+
+    class Images(Dataset[Any]):
+        """Reads as torchvision's MNIST does."""
+
+        def __init__(self, source: Any) -> None:
+            self.pixels, self.labels = source.images[:, 0], source.labels
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            return prepare(Image.fromarray(self.pixels[index].numpy())), int(self.labels[index])
+
+    class Module(pl.LightningModule):
+        """After the module of a well-known template: metric objects that are updated and logged in each step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = _textbook(config.model)
+            self.loss = torch.nn.ModuleDict({part: MeanMetric() for part in ("train_", "val_")})
+            self.accuracy = torch.nn.ModuleDict({part: MulticlassAccuracy(10) for part in ("train_", "val_")})
+
+        def _step(self, part: str, batch: Any) -> Any:
+            logits = self.network(batch[0])
+            loss = cross_entropy(logits, batch[1])
+            self.loss[part](loss)
+            self.accuracy[part](logits.argmax(dim=1), batch[1])
+            self.log(f"{part}loss", self.loss[part], on_step=False, on_epoch=True)
+            self.log(f"{part}accuracy", self.accuracy[part], on_step=False, on_epoch=True)
+            return loss
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            return self._step("train_", batch)
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            self._step("val_", batch)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=config.optimizer.lr)
+
+    loaders = (
+        DataLoader(Images(training), config.data.batch_size, shuffle=True, drop_last=True),
+        DataLoader(Images(validation), config.data.batch_size),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_epochs=config.trainer.max_epochs, accelerator="cpu", default_root_dir=folder,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, logger=False,
+        )  # fmt: skip
+        module = Module()
+        started = time.perf_counter()
+        trainer.fit(module, *loaders)
+        seconds = time.perf_counter() - started
+    return _rate(config, training, seconds), float(trainer.callback_metrics["val_loss"])
+
+
+def bare(items: list[str]) -> Measured:
+    """(c)"""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from mnist_sweep import data, processor
+    from mnist_sweep.models import ConvNet
+    from mnist_sweep.training import keep_memory
+
+    keep_memory()
+    config, training, validation = _prepared(items)
+    mean, deviation = training.standardisation
+    network = ConvNet(config.model)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr, fused=True)
+    half = processor.precision(config.trainer.precision, False)[0] == "bf16"
+
+    def step(chosen: Any) -> None:
+        images = (training.take(chosen).float() / 255 - mean) / deviation
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = network(images)
+        loss = cross_entropy(logits.float(), training.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def evaluate() -> float:
+        network.eval()
+        with torch.inference_mode():
+            parts = [network((images - mean) / deviation) for images, _ in data.Batches(validation, 100)]
+        network.train()
+        return float(cross_entropy(torch.cat(parts), validation.labels))
+
+    return _loop(config, training, step, evaluate)
+
+
+def ours(items: list[str]) -> Measured:
+    """(d)"""
+    from mnist_sweep.run import run
+
+    config, training, _ = _prepared(items)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(
+            config.model_copy(update={"output": folder, "name": "one"}), [*items, f"output={folder}", "name=one"]
+        )
+    assert result.status == "finished", result.detail
+    return _rate(config, training, result.train_seconds), result.history[-1]["val/loss"]
+
+
+def floor(items: list[str], half: bool) -> float:
+    """Images a second, if a step were nothing but a matrix product."""
+    import torch
+
+    config, _, _ = _prepared(items)
+    a, b = (torch.rand(2048, 2048, dtype=torch.bfloat16 if half else torch.float32) for _ in range(2))
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2048**3 / best / (3 * sum(layer.multiply_adds for layer in config.model.layers()))
+
+
+def sweep(items: list[str], launched: Any, folder: str) -> Measured:
+    """(e)"""
+    from mnist_sweep import data
+    from mnist_sweep.composition import compose
+    from mnist_sweep.sweep.launchers import Task
+
+    crew, divided = launched
+    config = compose(items)
+    training, _ = data.training_and_validation(config.data.name, config.data.root, 0, config.data.limit)
+    common = [
+        *items,
+        f"trainer.threads={divided.threads}",
+        f"trainer.precision={divided.precision}",
+        f"output={folder}",
+    ]
+    stamp = time.monotonic_ns()
+    tasks = [
+        Task(
+            id=index,
+            overrides=[*common, f"seed={index}", f"name=run{stamp}-{index}"],
+            config_dir=None,
+            parent=None,
+            tags={},
+        )
+        for index in range(divided.workers)
+    ]
+    started = time.perf_counter()
+    results = crew.perform(tasks)
+    seconds = time.perf_counter() - started
+    assert all(result.status == "finished" for result in results.values())
+    losses = [result.history[-1]["val/loss"] for result in results.values()]
+    return len(tasks) * _rate(config, training, seconds), sum(losses) / len(losses)
+
+
+def main(rounds: int, images: int, epochs: int) -> None:
+    """Measure, and print the tables."""
+    from mnist_sweep import datasets
+    from mnist_sweep.composition import compose
+    from mnist_sweep.sweep import machine
+    from mnist_sweep.sweep.crew import Crew
+
+    base = ["trainer.accelerator=cpu", f"data.limit={images}", f"trainer.max_epochs={epochs}"]
+    base.insert(0, f"data={datasets.obtain(compose(base).data)}")
+    asked = compose([*base, "+sweep=optuna"])
+    divided = machine.share(asked)
+    spawn = multiprocessing.get_context("spawn")
+    best: dict[tuple[str, str], Measured] = {}
+    floors: dict[str, float] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, spawn) as slow,
+        ProcessPoolExecutor(1, spawn) as fast,
+        Crew(machine.launcher(asked, divided, [*base, f"output={folder}"], None)) as crew,
+    ):
+        print(f"{base[0]}, {images:,} images, {epochs} epochs, batch 128; {divided.workers} workers with "
+              f"{divided.threads} threads each; {divided.precision}: {divided.why}", flush=True)  # fmt: skip
+        ways: dict[str, tuple[Any, Any, list[str]]] = {
+            "a": (slow, plain, []), "b": (slow, template, []), "c": (fast, bare, []), "d": (fast, ours, []),
+            "d, fp32": (fast, ours, ["trainer.precision=32"]),
+        }  # fmt: skip
+        for name, network in NETWORKS.items():
+            items = [*base, *network]
+            for number in range(rounds):
+                for arm in ARMS:
+                    if arm == "e":
+                        rate, loss = sweep(items, (crew, divided), folder)
+                    else:
+                        pool, perform, more = ways[arm]
+                        rate, loss = pool.submit(perform, [*items, *more]).result()
+                    if (name, arm) not in best or rate > best[name, arm][0]:
+                        best[name, arm] = rate, loss
+                print(f"{name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            floors[name] = fast.submit(floor, items, divided.precision == "bf16").result()
+            _table(name, best, floors[name])
+    print("\n| network | ratio | measured | wanted |\n|---|---|---|---|")
+    for name, one, other, wanted in WANTED:
+        ratio = best[name, one][0] / best[name, other][0]
+        print(f"| {name} | ({one}) / ({other}) | {ratio:.2f} | {wanted:.2f} | {'' if ratio >= wanted else 'missed'}")
+
+
+def _table(name: str, best: dict[tuple[str, str], Measured], floor: float) -> None:
+    print(f"\n{name}\n| | images a second | against (a) | against (b) | loss at the end |\n|---|---|---|---|---|")
+    for arm in ARMS:
+        rate, loss = best[name, arm]
+        ratios = [f"{rate / best[name, other][0]:.2f}" for other in ("a", "b")]
+        print(f"| {arm} | {rate:,.0f} | {ratios[0]} | {ratios[1]} | {loss:.4f} |")
+    print(
+        f"| floor | {floor:,.0f} | {floor / best[name, 'a'][0]:.2f} | {floor / best[name, 'b'][0]:.2f} | |", flush=True
+    )
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    main(*(given + [3, 55_000, 2][len(given) :]))
