@@ -4,12 +4,13 @@ import logging
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mnist_sweep import datasets, schema, tracking
+from mnist_sweep import datasets, processor, schema, tracking
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import Result
@@ -128,7 +129,10 @@ def _race(
                 resume=folder.exists(),
             )
             tasks[number] = trial.number, seed, task
-    for number, result in crew.perform([task for _, _, task in tasks.values()]).items():
+    asked = [task for _, _, task in tasks.values()]
+    if config.trainer.threads is None and asked:
+        asked = widened(asked, crew.launcher.workers, processor.cores())
+    for number, result in crew.perform(asked).items():
         candidate, seed, _ = tasks[number]
         if result.status == "finished":
             results[candidate, seed] = result
@@ -140,6 +144,25 @@ def _race(
         trial.number: [results[trial.number, seed] for seed in seeds if (trial.number, seed) in results]
         for trial in candidates
     }
+
+
+def widened(tasks: Sequence[Task], workers: int, cores: int) -> list[Task]:
+    """The same tasks; where the last round leaves workers without one, those in it get their threads, too.
+
+    Args:
+        tasks: of about the same length, in the order in which the workers take them.
+        workers: tasks at a time.
+        cores: threads in all.
+    """
+    last = len(tasks) % workers
+    threads = cores // last if last else 0
+    if threads <= max(1, cores // workers):
+        return list(tasks)
+    wide = [override("trainer.threads", threads)]
+    return [
+        *tasks[: len(tasks) - last],
+        *(replace(task, overrides=replaced(task.overrides, wide)) for task in tasks[len(tasks) - last :]),
+    ]
 
 
 def _test(config: schema.Config, study: Study, goal: Objective, runs: Sequence[Result]) -> dict[str, Any]:

@@ -368,6 +368,18 @@ def test_each_worker_has_its_threads_and_its_gpu() -> None:
         launcher.close()
 
 
+def test_a_worker_without_a_gpu_sees_none() -> None:
+    launcher = local(1, threads=2)
+    try:
+        until_free(launcher, 1)
+        launcher.submit(task(0))
+        (event,) = until(launcher, lambda events: len(events) == 1)
+        assert isinstance(event, Ended)
+        assert event.result["environment"] == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+    finally:
+        launcher.close()
+
+
 def test_workers_that_cannot_start_are_a_failure() -> None:
     launcher = local(1, gpus=("broken",))
     try:

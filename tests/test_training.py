@@ -1,0 +1,85 @@
+"""The fast path against the plain one: the same steps give the same network."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.nn.functional import cross_entropy
+
+from mnist_sweep import data, inspection, run
+from mnist_sweep.composition import compose
+from mnist_sweep.models import ConvNet
+from mnist_sweep.result import BEST
+from tests.conftest import SMALL
+from tests.test_models import textbook
+
+
+def plain(items: list[str], optimizer: type[torch.optim.Optimizer], **settings: Any) -> dict[str, torch.Tensor]:
+    """The weights after the epochs of a config, by a loop that could stand in a tutorial; without dropout."""
+    config = compose(items)
+    pl.seed_everything(config.seed, verbose=False)
+    network = ConvNet(config.model).to(memory_format=torch.contiguous_format)
+    moves = optimizer(network.parameters(), **settings)
+    images, _ = data.training_and_validation("mnist5k", "data", 0, config.data.limit)
+    mean, deviation = images.standardisation
+    batches = data.Batches(images, config.data.batch_size, torch.Generator().manual_seed(config.seed))
+    network.train()
+    for _ in range(config.trainer.max_epochs):
+        for pixels, labels in batches:
+            loss = cross_entropy(textbook(network, config.model, (pixels - mean) / deviation), labels)
+            moves.zero_grad()
+            loss.backward()
+            moves.step()
+    return network.state_dict()
+
+
+PLAIN = [*SMALL, "data.batch_size=25", "model.dropout=0", "trainer.precision=32", "trainer.max_epochs=5"]
+
+
+@pytest.mark.parametrize(
+    ("items", "optimizer", "settings"),
+    [
+        (
+            ["optimizer=sgd", "optimizer.lr=0.02", "model.batch_norm=true"],
+            torch.optim.SGD,
+            {"lr": 0.02, "momentum": 0.9, "nesterov": True},
+        ),
+        (["optimizer.lr=1e-3", "model.activation=tanh", "model.pool=avg"], torch.optim.Adam, {"lr": 1e-3}),
+        (
+            ["optimizer=adamw", "model.filters=[4,6]"],
+            torch.optim.AdamW,
+            {"lr": 1e-3, "weight_decay": 1e-2},
+        ),
+    ],
+)
+def test_a_run_ends_with_the_weights_of_a_plain_loop(
+    items: list[str], optimizer: type[torch.optim.Optimizer], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    # more steps than a group holds; the last epoch is the best one. With Adam a batch norm would blur the comparison:
+    # what the norm takes out again has gradients of pure rounding, which Adam scales up
+    given = [*PLAIN, *items, f"output={tmp_path}", "name=it", "objective=train/loss"]
+    config = compose(given)
+    result = run.run(config, given)
+    assert (result.status, result.best_epoch) == ("finished", 5)
+    ours = inspection.load(tmp_path / "runs" / "it" / BEST).network.state_dict()
+    wanted = plain(given, optimizer, **settings)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-4, rtol=1e-4)
+
+
+def test_bf16_learns_as_well_and_is_measured_in_full_precision(tmp_path: Path) -> None:
+    found = {}
+    for precision in ("32", "bf16"):
+        given = [*SMALL, "data.limit=2000", "trainer.max_epochs=4", "data.batch_size=32", f"output={tmp_path}"]
+        given += [f"trainer.precision={precision}", f"name=p{precision}", "optimizer.lr=3e-3"]
+        found[precision] = run.run(compose(given), given)
+        assert found[precision].precision == precision
+        assert f"trainer.precision={precision}" in found[precision].command
+    assert abs(found["32"].metrics["val/accuracy"] - found["bf16"].metrics["val/accuracy"]) < 0.03
+    assert found["32"].history != found["bf16"].history
+    classifier = inspection.load(tmp_path / "runs" / "pbf16" / BEST)
+    _, validation = data.training_and_validation("mnist5k", "data", 0, 2000)
+    said = inspection.probabilities(classifier, validation.images).argmax(axis=1)
+    assert (said == validation.labels.numpy()).mean() == found["bf16"].metrics["val/accuracy"]
