@@ -36,8 +36,8 @@ WANTED = [
     ("small", "d", "c", 1 / 1.2),
 ]  # fmt: skip
 
-#: Images trained a second, and the loss on the validation images at the end.
-Measured = tuple[float, float]
+#: Images trained a second; at the end the loss on the validation images, and the accuracy.
+Measured = tuple[float, float, float]
 
 
 def _prepared(items: list[str]) -> tuple[Any, Any, Any]:
@@ -48,8 +48,8 @@ def _prepared(items: list[str]) -> tuple[Any, Any, Any]:
     from mnist_sweep.composition import compose
 
     torch.set_num_threads(processor.cores())
-    torch.manual_seed(0)
     config = compose(items)
+    torch.manual_seed(config.seed)
     return config, *data.training_and_validation(config.data.name, config.data.root, 0, config.data.limit)
 
 
@@ -59,18 +59,24 @@ def _loop(config: Any, training: Any, step: Callable[..., Any], evaluate: Callab
 
     size = config.data.batch_size
     started = time.perf_counter()
-    loss = 0.0
+    found = math.nan, math.nan
     for _ in range(config.trainer.max_epochs):
         order = torch.randperm(len(training))
         for first in range(0, len(training) - size + 1, size):
             step(order[first : first + size])
-        loss = evaluate()
-    return _rate(config, training, time.perf_counter() - started), loss
+        found = evaluate()
+    return _rate(config, training, time.perf_counter() - started), *found
 
 
 def _rate(config: Any, training: Any, seconds: float) -> float:
     size = config.data.batch_size
     return config.trainer.max_epochs * (len(training) // size) * size / seconds
+
+
+def _scores(logits: Any, labels: Any) -> tuple[float, float]:
+    from torch.nn.functional import cross_entropy
+
+    return float(cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).float().mean())
 
 
 def _textbook(model: Any) -> Any:
@@ -105,12 +111,12 @@ def plain(items: list[str]) -> Measured:
         loss.backward()
         optimizer.step()
 
-    def evaluate() -> float:
+    def evaluate() -> tuple[float, float]:
         network.eval()
         with torch.no_grad():
             logits = torch.cat([network(part) for part in torch.split(held_out, 100)])
         network.train()
-        return float(cross_entropy(logits, validation.labels))
+        return _scores(logits, validation.labels)
 
     return _loop(config, training, step, evaluate)
 
@@ -189,7 +195,9 @@ def template(items: list[str]) -> Measured:
         started = time.perf_counter()
         trainer.fit(module, *loaders)
         seconds = time.perf_counter() - started
-    return _rate(config, training, seconds), float(trainer.callback_metrics["val_loss"])
+    return _rate(config, training, seconds), *(
+        float(trainer.callback_metrics[f"val_{each}"]) for each in ("loss", "accuracy")
+    )
 
 
 def bare(items: list[str]) -> Measured:
@@ -217,12 +225,12 @@ def bare(items: list[str]) -> Measured:
         loss.backward()
         optimizer.step()
 
-    def evaluate() -> float:
+    def evaluate() -> tuple[float, float]:
         network.eval()
         with torch.inference_mode():
             parts = [network((images - mean) / deviation) for images, _ in data.Batches(validation, 100)]
         network.train()
-        return float(cross_entropy(torch.cat(parts), validation.labels))
+        return _scores(torch.cat(parts), validation.labels)
 
     return _loop(config, training, step, evaluate)
 
@@ -237,7 +245,8 @@ def ours(items: list[str]) -> Measured:
             config.model_copy(update={"output": folder, "name": "one"}), [*items, f"output={folder}", "name=one"]
         )
     assert result.status == "finished", result.detail
-    return _rate(config, training, result.train_seconds), result.history[-1]["val/loss"]
+    last = result.history[-1]
+    return _rate(config, training, result.train_seconds), last["val/loss"], last["val/accuracy"]
 
 
 def floor(items: list[str], half: bool) -> float:
@@ -284,8 +293,9 @@ def sweep(items: list[str], launched: Any, folder: str) -> Measured:
     results = crew.perform(tasks)
     seconds = time.perf_counter() - started
     assert all(result.status == "finished" for result in results.values())
-    losses = [result.history[-1]["val/loss"] for result in results.values()]
-    return len(tasks) * _rate(config, training, seconds), sum(losses) / len(losses)
+    lasts = [result.history[-1] for result in results.values()]
+    loss, accuracy = (sum(last[f"val/{name}"] for last in lasts) / len(lasts) for name in ("loss", "accuracy"))
+    return len(tasks) * _rate(config, training, seconds), loss, accuracy
 
 
 def main(rounds: int, images: int, epochs: int) -> None:
@@ -319,12 +329,12 @@ def main(rounds: int, images: int, epochs: int) -> None:
             for number in range(rounds):
                 for arm in ARMS:
                     if arm == "e":
-                        rate, loss = sweep(items, (crew, divided), folder)
+                        found = sweep(items, (crew, divided), folder)
                     else:
                         pool, perform, more = ways[arm]
-                        rate, loss = pool.submit(perform, [*items, *more]).result()
-                    if (name, arm) not in best or rate > best[name, arm][0]:
-                        best[name, arm] = rate, loss
+                        found = pool.submit(perform, [*items, *more]).result()
+                    if (name, arm) not in best or found[0] > best[name, arm][0]:
+                        best[name, arm] = found
                 print(f"{name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             floors[name] = fast.submit(floor, items, divided.precision == "bf16").result()
             _table(name, best, floors[name])
@@ -337,7 +347,7 @@ def main(rounds: int, images: int, epochs: int) -> None:
 def _table(name: str, best: dict[tuple[str, str], Measured], floor: float) -> None:
     print(f"\n{name}\n| | images a second | against (a) | against (b) | loss at the end |\n|---|---|---|---|---|")
     for arm in ARMS:
-        rate, loss = best[name, arm]
+        rate, loss, _ = best[name, arm]
         ratios = [f"{rate / best[name, other][0]:.2f}" for other in ("a", "b")]
         print(f"| {arm} | {rate:,.0f} | {ratios[0]} | {ratios[1]} | {loss:.4f} |")
     print(
