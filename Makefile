@@ -1,13 +1,14 @@
 # make sweep    the main job: environment, dependencies, data, the default sweep, a summary   (ARGS="sweep.trials=40 …")
 # make test     environment, dependencies with the test tools, lint, types, import contracts, tests
 # make setup    only the environment
+# make bench    how fast networks are trained on this machine, against plain PyTorch and a template (about 15 minutes)
 # make screenshots   the README's pictures, from a sweep of its own (needs Chromium)
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup sweep demo test test-browser screenshots lint lock wheel clean
+.PHONY: setup sweep demo test test-browser screenshots bench lint lock wheel clean
 
 setup: $(VENV)/.installed
 
@@ -19,6 +20,9 @@ test: lint
 
 test-browser: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m browser --no-cov $(ARGS)
+
+bench: setup
+	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
 screenshots:
 	@SCREENSHOTS=docs $(MAKE) --no-print-directory test-browser

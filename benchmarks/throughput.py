@@ -188,7 +188,7 @@ def template(items: list[str]) -> Measured:
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs, accelerator="cpu", default_root_dir=folder,
+            max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, default_root_dir=folder,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, logger=False,
         )  # fmt: skip
         module = Module()
@@ -254,13 +254,15 @@ def floor(items: list[str], half: bool) -> float:
     import torch
 
     config, _, _ = _prepared(items)
-    a, b = (torch.rand(2048, 2048, dtype=torch.bfloat16 if half else torch.float32) for _ in range(2))
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    side, device = (8192, "cuda") if on_gpu else (2048, "cpu")
+    a, b = (torch.rand(side, side, dtype=torch.bfloat16 if half else torch.float32, device=device) for _ in range(2))
     best = math.inf
     for _ in range(5):
         started = time.perf_counter()
-        a @ b
+        float((a @ b)[0, 0])  # waits for it
         best = min(best, time.perf_counter() - started)
-    return 2048**3 / best / (3 * sum(layer.multiply_adds for layer in config.model.layers()))
+    return side**3 / best / (3 * sum(layer.multiply_adds for layer in config.model.layers()))
 
 
 def sweep(items: list[str], launched: Any, folder: str) -> Measured:
@@ -357,4 +359,4 @@ def _table(name: str, best: dict[tuple[str, str], Measured], floor: float) -> No
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    main(*(given + [3, 55_000, 2][len(given) :]))
+    main(*(given + [2, 55_000, 2][len(given) :]))

@@ -100,7 +100,8 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
         made = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         items = replaced(items, [override("name", made)])
         config = compose(items, config_dir)
-    log.info("%s: %s, %d epochs", config.name, config.data.name, config.trainer.max_epochs)
+    epochs = config.trainer.max_epochs
+    log.info("%s: %s, %d epoch%s", config.name, config.data.name, epochs, "s" * (epochs != 1))
     try:
         result = run(config, items, config_dir=config_dir, open_test=True, progress=True)
     except Interrupted:

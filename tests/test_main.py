@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,25 @@ def test_nothing_but_our_own_lines(program: Program) -> None:
     done = program(*RUN, "name=quiet")
     assert done.returncode == 0
     lines = done.stderr.splitlines()
-    assert len(lines) == 5, done.stderr
-    starts = ["quiet: mnist5k, 1 epochs", "epoch 1 of 1", "the test set is opened", "val/accuracy", "again  "]
+    assert len(lines) == 6, done.stderr
+    starts = [
+        "quiet: mnist5k, 1 epoch",
+        "trained in ",
+        "epoch 1 of 1",
+        "the test set is opened",
+        "val/accuracy",
+        "again  ",
+    ]
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), done.stderr
+
+
+def test_two_runs_that_begin_together_share_one_account(program: Program, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as both:
+        ends = list(both.map(lambda name: program(*RUN, f"name={name}"), ("one", "other")))
+    assert [done.returncode for done in ends] == [0, 0]
+    assert "tracking:" not in "".join(done.stderr for done in ends)
+    runs = {json.loads((tmp_path / done.stdout.strip()).read_text())["mlflow_run_id"] for done in ends}
+    assert len(runs - {None}) == 2
 
 
 def test_a_grid(program: Program, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from matplotlib import image as mpl_image
 
-from mnist_sweep import datasets, run, tracking
+from mnist_sweep import datasets, processor, run, tracking
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, interruptible
@@ -46,6 +46,7 @@ def test_the_account_of_a_run(store: Path) -> None:
     assert found.info.run_name == "whole"
     config = compose(result.overrides)
     asked = compose([*UNTRACKED, f"output={store}", "optimizer=sgd", "trainer.patience=9"])
+    asked = asked.with_precision(processor.precision(asked.trainer.precision, on_gpu=False)[0])
     assert found.data.params == {key: str(value) for key, value in asked.parameters().items()}
     assert found.data.params["optimizer"] == "sgd"
     assert found.data.params["model.filters"] == "[4]"
@@ -209,13 +210,13 @@ def test_a_resumed_run_without_an_account_gets_one_with_all_its_epochs(store: Pa
 
 
 def test_a_signal_while_the_account_is_opened_leaves_nothing_open(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = store_of_mlflow.experiment_of
+    before = store_of_mlflow.opened
 
-    def signalled(*arguments: Any) -> str:
+    def signalled(*arguments: Any) -> tuple[Any, str]:
         os.kill(os.getpid(), signal.SIGTERM)
         return before(*arguments)
 
-    monkeypatch.setattr(tracking.account, "experiment_of", signalled)
+    monkeypatch.setattr(tracking.account, "opened", signalled)
     with interruptible(), pytest.raises(Interrupted):
         perform(store, "early")
     result = Result.read(store / "runs" / "early")

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 from mnist_sweep import schema
 from mnist_sweep.errors import uninterrupted
 from mnist_sweep.tracking.models import SavedModel, link_metrics, log_model
-from mnist_sweep.tracking.store import active_run, client_of, experiment_of, line
+from mnist_sweep.tracking.store import active_run, client_of, line, opened
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ class Account:
         self._machine: Any = None
         if isinstance(settings, schema.MLflow):
             try:
-                self._client = client_of(settings.uri)
-                self.run_id = self._open(settings, output, name, parent, tags or {}, resume)
+                self._client, experiment = opened(settings, output)
+                self.run_id = self._open(experiment, name, parent, tags or {}, resume)
             except Exception as error:
                 self._client = None
                 log.warning("tracking: %s cannot be used (%s); going on without it", settings.uri, line(error))
@@ -91,16 +91,7 @@ class Account:
         """Whether anything is kept."""
         return self._client is not None
 
-    def _open(
-        self,
-        settings: schema.MLflow,
-        output: Path,
-        name: str,
-        parent: str | None,
-        tags: Mapping[str, Any],
-        resume: str | None,
-    ) -> str:
-        experiment = experiment_of(self._client, settings, output)
+    def _open(self, experiment: str, name: str, parent: str | None, tags: Mapping[str, Any], resume: str | None) -> str:
         if resume is not None and (earlier := active_run(self._client, resume)):
             for tag in {"reason", "detail"} & set(earlier.data.tags):  # of an end that was none
                 self._client.delete_tag(resume, tag)

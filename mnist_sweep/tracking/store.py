@@ -25,18 +25,19 @@ def client_of(uri: str) -> Any:
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
-def experiment_of(client: Any, settings: schema.MLflow, output: Path) -> str:
-    """The experiment's id. Two processes that start together must not both create the database."""
+def opened(settings: schema.MLflow, output: Path) -> tuple[Any, str]:
+    """A client and the experiment's id. Two processes that start together must not both create the database."""
     output.mkdir(parents=True, exist_ok=True)
     with FileLock(output / ".mlflow.lock"):
+        client = client_of(settings.uri)
         found = client.get_experiment_by_name(settings.experiment)
         if found is not None:
-            return str(found.experiment_id)
+            return client, str(found.experiment_id)
         # a server keeps artifacts where its own settings say
         own = not settings.uri.startswith("http")
         location = (output / "artifacts").resolve().as_uri() if own else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
-        return str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
+        return client, str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
 
 
 def active_run(client: Any, run_id: str) -> Any:

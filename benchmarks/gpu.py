@@ -1,0 +1,92 @@
+"""How fast a sweep is on a GPU: python benchmarks/gpu.py [images] [epochs]
+
+Model-epochs a second of the default network: Lightning as templates use it (benchmarks/throughput.py, b) on this GPU,
+against this project's sweep with 1, 2, 4 and 8 workers that share the GPU, with the GPU's mean utilisation and the
+floor from arithmetic beside it. Without a GPU the same script runs on the CPU, with fewer images, and says so.
+"""
+
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+from throughput import floor, sweep, template
+
+from mnist_sweep import datasets
+from mnist_sweep.composition import compose
+from mnist_sweep.sweep import machine
+from mnist_sweep.sweep.crew import Crew
+
+WANTED = 15.0
+
+
+class Utilisation:
+    """The mean utilisation of the first GPU, per cent, while it is entered; None without one."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.samples: list[float] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True) if on_gpu else None
+
+    def __enter__(self) -> "Utilisation":
+        if self._thread:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._thread:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        import pynvml
+
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        while not self._done.wait(0.2):
+            self.samples.append(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
+
+    @property
+    def mean(self) -> str:
+        return f"{statistics.fmean(self.samples):.0f}%" if self.samples else "–"
+
+
+def main(images: int | None, epochs: int) -> None:
+    """Measure, and print the table."""
+    gpus = machine.gpus()
+    if not gpus:
+        print("no GPU here: what follows is the CPU; the speed on a GPU is still to be measured")
+    images = images or (55_000 if gpus else 5_000)
+    base = [f"data.limit={images}", f"trainer.max_epochs={epochs}"]
+    base.insert(0, f"data={datasets.obtain(compose(base).data)}")
+    base += [] if gpus else ["trainer.accelerator=cpu"]
+    size = compose(base).data.batch_size
+    epoch = images // size * size
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as process:
+        plain = max(process.submit(template, base).result()[0] for _ in range(2)) / epoch
+        least = process.submit(floor, base, bool(gpus)).result() / epoch
+    print("| | model-epochs a second | against the template | utilisation |\n|---|---|---|---|")
+    print(f"| Lightning as templates use it | {plain:.3f} | 1.0 | |", flush=True)
+    best = 0.0
+    for workers in (1, 2, 4, 8) if gpus else (1, 2):
+        asked = compose([*base, "+sweep=optuna", f"sweep.workers={workers}"])
+        divided = machine.share(asked)
+        with tempfile.TemporaryDirectory() as folder:
+            warm = [*base, f"output={folder}"]
+            with Crew(machine.launcher(asked, divided, warm, None)) as crew:
+                sweep([*base, "trainer.max_epochs=1"], (crew, divided), folder)  # CUDA's kernels are loaded once
+                with Utilisation(bool(gpus)) as used:
+                    rate = sweep(base, (crew, divided), folder)[0] / epoch
+        best = max(best, rate)
+        print(f"| sweep, {workers} workers | {rate:.3f} | {rate / plain:.1f} | {used.mean} |", flush=True)
+    print(f"| floor | {least:.1f} | {least / plain:.0f} | |")
+    if gpus:
+        print(f"best: {best / plain:.1f} times the template's, wanted {WANTED:.0f} times")
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    main(given[0] if given else None, given[1] if len(given) > 1 else 3)
