@@ -108,7 +108,7 @@ def test_a_folder_of_configs_beside_the_own(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text(overlay, encoding="utf-8")
     config = compose(["experiment=mine"], str(tmp_path))
     assert (config.seed, config.optimizer.name) == (7, "sgd")
-    with pytest.raises(RequestError, match="allowed: mine"):
+    with pytest.raises(RequestError, match=r"did you mean mine\? allowed: fast99, mine"):
         compose(["experiment=mien"], str(tmp_path))
 
 
