@@ -53,8 +53,8 @@ class Tally(nn.Module):
 class Classifier(pl.LightningModule):
     """Images → logits, with everything that training needs.
 
-    Training and evaluation take the batches in groups: what Lightning does around each call would be a third of a small
-    network's step. So the steps within a group are ours ("manual optimization").
+    Training and evaluation take the batches in groups: what Lightning does around each call would be a good part of
+    a small network's step. So the steps within a group are ours ("manual optimization").
 
     Args:
         network: (B, 1, 28, 28) standardised images → (B, 10) logits.
