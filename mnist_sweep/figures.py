@@ -193,7 +193,7 @@ def _paste(sheet: Array, row: int, column: int, picture: Array, low: float, high
     """Put a square picture into a cell of 28 × 28 of the sheet, enlarged by repeating pixels, low as black."""
     side = picture.shape[-1]
     at = (np.arange(28) * side) // 28
-    grey = (picture[np.ix_(at, at)] - low) / ((high - low) or 1.0)
+    grey = ((picture[np.ix_(at, at)] - low) / ((high - low) or 1.0)).clip(0, 1)  # rounding may leave the range
     sheet[30 * row + 1 : 30 * row + 29, 30 * column + 1 : 30 * column + 29] = grey[..., None]
 
 
