@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from mnist_sweep import schema, shapes
+from mnist_sweep import onednn, schema, shapes
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -29,14 +29,16 @@ class ConvNet(nn.Module):
 
     def __init__(self, model: schema.Model) -> None:
         super().__init__()
-        kernels = shapes.per_block("model.kernel_size", model.kernel_size, len(model.filters))
-        pools = shapes.per_block("model.pool_size", model.pool_size, len(model.filters))
-        channels, size = 1, shapes.IMAGE_SIZE
         self.blocks = nn.Sequential()
-        for width, kernel, pool in zip(model.filters, kernels, pools, strict=True):
-            self.blocks.append(_block(model, channels, width, kernel, pool))
-            channels, size = width, size // pool
-        self.head = nn.Sequential(nn.Flatten())
+        channels, size = 1, shapes.IMAGE_SIZE
+        for block in model.blocks():
+            self.blocks.append(_block(model, channels, block))
+            channels, size = block.width, block.output_size(size)
+        self.head = nn.Sequential()
+        if model.global_pool:
+            self.head.append(nn.AdaptiveAvgPool2d(1))
+            size = 1
+        self.head.append(nn.Flatten())
         units = channels * size * size
         for width in model.hidden:
             self.head.extend([nn.Linear(units, width), ACTIVATIONS[model.activation](), nn.Dropout(model.dropout)])
@@ -45,22 +47,32 @@ class ConvNet(nn.Module):
             self.head.append(nn.Dropout(model.dropout))
         self.head.append(nn.Linear(units, shapes.CLASSES))
         self.to(memory_format=torch.channels_last)  # faster on CPUs and tensor cores
+        self._in_onednn = onednn.suits(model)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, 10), any real numbers, of standardised images (B, 1, 28, 28)."""
-        logits: torch.Tensor = self.head(self.blocks(images.contiguous(memory_format=torch.channels_last)))
+        if self.training and self._in_onednn and images.device.type == "cpu" and images.dtype == torch.float32:
+            maps = onednn.features(self.blocks, images)
+        else:
+            maps = self.blocks(images.contiguous(memory_format=torch.channels_last))
+        logits: torch.Tensor = self.head(maps)
         return logits
 
 
-def _block(model: schema.Model, channels: int, width: int, kernel: int, pool: int) -> nn.Sequential:
-    """(B, channels, S, S) → (B, width, S // pool, S // pool)."""
+def _block(model: schema.Model, channels: int, block: shapes.Block) -> nn.Sequential:
+    """(B, channels, S, S) → (B, width, S', S'): convolutions, each with its activation, then the pool."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    parts["convolution"] = nn.Conv2d(channels, width, kernel, padding="same", bias=not model.batch_norm)
-    if model.batch_norm:
-        parts["batch_norm"] = nn.BatchNorm2d(width)
-    parts["activation"] = ACTIVATIONS[model.activation]()
-    if pool > 1:
-        parts["pool"] = nn.MaxPool2d(pool) if model.pool == "max" else nn.AvgPool2d(pool)
+    for number in range(1, block.convolutions + 1):
+        suffix = f"_{number}" if number > 1 else ""
+        convolution = nn.Conv2d(channels, block.width, block.kernel, padding=block.padding, bias=not model.batch_norm)
+        parts["convolution" + suffix] = convolution
+        if model.batch_norm:
+            parts["batch_norm" + suffix] = nn.BatchNorm2d(block.width)
+        last = "activation" + suffix
+        parts[last] = ACTIVATIONS[model.activation]()
+        channels = block.width
+    if block.pool > 1:
+        parts["pool"] = nn.MaxPool2d(block.pool) if model.pool == "max" else nn.AvgPool2d(block.pool)
         if model.pool == "max" and model.activation in MONOTONE:
-            parts.move_to_end("activation")
+            parts.move_to_end(last)
     return nn.Sequential(parts)

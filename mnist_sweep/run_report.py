@@ -185,8 +185,9 @@ def note(config: schema.Config, result: Result) -> str:
     network = config.model
     lines += [
         "",
-        f"Blocks: convolution{', batch norm' if network.batch_norm else ''}, {network.activation}, "
-        f"{network.pool} pooling; dropout {network.dropout:g}; softmax at the end.",
+        f"Blocks: convolution ({network.padding} padding){', batch norm' if network.batch_norm else ''}, "
+        f"{network.activation}, {network.pool} pooling{'; global average pooling' if network.global_pool else ''}; "
+        f"dropout {network.dropout:g}; softmax at the end.",
         "",
         "Again:",
         "",

@@ -21,6 +21,7 @@ def _kind(value: object) -> str:
 
 Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1)]
 Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
+Convolutions = Annotated[int, Field(ge=1, le=100)]
 
 
 class Model(Section):
@@ -29,9 +30,14 @@ class Model(Section):
         Annotated[Kernel, Tag("number")] | Annotated[list[Kernel], Tag("list")], Discriminator(_kind)
     ]
     pool_size: Annotated[Annotated[Pool, Tag("number")] | Annotated[list[Pool], Tag("list")], Discriminator(_kind)]
+    convolutions: Annotated[
+        Annotated[Convolutions, Tag("number")] | Annotated[list[Convolutions], Tag("list")], Discriminator(_kind)
+    ]
+    padding: Literal["same", "valid"]
     pool: Literal["max", "avg"]
     activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
     batch_norm: bool
+    global_pool: bool
     hidden: list[Positive]
     dropout: Fraction
 
@@ -49,7 +55,11 @@ class Model(Section):
 
     def layers(self) -> list[shapes.Layer]:
         """The table of the network's layers, see `shapes.layers`."""
-        return shapes.layers(self.filters, self.kernel_size, self.pool_size, self.batch_norm, self.hidden)
+        return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
+
+    def blocks(self) -> list[shapes.Block]:
+        """The convolutional blocks, see `shapes.blocks`."""
+        return shapes.blocks(self.filters, self.kernel_size, self.pool_size, self.convolutions, self.padding)
 
 
 class Augmentation(Section):
@@ -143,6 +153,7 @@ class Trainer(Section):
     max_epochs: Positive
     patience: Positive | None
     gradient_clip: Rate | None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     accelerator: Literal["auto", "cpu", "gpu"]
     precision: Literal[32, "bf16", "auto"]
     threads: Annotated[int, Field(ge=1, le=1024)] | None

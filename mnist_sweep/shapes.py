@@ -48,34 +48,94 @@ def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     return list(value)
 
 
-def layers(
+@dataclass(frozen=True)
+class Block:
+    """What a block of a network consists of.
+
+    Attributes:
+        width: filters of each convolution.
+        kernel: side of the filters.
+        pool: side of the pooled squares; 1 = no pooling.
+        convolutions: one after another.
+        padding: rows and columns of zeros around a map before each convolution.
+    """
+
+    width: int
+    kernel: int
+    pool: int
+    convolutions: int
+    padding: int
+
+    def convolved_size(self, size: int) -> int:
+        """Side of the maps after one more convolution of a map with this side; 0 or less = impossible."""
+        return size + 2 * self.padding - self.kernel + 1
+
+    def output_size(self, size: int) -> int:
+        """Side of the maps after the whole block."""
+        for _ in range(self.convolutions):
+            size = self.convolved_size(size)
+        return size // self.pool
+
+
+def blocks(
     filters: Sequence[int],
     kernel_size: int | Sequence[int],
     pool_size: int | Sequence[int],
-    batch_norm: bool,
-    hidden: Sequence[int],
-) -> list[Layer]:
-    """The table of a network's layers, from the first block to the output; the arguments are those of ``model``.
+    convolutions: int | Sequence[int],
+    padding: str,
+) -> list[Block]:
+    """The blocks of a network; the arguments are those of ``model``.
 
     Raises:
-        ShapeError: lists of different lengths, or a map that is pooled away.
+        ShapeError: lists of different lengths.
     """
-    kernels = per_block("model.kernel_size", kernel_size, len(filters))
-    pools = per_block("model.pool_size", pool_size, len(filters))
+    columns = [
+        per_block(f"model.{key}", value, len(filters))
+        for key, value in (("kernel_size", kernel_size), ("pool_size", pool_size), ("convolutions", convolutions))
+    ]
+    return [
+        Block(width, kernel, pool, count, kernel // 2 if padding == "same" else 0)
+        for width, kernel, pool, count in zip(filters, *columns, strict=True)
+    ]
+
+
+def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int]) -> list[Layer]:
+    """The table of a network's layers, from the first block to the output.
+
+    Args:
+        blocks: see `blocks`.
+        batch_norm, global_pool, hidden: as in ``model``.
+
+    Raises:
+        ShapeError: a map is convolved or pooled away.
+    """
     table: list[Layer] = []
     channels, size = 1, IMAGE_SIZE
-    for block, (width, kernel, pool) in enumerate(zip(filters, kernels, pools, strict=True), start=1):
-        weights = kernel * kernel * channels * width
-        pooled = size // pool
+    for number, block in enumerate(blocks, start=1):
+        parameters = multiply_adds = 0
+        for _ in range(block.convolutions):
+            convolved = block.convolved_size(size)
+            if convolved < 1:
+                raise ShapeError(
+                    f"model.padding=valid: block {number} convolves a {size} × {size} map by "
+                    f"{block.kernel} × {block.kernel} and nothing is left; allowed there: model.kernel_size at most "
+                    f"{size}, or model.padding=same"
+                )
+            weights = block.kernel * block.kernel * channels * block.width
+            # the scale and the shift of the normalisation take the place of the bias
+            parameters += weights + (2 if batch_norm else 1) * block.width
+            multiply_adds += weights * convolved * convolved
+            channels, size = block.width, convolved
+        pooled = size // block.pool
         if pooled < 1:
+            sides = [each.pool for each in blocks]
             raise ShapeError(
-                f"model.pool_size={pool_size if isinstance(pool_size, int) else list(pool_size)}: block {block} pools "
-                f"a {size} × {size} map by {pool} and nothing is left; allowed there: at most {size}"
+                f"model.pool_size={sides[0] if len(set(sides)) == 1 else sides}: block {number} pools a "
+                f"{size} × {size} map by {block.pool} and nothing is left; allowed there: at most {size}"
             )
-        norm = 2 * width if batch_norm else width  # scale and shift take the place of the bias
-        table.append(Layer(f"block {block}", (width, pooled, pooled), weights + norm, weights * size * size))
-        channels, size = width, pooled
-    units = channels * size * size
+        table.append(Layer(f"block {number}", (channels, pooled, pooled), parameters, multiply_adds))
+        size = pooled
+    units = channels if global_pool else channels * size * size
     for index, width in enumerate([*hidden, CLASSES], start=1):
         name = f"hidden {index}" if index <= len(hidden) else "output"
         table.append(Layer(name, (width,), units * width + width, units * width))
