@@ -77,7 +77,7 @@ class Average:
         if self._averages[0].device != weights[0].device:  # they come from a checkpoint
             self._averages = [average.to(weights[0].device) for average in self._averages]
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
-        get_ema_multi_avg_fn(decay)(self._averages, weights, self._steps)
+        get_ema_multi_avg_fn(decay)(self._averages, weights, self._steps)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def swap(self) -> None:

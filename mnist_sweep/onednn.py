@@ -23,7 +23,8 @@ def suits(model: schema.Model) -> bool:
     pools = shapes.per_block("model.pool_size", model.pool_size, len(model.filters))
     averages = model.pool == "avg" and any(pool > 1 for pool in pools)  # whose gradient is slow there
     whole = all(width % _BLOCK == 0 for width in model.filters)
-    return bool(model.filters) and whole and not averages and torch.backends.mkldnn.is_available()
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and bool(model.filters) and whole and not averages
 
 
 def features(blocks: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
@@ -37,13 +38,13 @@ def features(blocks: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
         maps = images.to_mkldnn(kind)
         for layer in blocks.modules():
             match layer:
-                case nn.Conv2d():
+                case nn.Conv2d(padding=tuple(padding)):
                     # conv2d itself refuses weights in bf16 beside maps in this layout
                     maps = torch.mkldnn_convolution(
                         maps,
                         layer.weight.to(kind),
                         None if layer.bias is None else layer.bias.to(kind),
-                        layer.padding,
+                        padding,
                         layer.stride,
                         layer.dilation,
                         layer.groups,

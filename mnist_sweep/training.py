@@ -173,6 +173,7 @@ def best_checkpoint(config: schema.Config, folder: Path) -> ModelCheckpoint:
         monitor=config.objective,
         mode=_mode(config),
         save_weights_only=True,
+        save_on_train_epoch_end=False,  # but with the validation, whose weights the classifier has in place until then
         enable_version_counter=False,
     )
 

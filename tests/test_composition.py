@@ -42,6 +42,8 @@ WRONG = [
     ("model.pool_size=[2]", "model.pool_size=[2]: 1 entries for 2 blocks"),
     ("model.pool_size=[14,3]", "model.pool_size=[14, 3]: block 2 pools a 2 × 2 map by 3 and nothing is left"),
     ("model.pool=median", "model.pool=median: should be 'max' or 'avg'"),
+    ("model.convolutions=[1]", "model.convolutions=[1]: 1 entries for 2 blocks"),
+    ("trainer.ema_decay=1", "trainer.ema_decay=1: should be less than 1"),
     ("model.batch_norm=3", "model.batch_norm=3: should be a valid boolean"),
     ("objective=val/auc", "objective=val/auc: not logged in an epoch; allowed: train/loss, train/accuracy"),
     ("objective=test/accuracy", "objective=test/accuracy: not logged in an epoch"),
@@ -91,10 +93,15 @@ def test_the_last_fault_is_found_among_right_overrides() -> None:
         compose(["optimizer=sgd", "optimizer.lr=0.1", "model.filtres=[3]"])
 
 
+def test_a_map_that_is_convolved_away_is_named() -> None:
+    with pytest.raises(RequestError, match=r"model\.padding=valid: block 2 convolves a 2 × 2 map by 3 × 3 and nothing"):
+        compose(["model.padding=valid", "model.convolutions=2", "model.kernel_size=[7,3]", "model.pool_size=[7,1]"])
+
+
 def test_every_option_of_every_group_composes() -> None:
     from mnist_sweep.composition import CONF
 
-    for group in ("data", "model", "optimizer", "scheduler", "trainer", "tracking", "launcher"):
+    for group in ("data", "model", "optimizer", "scheduler", "trainer", "tracking", "launcher", "experiment"):
         for file in (CONF / group).glob("*.yaml"):
             compose([f"{group}={file.stem}"])
     for group in ("sweep/space", "sweep/sampler", "sweep/pruner"):
@@ -108,7 +115,7 @@ def test_a_folder_of_configs_beside_the_own(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text(overlay, encoding="utf-8")
     config = compose(["experiment=mine"], str(tmp_path))
     assert (config.seed, config.optimizer.name) == (7, "sgd")
-    with pytest.raises(RequestError, match=r"did you mean mine\? allowed: fast99, mine"):
+    with pytest.raises(RequestError, match=r"did you mean mine\? allowed: .*fast99, mine"):
         compose(["experiment=mien"], str(tmp_path))
 
 

@@ -1,39 +1,49 @@
 """The network: its arithmetic, its shapes, and that the fast order of its layers computes the textbook's function."""
 
+import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from mnist_sweep import schema, shapes
+from mnist_sweep import onednn, schema, shapes
 from mnist_sweep.composition import compose
 from mnist_sweep.models import ACTIVATIONS, MONOTONE, ConvNet
 
+NARROW = st.integers(1, 6)
+
 
 @st.composite
-def models(draw: st.DrawFn) -> schema.Model:
+def models(draw: st.DrawFn, widths: st.SearchStrategy[int] = NARROW) -> schema.Model:
     """Any possible small network."""
     depth = draw(st.integers(0, 3))
     numbers = {
         "kernel_size": st.sampled_from([1, 3, 5]),
         "pool_size": st.integers(1, 3),
+        "convolutions": st.integers(1, 2),
     }
     blocks = {
         key: draw(item | st.lists(item, min_size=depth, max_size=depth)) for key, item in numbers.items()
     }  # one number, or one a block
-    return schema.Model(
-        filters=draw(st.lists(st.integers(1, 6), min_size=depth, max_size=depth)),
-        pool=draw(st.sampled_from(["max", "avg"])),
-        activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
-        batch_norm=draw(st.booleans()),
-        hidden=draw(st.lists(st.integers(1, 8), max_size=2)),
-        dropout=0.5,
-        **blocks,
-    )
+    try:
+        return schema.Model(
+            filters=draw(st.lists(widths, min_size=depth, max_size=depth)),
+            padding=draw(st.sampled_from(["same", "valid"])),
+            pool=draw(st.sampled_from(["max", "avg"])),
+            activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
+            batch_norm=draw(st.booleans()),
+            global_pool=draw(st.booleans()),
+            hidden=draw(st.lists(st.integers(1, 8), max_size=2)),
+            dropout=0.5,
+            **blocks,
+        )
+    except ValueError:  # valid convolutions leave nothing of a map
+        reject()
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,20 +59,37 @@ def test_arithmetic_equals_the_network(model: schema.Model) -> None:
         assert maps.shape[1:] == layer.output
 
 
-def textbook(network: Any, model: schema.Model, images: torch.Tensor) -> torch.Tensor:
-    """Convolution – activation – pooling in this order, whatever order the network has, in the plain layout."""
+def textbook(network: Any, model: schema.Model, images: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Convolution – activation – pooling in this order, whatever order the network has, in the plain layout.
+
+    Returns:
+        The logits; and the smallest distance between the two greatest inputs of a max-pool: below the rounding of a
+        number, it is open which of them has the gradient.
+    """
     activation = ACTIVATIONS[model.activation]()
-    pools = shapes.per_block("model.pool_size", model.pool_size, len(model.filters))
-    maps = images
-    for block, pool in zip(network.blocks, pools, strict=True):
-        assert isinstance(block, nn.Sequential)
-        maps = block.get_submodule("convolution")(maps)
-        if model.batch_norm:
-            maps = block.get_submodule("batch_norm")(maps)
-        maps = activation(maps)
-        maps = max_pool2d(maps, pool) if model.pool == "max" else avg_pool2d(maps, pool)
-    result: torch.Tensor = network.head(maps)
-    return result
+    maps, margin = images, math.inf
+    for block, parts in zip(network.blocks, model.blocks(), strict=True):
+        for number in range(parts.convolutions):
+            suffix = f"_{number + 1}" if number else ""
+            maps = block.get_submodule("convolution" + suffix)(maps)
+            if model.batch_norm:
+                maps = block.get_submodule("batch_norm" + suffix)(maps)
+            before, maps = maps, activation(maps)
+        size = parts.pool
+        if size > 1 and model.pool == "max":
+            seen = before if model.activation in MONOTONE else maps
+            windows = seen.detach().unfold(2, size, size).unfold(3, size, size).flatten(-2)
+            first, second = windows.topk(2).values.unbind(-1)
+            margin = min(margin, float((first - second).min()))
+        maps = max_pool2d(maps, size) if model.pool == "max" else avg_pool2d(maps, size)
+    logits: torch.Tensor = network.head(maps)
+    return logits, margin
+
+
+def outputs_and_gradients(network: nn.Module, logits: torch.Tensor) -> list[torch.Tensor]:
+    network.zero_grad()
+    logits.square().sum().backward()
+    return [logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,15 +98,62 @@ def test_same_function_and_gradients_as_the_textbook(model: schema.Model) -> Non
     torch.manual_seed(0)
     network = ConvNet(model).double().eval()
     images = torch.randn(2, 1, 28, 28, dtype=torch.float64)
-    outputs, gradients = [], []
-    for compute in (lambda: network(images), lambda: textbook(network, model, images)):
-        network.zero_grad()
-        out = compute()
-        out.square().sum().backward()
-        outputs.append(out.detach())
-        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
-    torch.testing.assert_close(outputs[0], outputs[1])
-    torch.testing.assert_close(gradients[0], gradients[1])
+    expected = outputs_and_gradients(network, textbook(network, model, images)[0])
+    torch.testing.assert_close(outputs_and_gradients(network, network(images)), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(models(widths=st.sampled_from([3, 16, 32])))
+def test_training_computes_the_same_in_single_precision(model: schema.Model) -> None:
+    torch.manual_seed(0)
+    network = ConvNet(model).train()
+    network.head.eval()  # without dropout
+    images = torch.randn(2, 1, 28, 28)
+    logits, margin = textbook(network, model, images)
+    assume(margin > 1e-6)
+    expected = outputs_and_gradients(network, logits)
+    scale = max(float(each.abs().max()) for each in expected)  # sums that cancel out are rounded as their terms are
+    torch.testing.assert_close(outputs_and_gradients(network, network(images)), expected, atol=1e-5 * scale, rtol=0)
+
+
+SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0", "model.convolutions=[1,2]"]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is without oneDNN")
+@pytest.mark.parametrize(
+    ("items", "suits"),
+    [
+        (SUITABLE, True),
+        ([*SUITABLE, "model.activation=tanh"], True),
+        ([*SUITABLE, "model.filters=[16,24]"], False),
+        ([*SUITABLE, "model.pool=avg"], False),
+        ([*SUITABLE, "model.pool=avg", "model.pool_size=1"], True),
+        (["model=mlp"], False),
+    ],
+)
+def test_which_networks_are_trained_in_onednns_layout(items: list[str], suits: bool) -> None:
+    network = ConvNet(compose(items).model)
+    images = torch.randn(2, 1, 28, 28)
+    with mock.patch.object(onednn, "features", wraps=onednn.features) as features:
+        network(images)
+        assert bool(features.call_count) == suits
+        network.eval()(images)  # what is served or exported has the ordinary layout
+        assert features.call_count == suits
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_half_precision_in_onednns_layout_is_that_of_the_ordinary_layout(activation: str) -> None:
+    torch.manual_seed(0)
+    network = ConvNet(compose([*SUITABLE, f"model.activation={activation}"]).model).train()
+    images = torch.randn(64, 1, 28, 28)
+    found = []
+    for fast in (True, False):
+        network._in_onednn = fast
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(images)
+        assert logits.dtype == torch.bfloat16
+        found.append(torch.cat([each.flatten() for each in outputs_and_gradients(network, logits.float())]))
+    assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.999
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -100,4 +174,16 @@ def test_table_of_the_default_network() -> None:
 
 def test_a_map_that_vanishes_is_named() -> None:
     with pytest.raises(shapes.ShapeError, match="block 3 pools a 1 × 1 map by 2"):
-        shapes.layers([4, 4, 4], 3, [7, 4, 2], False, [])
+        shapes.layers(shapes.blocks([4, 4, 4], 3, [7, 4, 2], 1, "same"), False, False, [])
+    with pytest.raises(shapes.ShapeError, match="block 2 convolves a 4 × 4 map by 5 × 5"):
+        shapes.layers(shapes.blocks([4, 4], 5, [6, 1], 1, "valid"), False, False, [])
+
+
+def test_valid_convolutions_and_global_pooling_of_a_published_network() -> None:
+    """An et al. 2020 (arXiv 2008.10400), M3: ten 3 × 3 convolutions of 32, 48, …, 176 filters: 1,124,000 parameters."""
+    widths = list(range(32, 177, 16))
+    blocks = shapes.blocks(widths, 3, 1, 1, "valid")
+    table = shapes.layers(blocks, True, False, [])
+    assert table[-2].output == (176, 8, 8)
+    assert sum(layer.parameters for layer in table) == pytest.approx(1_124_000, rel=0.001)
+    assert shapes.layers(blocks, True, True, [])[-1].parameters == 176 * 10 + 10

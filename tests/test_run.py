@@ -110,6 +110,14 @@ def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
         ["optimizer=rmsprop", "scheduler=onecycle", "model.batch_norm=true", "trainer.gradient_clip=1.0"],
         ["model=mlp", "model.activation=gelu", "trainer.precision=bf16"],
         ["model=lenet5", "model.activation=sigmoid", "data.augmentation.shift=0.1", "data.augmentation.scale=0.1"],
+        [
+            "model.filters=[4,6]",
+            "model.convolutions=2",
+            "model.padding=valid",
+            "model.global_pool=true",
+            "model.hidden=[]",
+        ],
+        ["model.filters=[16]", "model.batch_norm=true", "trainer.precision=bf16", "trainer.ema_decay=0.99"],
     ],
 )
 def test_every_option_trains(perform: Perform, items: list[str]) -> None:
@@ -216,6 +224,7 @@ def test_an_interrupted_run_is_recorded(perform: Perform, tmp_path: Path) -> Non
         ["scheduler=onecycle", "optimizer=sgd"],
         ["scheduler=cosine", "optimizer=rmsprop", "data.augmentation.rotation=10", "data.augmentation.shift=0.1"],
         ["optimizer=adamw", "trainer.patience=3", "model.batch_norm=true", "objective=train/loss"],
+        ["trainer.ema_decay=0.9"],
     ],
 )
 def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(

@@ -26,13 +26,21 @@ def plain(items: list[str], optimizer: type[torch.optim.Optimizer], **settings: 
     mean, deviation = images.standardisation
     batches = data.Batches(images, config.data.batch_size, torch.Generator().manual_seed(config.seed))
     network.train()
+    averages: dict[str, torch.Tensor] = {}
+    steps = 0
     for _ in range(config.trainer.max_epochs):
         for pixels, labels in batches:
-            loss = cross_entropy(textbook(network, config.model, (pixels - mean) / deviation), labels)
+            logits, _ = textbook(network, config.model, (pixels - mean) / deviation)
+            loss = cross_entropy(logits, labels)
             moves.zero_grad()
             loss.backward()
             moves.step()
-    return network.state_dict()
+            steps += 1
+            decay = min(config.trainer.ema_decay or 0, (1 + steps) / (10 + steps))
+            for name, weight in network.named_parameters():
+                kept = averages.get(name, weight.detach())
+                averages[name] = decay * kept + (1 - decay) * weight.detach()
+    return network.state_dict() | averages
 
 
 PLAIN = [*SMALL, "data.batch_size=25", "model.dropout=0", "trainer.precision=32", "trainer.max_epochs=2"]
@@ -47,6 +55,8 @@ SGD = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
         (["optimizer=sgd", "optimizer.lr=0.02"], torch.optim.SGD, SGD),
         (["optimizer=adam", "model.activation=tanh", "model.pool=avg"], torch.optim.Adam, {"lr": 1e-3}),
         (["optimizer=adamw", "model.filters=[4,6]"], torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-2}),
+        (["optimizer=adam", "model.filters=[16,16]", "model.kernel_size=5"], torch.optim.Adam, {"lr": 1e-3}),
+        (["optimizer=adam", "trainer.ema_decay=0.6"], torch.optim.Adam, {"lr": 1e-3}),
         # a batch norm scales differences of rounding up, from step to step: one step an epoch
         (["optimizer=sgd", "optimizer.lr=0.02", "model.batch_norm=true", "data.batch_size=200"], torch.optim.SGD, SGD),
     ],
