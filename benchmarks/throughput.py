@@ -359,4 +359,4 @@ def _table(name: str, best: dict[tuple[str, str], Measured], floor: float) -> No
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    main(*(given + [2, 55_000, 2][len(given) :]))
+    main(*(given + [2, 55_000, 3][len(given) :]))
