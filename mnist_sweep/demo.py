@@ -31,7 +31,7 @@ def look(classifier: Any, drawing: Any) -> tuple[dict[str, float], Any, Any]:
     """What the network says of a drawing.
 
     Args:
-        classifier: a `Classifier`.
+        classifier: a `Classifier` or an `Ensemble`.
         drawing: a PIL image of one digit.
 
     Returns:
@@ -63,7 +63,7 @@ def page(classifier: Any, name: str) -> Any:
     """The page, to be launched.
 
     Args:
-        classifier: a `Classifier`.
+        classifier: a `Classifier` or an `Ensemble`.
         name: of the network.
 
     Raises:

@@ -25,7 +25,7 @@ def onnx(classifier: Any, file: Path) -> float:
     """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
 
     Args:
-        classifier: a `Classifier`.
+        classifier: a `Classifier` or an `Ensemble`.
         file: to be written.
 
     Returns:
@@ -37,9 +37,9 @@ def onnx(classifier: Any, file: Path) -> float:
     import onnxruntime
     import torch
 
-    from mnist_sweep.inspection import Served
+    from mnist_sweep import inspection
 
-    served = Served(classifier)
+    served = inspection.served(classifier)
     images = _images(classifier.config.data)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -62,11 +62,16 @@ def onnx(classifier: Any, file: Path) -> float:
 
 
 def safetensors(classifier: Any, file: Path) -> None:
-    """Write a network's weights and standardisation as safetensors; its config is in the file's metadata as JSON."""
+    """Write a network's weights and standardisation as safetensors, with its config in the file's metadata as JSON.
+
+    Of an ensemble, the tensors of each member and a list of their configs.
+    """
     from safetensors.torch import save_file
 
+    members = [member.config.plain() for member in getattr(classifier, "members", [])]
+    config = members or classifier.config.plain()
     state = {key: value.contiguous() for key, value in classifier.state_dict().items()}
-    save_file(state, file, metadata={"format": "pt", "config": json.dumps(classifier.config.plain())})
+    save_file(state, file, metadata={"format": "pt", "config": json.dumps(config)})
 
 
 def _images(settings: schema.Data) -> Any:

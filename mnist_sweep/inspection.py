@@ -1,4 +1,4 @@
-"""What a trained network does: its probabilities, its first filters, its activation maps, as plain arrays."""
+"""What a trained network, or an ensemble, does: its probabilities, first filters, activation maps, as plain arrays."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,6 +19,44 @@ Array = np.ndarray[Any, Any]
 
 #: Images at a time: their maps fit a processor's cache.
 _BATCH = 100
+
+
+class Ensemble(nn.Module):
+    """Trained networks that answer together: the mean of their probabilities.
+
+    Args:
+        members: at least one, trained on the same data set.
+
+    Attributes:
+        config: of the first member, for all that members have in common: the data.
+        test: the test set's metrics and confusion matrix, where it was opened.
+    """
+
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.config = members[0].config
+        self.test: tuple[dict[str, float], Array] | None = None
+
+    @property
+    def first(self) -> Classifier:
+        """The member whose filters and activation maps are shown."""
+        member = self.members[0]
+        assert isinstance(member, Classifier)
+        return member
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.mean.device
+
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Probabilities (B, 10), each row summing to 1, of images (B, 1, 28, 28), 0 … 1."""
+        members = [member for member in self.members if isinstance(member, Classifier)]
+        return torch.stack([member.probabilities(images) for member in members]).mean(dim=0)
+
+
+#: What answers: one network, or several.
+Network = Classifier | Ensemble
 
 
 class Served(nn.Module):
@@ -46,8 +84,29 @@ class Served(nn.Module):
         return probabilities
 
 
-def load(checkpoint: Path) -> Classifier:
-    """The network of a checkpoint, with its config, in evaluation mode, on the CPU. Only plain data is read.
+class ServedEnsemble(nn.Module):
+    """An ensemble as it is served and exported, see `Served`.
+
+    Args:
+        ensemble: is left as it is.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(Served(member) for member in ensemble.members if isinstance(member, Classifier))
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([member(images) for member in self.members]).mean(dim=0)
+
+
+def served(network: Network) -> nn.Module:
+    """A network or an ensemble as it is served and exported, see `Served`."""
+    return Served(network) if isinstance(network, Classifier) else ServedEnsemble(network)
+
+
+def load(checkpoint: Path) -> Network:
+    """The network or the ensemble of a checkpoint, in evaluation mode, on the CPU. Only plain data is read.
 
     Raises:
         RequestError: the file cannot be read, holds more than plain data, or is not one of ours.
@@ -68,48 +127,71 @@ def load(checkpoint: Path) -> Classifier:
         said = "it holds more than plain data, and nothing of it was executed" if hostile else "it is no checkpoint"
         raise RequestError(f"{checkpoint}: refused: {said}; allowed: the best.ckpt of a run") from error
     try:
-        config = schema.Config.model_validate(content["hyper_parameters"]["config"])
-        state = content["state_dict"]
-        classifier = Classifier(ConvNet(config.model), config, (float(state["mean"]), float(state["deviation"])))
-        classifier.load_state_dict(state)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if "members" in content:
+            return Ensemble([_classifier(member) for member in content["members"]]).eval()
+        return _classifier(content).eval()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         raise RequestError(
             f"{checkpoint}: not a checkpoint of mnist_sweep ({cause}); allowed: a run's best.ckpt"
         ) from error
-    return classifier.eval()
+
+
+def _classifier(content: Any) -> Classifier:
+    """The network of a checkpoint's content."""
+    config = schema.Config.model_validate(content["hyper_parameters"]["config"])
+    state = content["state_dict"]
+    classifier = Classifier(ConvNet(config.model), config, (float(state["mean"]), float(state["deviation"])))
+    classifier.load_state_dict(state)
+    return classifier
+
+
+def save_ensemble(checkpoints: Sequence[Path], file: Path) -> None:
+    """Put the checkpoints of several runs into one, which `load` reads as their ensemble."""
+    contents = [torch.load(checkpoint, map_location="cpu", weights_only=True) for checkpoint in checkpoints]
+    members = [{key: content[key] for key in ("hyper_parameters", "state_dict")} for content in contents]
+    torch.save({"members": members}, file)
 
 
 @torch.no_grad()
-def probabilities(classifier: Classifier, images: torch.Tensor) -> Array:
+def probabilities(network: Network, images: torch.Tensor) -> Array:
     """Probabilities (N, 10) float32 of images (N, 1, 28, 28) uint8, 0 … 255, on whatever device; batch by batch."""
-    classifier.eval()
+    network.eval()
     batches = [
-        classifier.probabilities(part.to(classifier.device).float() / 255).cpu() for part in torch.split(images, _BATCH)
+        network.probabilities(part.to(network.device).float() / 255).cpu() for part in torch.split(images, _BATCH)
     ]
     return torch.cat(batches).numpy() if batches else np.zeros((0, shapes.CLASSES), np.float32)
 
 
-def first_filters(classifier: Classifier) -> Array:
-    """The first convolution's kernels, (filters, K, K); none of a network without blocks: (0, 1, 1)."""
-    for module in classifier.network.modules():
+def _one(network: Network) -> Classifier:
+    return network if isinstance(network, Classifier) else network.first
+
+
+def first_filters(network: Network) -> Array:
+    """The first convolution's kernels, (filters, K, K); none of a network without blocks: (0, 1, 1).
+
+    Args:
+        network: of an ensemble, the first member is looked at.
+    """
+    for module in _one(network).network.modules():
         if isinstance(module, nn.Conv2d):
             return module.weight.detach().float().cpu().numpy()[:, 0]
     return np.zeros((0, 1, 1), np.float32)
 
 
 @torch.no_grad()
-def activation_maps(classifier: Classifier, images: torch.Tensor) -> list[Array]:
+def activation_maps(network: Network, images: torch.Tensor) -> list[Array]:
     """What each block makes of some images.
 
     Args:
-        classifier: in evaluation mode.
+        network: in evaluation mode; of an ensemble, the first member is looked at.
         images: (N, 1, 28, 28) uint8, 0 … 255.
 
     Returns:
         For each block (N, filters, S, S), the output of its last layer.
     """
     found: list[Array] = []
+    classifier = _one(network)
     flow = (images.to(classifier.device).float() / 255 - classifier.mean) / classifier.deviation
     blocks = classifier.network.blocks
     for block in blocks if isinstance(blocks, nn.Sequential) else []:

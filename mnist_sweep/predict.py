@@ -36,7 +36,7 @@ def answers(classifier: Any, paths: Sequence[Path]) -> Iterator[Answer | None]:
     """Recognise the pictures in these files, in order and in batches; None for each that cannot be read, after a line.
 
     Args:
-        classifier: a `Classifier`.
+        classifier: a `Classifier` or an `Ensemble`.
         paths: of PNG and JPEG files.
     """
     import torch

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mnist_sweep import data, datasets, figures, inspection, metrics, schema
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.data import ImageSet
+from mnist_sweep.inspection import Ensemble, Network
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.tracking import Account, SavedModel
 
@@ -51,38 +52,61 @@ def keep(account: Account, config: schema.Config, result: Result, classifier: Cl
         classifier: with the best epoch's weights.
         validation: the images that the best epoch was chosen by.
     """
-    step = result.best_epoch or 0
     for name, figure in _pictures(config, result, classifier, validation).items():
         account.figure(figure, f"{name}.png")
     _keep_part(account, "validation", np.array(result.confusion), validation, result, classifier)
     keep_note(account, config, result)
-    served = inspection.Served(classifier)
+    parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}
+    _keep_model(account, result, classifier, validation, parameters)
+
+
+@_harmless
+def keep_ensemble(account: Account, result: Result, ensemble: Ensemble, validation: ImageSet, members: str) -> None:
+    """What an ensemble shows: matrices, mistakes and calibration on validation, its members, the model.
+
+    Args:
+        account: open.
+        result: of the ensemble.
+        ensemble: in evaluation mode.
+        validation: the images that its members were chosen by.
+        members: as Markdown.
+    """
+    _keep_part(account, "validation", np.array(result.confusion), validation, result, ensemble)
+    account.note(members)
+    _keep_model(account, result, ensemble, validation, {"members": str(len(ensemble.members))})
+
+
+def _keep_model(
+    account: Account, result: Result, network: Network, validation: ImageSet, parameters: dict[str, str]
+) -> None:
+    """The model, with an example, and what was measured of it on validation."""
+    step = result.best_epoch or 0
+    served = inspection.served(network)
     images = validation.take(torch.arange(_EXAMPLES)).cpu().float() / 255
     with torch.no_grad():
         probabilities = served(images)
-    parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}
     saved = SavedModel(served, images.numpy(), probabilities.numpy(), Path(result.folder) / BEST, parameters)
     account.model(saved, step)
     account.link_metrics([name for name in result.metrics if not name.startswith("test/")], step)
 
 
 @_harmless
-def keep_test(account: Account, config: schema.Config, result: Result, classifier: Classifier) -> None:
+def keep_test(account: Account, config: schema.Config, result: Result, network: Network) -> None:
     """The test set's metrics and pictures.
 
     Args:
         account: open.
         config: of the run.
         result: of the run.
-        classifier: with the best epoch's weights; it has been tested.
+        network: with the best epoch's weights; it has been tested.
     """
-    assert classifier.test is not None
-    found, confusion = classifier.test
+    assert network.test is not None
+    found, confusion = network.test
     step = result.best_epoch or 0
     account.metrics(found, step)
     account.link_metrics(list(found), step)
     test = data.test_set(config.data.name, config.data.root)
-    _keep_part(account, "test", confusion, test, result, classifier)
+    _keep_part(account, "test", confusion, test, result, network)
     source = datasets.SOURCES[config.data.name]
     account.dataset(
         config.data.name,
@@ -93,7 +117,7 @@ def keep_test(account: Account, config: schema.Config, result: Result, classifie
     )
 
 
-def pictures(config: schema.Config, result: Result, classifier: Classifier, validation: ImageSet) -> dict[str, Figure]:
+def pictures(config: schema.Config, result: Result, classifier: Network, validation: ImageSet) -> dict[str, Figure]:
     """All pictures of a finished run but those of the test set, by name; the arguments are those of `keep`."""
     probabilities = inspection.probabilities(classifier, validation.images)
     confusion = np.array(result.confusion)
@@ -102,7 +126,7 @@ def pictures(config: schema.Config, result: Result, classifier: Classifier, vali
     )
 
 
-def _pictures(config: schema.Config, result: Result, classifier: Classifier, validation: ImageSet) -> dict[str, Figure]:
+def _pictures(config: schema.Config, result: Result, classifier: Network, validation: ImageSet) -> dict[str, Figure]:
     """Curves, filters and activation maps."""
     title = f"{config.name} on {result.dataset}"
     drawn = {"curves": figures.curves(result.history, result.best_epoch, title)}
@@ -144,10 +168,10 @@ def _part_pictures(
 
 
 def _keep_part(
-    account: Account, part: str, confusion: Array, images: ImageSet, result: Result, classifier: Classifier
+    account: Account, part: str, confusion: Array, images: ImageSet, result: Result, network: Network
 ) -> None:
     """Matrix, classes, mistakes and calibration on one part of the data set."""
-    probabilities = inspection.probabilities(classifier, images.images)
+    probabilities = inspection.probabilities(network, images.images)
     for name, figure in _part_pictures(part, confusion, images, probabilities, result).items():
         account.figure(figure, f"{name}.png")
     name = f"confusion_matrix_{part}"

@@ -11,6 +11,7 @@ import torch
 from sklearn.calibration import calibration_curve
 
 from mnist_sweep import data, inspection, metrics, run
+from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST, Result
@@ -26,6 +27,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def test_a_checkpoint_gives_the_numbers_of_its_run(small: Result) -> None:
     classifier = inspection.load(Path(small.folder) / BEST)
+    assert isinstance(classifier, Classifier)
     _, validation = data.training_and_validation("mnist5k", "data", 0, 200)
     said = inspection.probabilities(classifier, validation.images)
     assert said.shape == (500, 10)
@@ -34,13 +36,14 @@ def test_a_checkpoint_gives_the_numbers_of_its_run(small: Result) -> None:
     assert right == pytest.approx(small.metrics["val/accuracy"])
     assert small.confusion is not None
     assert np.trace(small.confusion) / 500 == pytest.approx(right)
-    served = inspection.Served(classifier)
+    served = inspection.served(classifier)
     with torch.no_grad():
         assert np.allclose(served(validation.images.float() / 255).numpy(), said, atol=1e-6)
 
 
 def test_filters_and_activation_maps(small: Result) -> None:
     classifier = inspection.load(Path(small.folder) / BEST)
+    assert isinstance(classifier, Classifier)
     _, validation = data.training_and_validation("mnist5k", "data", 0, 200)
     assert inspection.first_filters(classifier).shape == (4, 3, 3)
     chosen = inspection.one_of_each(validation.labels)

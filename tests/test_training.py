@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mnist_sweep import data, inspection, run
+from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.models import ConvNet
 from mnist_sweep.result import BEST
@@ -73,7 +74,9 @@ def test_a_run_ends_with_the_weights_of_a_plain_loop(
     config = compose(given)
     result = run.run(config, given)
     assert (result.status, result.best_epoch) == ("finished", 2)
-    ours = inspection.load(tmp_path / "runs" / "it" / BEST).network.state_dict()
+    trained = inspection.load(tmp_path / "runs" / "it" / BEST)
+    assert isinstance(trained, Classifier)
+    ours = trained.network.state_dict()
     wanted = plain(given, optimizer, **settings)
     for name, value in ours.items():
         torch.testing.assert_close(value, wanted[name], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,194 @@
+"""Several networks that answer together: ``python -m mnist_sweep.ensemble FOLDER… [--top K]``."""
+
+import logging
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mnist_sweep import console, datasets, metrics, tracking
+from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.result import BEST, Result
+
+log = logging.getLogger("mnist_sweep.ensemble")  # __name__ is __main__ here
+
+TOP = 5
+_PROGRAM = ("python", "-m", "mnist_sweep.ensemble")
+
+
+def members(folders: Sequence[Path], top: int) -> list[Result]:
+    """The runs that answer together, the best on validation first.
+
+    Args:
+        folders: of runs, which are all taken; or of one sweep, of whose runs the best are taken.
+        top: so many of a sweep.
+
+    Raises:
+        RequestError: fewer than two, or runs that do not go together.
+    """
+    sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
+    if sweeps and len(folders) > 1:
+        raise RequestError(f"{sweeps[0]}: a sweep among {len(folders)} folders; allowed: one sweep, or folders of runs")
+    found = _of_sweep(sweeps[0]) if sweeps else [_of_run(folder) for folder in folders]
+    _check_alike(found)
+    found = sorted(found, key=_merit, reverse=True)[: top if sweeps else len(found)]
+    if len(found) < 2:
+        raise RequestError(f"{folders[0]}: {len(found)} finished run; allowed: at least two that are averaged")
+    return found
+
+
+def _of_run(folder: Path) -> Result:
+    """A finished run with its checkpoint."""
+    if not (folder / "result.json").is_file():
+        raise RequestError(f"{folder}: no result.json; allowed: the folder of a finished run, or of a sweep")
+    result = replace(Result.read(folder), folder=str(folder))
+    if result.status != "finished" or not (folder / BEST).is_file():
+        raise RequestError(f"{folder}: the run is {result.status}; allowed: a finished one with its {BEST}")
+    return result
+
+
+def _of_sweep(folder: Path) -> list[Result]:
+    """All finished runs of a sweep, its trials and their repetitions with other seeds."""
+    own = re.compile(re.escape(folder.name) + r"-\d+(-seed\d+)?")
+    runs = [path.parent for path in sorted(folder.parent.glob(f"{folder.name}-*/result.json"))]
+    results = [
+        replace(Result.read(run), folder=str(run)) for run in runs if own.fullmatch(run.name) and (run / BEST).is_file()
+    ]
+    return [result for result in results if result.status == "finished"]
+
+
+def _merit(result: Result) -> tuple[float, float]:
+    """What members are chosen by: accuracy on validation, then loss."""
+    return result.metrics["val/accuracy"], -result.metrics["val/loss"]
+
+
+def _check_alike(results: Sequence[Result]) -> None:
+    """Their validation images must be the same, or the choice would have seen what another member was trained on."""
+    used = [yaml.safe_load((Path(result.folder) / "config.yaml").read_text(encoding="utf-8")) for result in results]
+    for key in ("name", "split_seed"):
+        values = sorted({str(config["data"][key]) for config in used})
+        if len(values) > 1:
+            raise RequestError(f"the runs differ in data.{key} ({', '.join(values)}); allowed: one for all")
+
+
+def perform(arguments: Sequence[str]) -> int:
+    """Choose, average, measure, keep."""
+    parser = console.parser("ensemble", "Average the probabilities of several trained networks, chosen on validation.")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help="of a sweep, or of runs, at least two")
+    parser.add_argument("--top", type=int, default=TOP, help="so many of a sweep's runs (default: %(default)s)")
+    parser.add_argument("--name", help="of the ensemble and its folder (default: that of the first folder, -ensemble)")
+    console.add_store(parser)
+    options = parser.parse_args(arguments)
+    if options.top < 2:
+        raise RequestError(f"--top {options.top}: allowed: at least 2")
+    first: Path = options.folders[0]
+    folder = first.parent / (options.name or f"{first.name}-ensemble")
+    if folder.exists():
+        raise RequestError(f"{folder}: is there already; allowed: another --name")
+    chosen = members(options.folders, options.top)
+    result = make(chosen, folder, options.tracking_uri)
+    log.info(
+        "%d members: val/accuracy %.4f, of the best member %.4f; test/accuracy %.4f on %s",
+        len(chosen), result.metrics["val/accuracy"], _merit(chosen[0])[0], result.metrics["test/accuracy"],
+        result.dataset,
+    )  # fmt: skip
+    print(result.path)
+    return console.DONE
+
+
+def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
+    """Put the networks together, measure them on validation and, once, on the test set, and keep the account of it.
+
+    Args:
+        chosen: finished runs, see `members`.
+        folder: to be made.
+        tracking_uri: MLflow's store.
+    """
+    import torch
+
+    from mnist_sweep import data, inspection, run_report, schema
+
+    started = time.monotonic()
+    folder.mkdir(parents=True)
+    (folder / BEST).parent.mkdir()
+    inspection.save_ensemble([Path(result.folder) / BEST for result in chosen], folder / BEST)
+    ensemble = inspection.load(folder / BEST)
+    assert isinstance(ensemble, inspection.Ensemble)
+    config = ensemble.config
+    _, validation = data.training_and_validation(
+        config.data.name, config.data.root, config.data.split_seed, config.data.limit
+    )
+    opened = datetime.now(UTC).isoformat(timespec="seconds")
+    log.info("the test set is opened (%s)", opened)
+    found, confusion = _measured("val", ensemble, validation)
+    ensemble.test = _measured("test", ensemble, data.test_set(config.data.name, config.data.root))
+    settings = schema.MLflow(name="mlflow", uri=tracking_uri, experiment=_experiment(config.tracking))
+    output = folder.parent.parent
+    with uninterrupted():
+        names = [Path(result.folder).name for result in chosen]
+        account = tracking.Account(settings, output, folder.name, tags={"ensemble": "true", "members": " ".join(names)})
+        command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), "--name", folder.name])
+        result = Result(
+            status="finished", reason=None, detail=None, objective=found["val/accuracy"],
+            metrics=found | ensemble.test[0], best_epoch=None, epochs=0, seconds=0.0, train_seconds=0.0,
+            parameters=sum(each.parameters or 0 for each in chosen), dataset=config.data.name, seed=config.seed,
+            device="cpu", threads=torch.get_num_threads(), precision="32", mlflow_run_id=account.run_id, overrides=[],
+            command=command, folder=str(folder), checkpoint=str(BEST),
+            multiply_adds=sum(each.multiply_adds or 0 for each in chosen), test_opened_at=opened,
+            confusion=confusion.tolist(),
+        )  # fmt: skip
+        account.tags({"command": command, "dataset": config.data.name, "test.opened_at": opened})
+        account.metrics(found, 0)
+        run_report.keep_ensemble(account, result, ensemble, validation, _table(chosen, result))
+        run_report.keep_test(account, config, result, ensemble)
+        account.file(folder / BEST, "checkpoints")
+        account.end("FINISHED")
+        digest = datasets.verify(config.data)
+        tracking.register(settings, account.run_id, config.data.name, digest, result.metrics["test/accuracy"])
+        result = replace(result, seconds=round(time.monotonic() - started, 3))
+        result.write()
+    return result
+
+
+def _measured(part: str, ensemble: Any, images: Any) -> tuple[dict[str, float], Any]:
+    """Metrics by name and the confusion matrix on some images."""
+    import numpy as np
+
+    from mnist_sweep import inspection, shapes
+
+    probabilities, labels = inspection.probabilities(ensemble, images.images), images.labels.numpy()
+    confusion = np.zeros((shapes.CLASSES, shapes.CLASSES), np.int64)
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    right = np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), np.finfo(np.float32).tiny)
+    values = {"loss": float(-np.log(right).mean()), **metrics.averages(confusion)}
+    return {f"{part}/{name}": value for name, value in values.items()}, confusion
+
+
+def _experiment(settings: Any) -> str:
+    return getattr(settings, "experiment", "mnist_sweep")
+
+
+def _table(chosen: Sequence[Result], result: Result) -> str:
+    """The ensemble in Markdown: its scores, its members."""
+    lines = [
+        f"**val/accuracy {result.metrics['val/accuracy']:.4f}**, "
+        f"**test/accuracy {result.metrics['test/accuracy']:.4f}** (opened {result.test_opened_at}): "
+        f"the mean of {len(chosen)} networks' probabilities",
+        "", "| member | val/accuracy | seed | command |", "|---|---:|---:|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| {Path(each.folder).name} | {each.metrics['val/accuracy']:.4f} | {each.seed} | `{each.command}` |"
+        for each in chosen
+    ]
+    return "\n".join([*lines, "", "Again:", "", "```", result.command, "```"])
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(lambda: perform(sys.argv[1:])))

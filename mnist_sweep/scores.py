@@ -1,0 +1,185 @@
+"""What the recipes reach, over seeds: ``python -m mnist_sweep.scores [RECIPE …] [--seeds N] [--data NAME …]``."""
+
+import logging
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_sweep import console, datasets, schema
+from mnist_sweep.composition import CONF, compose
+from mnist_sweep.errors import RequestError, RunFailure
+from mnist_sweep.overrides import override
+from mnist_sweep.result import Result
+
+log = logging.getLogger("mnist_sweep.scores")  # __name__ is __main__ here
+
+RECIPES = ("tutorial", "fast99", "balanced", "accurate", "tiny")
+SEEDS = 5
+#: Between these lines of a file the table is put.
+MARKS = ("<!-- scores -->", "<!-- /scores -->")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What others report of a recipe on MNIST's test set.
+
+    Attributes:
+        accuracy: as they state it.
+        source: where.
+        chosen: on which images the reported network was chosen.
+    """
+
+    accuracy: str
+    source: str
+    chosen: str
+
+
+_AN = ("An et al. 2020, arXiv 2008.10400", "the test set (the epoch with its best accuracy)")
+PUBLISHED = {
+    "fast99": Published("99.04 ± 0.07%", "github.com/tuomaso/train_mnist_fast", "not at all: one epoch, 60,000 images"),
+    **{f"simple_m{kernel}": Published("99.87% as three that vote, 99.91% as nine", *_AN) for kernel in (3, 5, 7)},
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one recipe reached on one data set.
+
+    Attributes:
+        recipe: option of ``experiment``.
+        dataset: name.
+        results: one a seed.
+    """
+
+    recipe: str
+    dataset: str
+    results: list[Result]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """On the test set, 0 … 1, one a seed."""
+        return [result.metrics["test/accuracy"] for result in self.results]
+
+    def said(self) -> str:
+        """Mean and standard deviation over the seeds, per cent."""
+        deviation = f" ± {100 * statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
+        return f"{100 * statistics.fmean(self.accuracies):.2f}{deviation}%"
+
+
+def score(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> Score:
+    """Train a recipe with seeds 0, 1, … one after another on the whole machine, each measured once on the test set.
+
+    Runs that are there already, from a call before, are not repeated.
+
+    Args:
+        recipe: option of ``experiment``.
+        dataset: its name.
+        seeds: how many.
+        more: further overrides.
+
+    Raises:
+        RunFailure: a run failed.
+    """
+    from mnist_sweep.run import run
+
+    results = []
+    for seed in range(seeds):
+        name = f"score-{recipe}-{dataset}-{seed}"
+        items = [f"experiment={recipe}", f"data={dataset}", f"seed={seed}", *more, override("name", name)]
+        result = run(compose(items), items, open_test=True, progress=True, resume=True)
+        if result.status != "finished":
+            raise RunFailure(str(result.reason), f"{name}: {result.detail}")
+        log.info(
+            "%s, seed %d: test/accuracy %.4f, %.0f s", recipe, seed, result.metrics["test/accuracy"], result.seconds
+        )
+        results.append(result)
+    return Score(recipe, dataset, results)
+
+
+def table(scores: Sequence[Score]) -> str:
+    """The scores in Markdown: a row for each recipe, a column of accuracies for each data set."""
+    sets = list(dict.fromkeys(score.dataset for score in scores))
+    head = ["recipe", "parameters", "epochs", "seconds", *sets, "published for MNIST", "source", "chosen on"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" + "---:|" * (3 + len(sets)) + "---|" * 3]
+    for recipe in dict.fromkeys(score.recipe for score in scores):
+        own = {score.dataset: score for score in scores if score.recipe == recipe}
+        first = next(iter(own.values())).results
+        known = PUBLISHED.get(recipe, Published("–", "–", "–"))
+        row = [
+            f"`{recipe}`", f"{first[0].parameters:,}", str(first[0].epochs),
+            f"{statistics.fmean(result.train_seconds for result in first):.0f}",
+            *(own[name].said() if name in own else "–" for name in sets), known.accuracy, known.source, known.chosen,
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def put(text: str, file: Path) -> None:
+    """Put a table between the two marks of a file.
+
+    Raises:
+        RequestError: the file has no marks.
+    """
+    before, _, rest = _marked(file)
+    file.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest}", encoding="utf-8")
+
+
+def _marked(file: Path) -> tuple[str, str, str]:
+    try:
+        content = file.read_text(encoding="utf-8")
+        before, rest = content.split(MARKS[0])
+        within, after = rest.split(MARKS[1])
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--into {file}: allowed: a file with one line {MARKS[0]} and one {MARKS[1]}") from error
+    return before, within, after
+
+
+def perform(arguments: Sequence[str]) -> int:
+    """Run the recipes and print the table."""
+    known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+    parser = console.parser("scores", "Train recipes over several seeds and print their test accuracies as a table.")
+    parser.add_argument(
+        "recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(known)} (default: {', '.join(RECIPES)})"
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="so many, 0, 1, … (default: %(default)s)")
+    parser.add_argument("--data", nargs="+", default=["mnist"], metavar="NAME", help="data sets (default: mnist)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OVERRIDE", help="further overrides, such as output=…")
+    parser.add_argument("--into", type=Path, metavar="FILE", help=f"put the table between {MARKS[0]} and {MARKS[1]}")
+    options = parser.parse_args(arguments)
+    recipes = options.recipes or list(RECIPES)
+    if unknown := [recipe for recipe in recipes if recipe not in known]:
+        raise RequestError(f"{unknown[0]}: no such recipe; allowed: {', '.join(known)}")
+    if options.seeds < 1:
+        raise RequestError(f"--seeds {options.seeds}: allowed: at least 1")
+    if options.into:
+        _marked(options.into)
+    configs = {name: compose([f"data={name}", *options.set]) for name in options.data}
+    at_hand = [name for name, config in configs.items() if _at_hand(config)]
+    if not at_hand:
+        raise RequestError(f"--data {' '.join(options.data)}: none of them is at hand or to be had")
+    for recipe in recipes:  # before the first of them takes minutes
+        for name in at_hand:
+            compose([f"experiment={recipe}", f"data={name}", *options.set])
+    found = table([score(recipe, name, options.seeds, options.set) for recipe in recipes for name in at_hand])
+    print(found)
+    if options.into:
+        put(found, options.into)
+    return console.DONE
+
+
+def _at_hand(config: schema.Config) -> bool:
+    """Whether a data set is on disk now, downloaded if need be; a line where it is not."""
+    own = config.data.model_copy(update={"fallback": None})
+    try:
+        datasets.obtain(own)
+    except RequestError as error:
+        log.warning("%s: left out (%s)", config.data.name, error)
+        return False
+    datasets.verify(own)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(lambda: perform(sys.argv[1:])))
