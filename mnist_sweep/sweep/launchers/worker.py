@@ -4,6 +4,7 @@ Nothing heavy is imported before the worker knows its threads and its GPU.
 """
 
 import contextlib
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -41,6 +42,7 @@ def train(task: Task, report: Callable[[int, dict[str, float]], bool]) -> dict[s
         RequestError: the overrides cannot be composed, or the run cannot be begun.
         Interrupted: with what the run recorded as its ``result``.
     """
+    from mnist_sweep import training
     from mnist_sweep.composition import compose
     from mnist_sweep.result import Result
     from mnist_sweep.run import folder_of, run
@@ -63,6 +65,8 @@ def train(task: Task, report: Callable[[int, dict[str, float]], bool]) -> dict[s
         with contextlib.suppress(FileNotFoundError):
             interruption.result = asdict(Result.read(folder_of(config)))
         raise
+    finally:
+        training.release_memory()
 
 
 def warm_up(overrides: list[str], config_dir: str | None) -> None:
@@ -118,6 +122,8 @@ def main(
         perform = found(performer)
         if warm:
             warm_up(*warm)
+            gc.collect()
+            gc.freeze()  # what has been imported stays, and need not be gone through after each task
         _forward_all()
         worker.serve(perform)
     except Exception as error:  # a bug, or an import that fails: the driver hears of it before the process ends
