@@ -130,6 +130,7 @@ def main(
         worker.send("error", one_line(error))
         sys.exit(1)
     finally:
+        gc.unfreeze()  # or libraries would complain at the end that they leak
         hurry = threading.Timer(FAREWELL, os._exit, (1,))  # a library's thread may wait for ever at the end
         hurry.daemon = True
         hurry.start()
