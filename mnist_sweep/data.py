@@ -143,6 +143,14 @@ def _mnist5k(test: bool) -> ImageSet:
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[chosen]))
 
 
+@functools.cache
+def _pixel_positions(device: torch.device) -> torch.Tensor:
+    """x, y and 1 of each pixel, row by row, (3, 784): the middle of the image is 0, its edges are −1 and 1."""
+    grid = affine_grid(torch.eye(2, 3)[None], [1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE], align_corners=False)
+    flat = grid.reshape(-1, 2)
+    return torch.cat([flat, torch.ones(len(flat), 1)], dim=1).T.contiguous().to(device)
+
+
 def augmented(images: torch.Tensor, settings: schema.Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Each image turned, enlarged or shrunk, and moved by a draw of its own; what comes in from outside is black.
 
@@ -163,8 +171,10 @@ def augmented(images: torch.Tensor, settings: schema.Augmentation, generator: to
     moved_x = cosine * move[:, 0] - sine * move[:, 1]
     moved_y = sine * move[:, 0] + cosine * move[:, 1]
     rows = [torch.stack([cosine, -sine, moved_x], dim=1), torch.stack([sine, cosine, moved_y], dim=1)]
-    matrices = torch.stack(rows, dim=1).to(images.device)
-    grid = affine_grid(matrices, list(images.shape), align_corners=False)
+    matrices = torch.stack(rows, dim=1).to(images.device)  # (B, 2, 3)
+    # one product for all images, where affine_grid takes one each, which is twenty times slower on a processor
+    where = matrices.reshape(-1, 3) @ _pixel_positions(images.device)
+    grid = where.view(len(images), 2, *images.shape[2:]).permute(0, 2, 3, 1)
     return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
