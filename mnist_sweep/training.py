@@ -147,15 +147,10 @@ def keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """After a run: free what it left, and give the C library's spare memory back.
+    """After a run: free what it left in cycles of references, and give the C library's spare memory back.
 
-    What it left are cycles of references, and what torch remembers of the shapes of each exported model, for ever.
-    Without the rest, networks of all sizes, one after another, leave more and more gaps between what is in use.
+    Otherwise networks of all sizes, one after another, leave more and more gaps between what is in use.
     """
-    with contextlib.suppress(ImportError, AttributeError):
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        FakeTensorMode.cache_clear()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -20,6 +20,9 @@ from mnist_sweep.sweep.launchers.worker import FAREWELL, TRAIN, main
 _MOST_STILLBORN = 3
 
 # Not a fork: torch's thread pools do not survive one. (https://docs.python.org/3/library/multiprocessing.html)
+#: oneDNN and torch's layer over it keep what they prepared for each shape of tensor, by default for the last 1,024 of
+#: them each: over a sweep of many networks hundreds of megabytes. One network needs some dozens.
+_SMALL_CACHES = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -158,7 +161,7 @@ class Local:
     def _started(self, place: int, stillborn: int = 0) -> _Worker:
         # without one it is hidden from torch, which would look for it in each step
         gpu = self._gpus[place % len(self._gpus)] if self._gpus else ""
-        environment = {"OMP_NUM_THREADS": str(self._threads), "CUDA_VISIBLE_DEVICES": gpu}
+        environment = {"OMP_NUM_THREADS": str(self._threads), "CUDA_VISIBLE_DEVICES": gpu, **_SMALL_CACHES}
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(
             target=main, args=(theirs, self._performer, environment, self._warm), name=f"worker {place}", daemon=True
