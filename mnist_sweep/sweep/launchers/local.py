@@ -19,10 +19,11 @@ from mnist_sweep.sweep.launchers.worker import FAREWELL, TRAIN, main
 #: So many processes in one worker's place that die in a row before they are ready mean that none ever will be.
 _MOST_STILLBORN = 3
 
-# Not a fork: torch's thread pools do not survive one. (https://docs.python.org/3/library/multiprocessing.html)
 #: oneDNN and torch's layer over it keep what they prepared for each shape of tensor, by default for the last 1,024 of
-#: them each: over a sweep of many networks hundreds of megabytes. One network needs some dozens.
-_SMALL_CACHES = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+#: them each: over a sweep of many networks hundreds of megabytes. One network of ten convolutions needs about 100.
+_SMALL_CACHES = {"LRU_CACHE_CAPACITY": "256", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+
+# Not a fork: torch's thread pools do not survive one. (https://docs.python.org/3/library/multiprocessing.html)
 _SPAWN = multiprocessing.get_context("spawn")
 
 
