@@ -1,4 +1,4 @@
-"""How fast networks are trained here: python benchmarks/throughput.py [rounds] [images] [epochs]
+"""How fast networks are trained here: python benchmarks/throughput.py [rounds] [images] [epochs] [network …]
 
 Five ways to train the same networks on the same images, with the same batch size and number of steps, in turn; the best
 of several rounds. Each epoch ends with an evaluation on the 5,000 validation images, whose loss is printed.
@@ -303,8 +303,8 @@ def sweep(items: list[str], launched: Any, folder: str) -> Measured:
     return len(tasks) * _rate(config, training, seconds), loss, accuracy
 
 
-def main(rounds: int, images: int, epochs: int) -> None:
-    """Measure, and print the tables."""
+def main(rounds: int, images: int, epochs: int, names: list[str]) -> None:
+    """Measure, and print the tables of these networks."""
     from mnist_sweep import datasets
     from mnist_sweep.composition import compose
     from mnist_sweep.sweep import machine
@@ -329,8 +329,8 @@ def main(rounds: int, images: int, epochs: int) -> None:
             "a": (slow, plain, []), "b": (slow, template, []), "c": (fast, bare, []), "d": (fast, ours, []),
             "d, fp32": (fast, ours, ["trainer.precision=32"]),
         }  # fmt: skip
-        for name, network in NETWORKS.items():
-            items = [*base, *network]
+        for name in names:
+            items = [*base, *NETWORKS[name]]
             for number in range(rounds):
                 for arm in ARMS:
                     if arm == "e":
@@ -344,7 +344,7 @@ def main(rounds: int, images: int, epochs: int) -> None:
             floors[name] = fast.submit(floor, items, divided.precision == "bf16").result()
             _table(name, best, floors[name])
     print("\n| network | ratio | measured | wanted |\n|---|---|---|---|")
-    for name, one, other, wanted in WANTED:
+    for name, one, other, wanted in (each for each in WANTED if each[0] in names):
         ratio = best[name, one][0] / best[name, other][0]
         print(f"| {name} | ({one}) / ({other}) | {ratio:.2f} | {wanted:.2f} | {'' if ratio >= wanted else 'missed'}")
 
@@ -361,5 +361,6 @@ def _table(name: str, best: dict[tuple[str, str], Measured], floor: float) -> No
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    main(*(given + [2, 55_000, 3][len(given) :]))
+    given = [int(word) for word in sys.argv[1:4]]
+    rounds, images, epochs = given + [2, 55_000, 3][len(given) :]
+    main(rounds, images, epochs, sys.argv[4:] or list(NETWORKS))
