@@ -4,8 +4,8 @@ Five ways to train the same networks on the same images, with the same batch siz
 of several rounds. Each epoch ends with an evaluation on the 5,000 validation images, whose loss is printed.
 
     a  a plain PyTorch loop: images in memory, fp32, PyTorch's default layout, convolution – activation – pooling
-    b  Lightning with a DataLoader, torchvision's transforms, metric objects that are updated and logged in each step, and
-       the Trainer's defaults (progress bar, checkpoints, a logger), as templates do it
+    b  Lightning with a DataLoader, torchvision's transforms, and metric objects that are updated and logged in each step,
+       as templates do it, but without a progress bar and a logger
     c  this project's step without Lightning: the bare fast loop
     d  this project's run: Lightning, MLflow, checkpoints (its epochs; what pictures cost is in benchmarks/account.py)
     e  this project's sweep: as many runs at a time as it has workers, all that a run does included
@@ -15,8 +15,6 @@ them works at a time. The floor is arithmetic: three times the multiply-adds of 
 matrix product here.
 """
 
-import contextlib
-import io
 import math
 import multiprocessing
 import sys
@@ -189,11 +187,11 @@ def template(items: list[str]) -> Measured:
         DataLoader(Images(training), config.data.batch_size, shuffle=True, drop_last=True),
         DataLoader(Images(validation), config.data.batch_size),
     )
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        # all else is the Trainer's own: progress bar, checkpoints, a logger of CSV files
+    with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, default_root_dir=folder
-        )
+            max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, default_root_dir=folder,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, logger=False,
+        )  # fmt: skip
         module = Module()
         started = time.perf_counter()
         trainer.fit(module, *loaders)

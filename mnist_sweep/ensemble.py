@@ -36,7 +36,7 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
     sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     if sweeps and len(folders) > 1:
         raise RequestError(f"{sweeps[0]}: a sweep among {len(folders)} folders; allowed: one sweep, or folders of runs")
-    found = _of_sweep(sweeps[0]) if sweeps else [_of_run(folder) for folder in folders]
+    found = _of_sweep(sweeps[0]) if sweeps else [_of_run(folder) for folder in dict.fromkeys(folders)]
     _check_alike(found)
     found = sorted(found, key=_merit, reverse=True)[: top if sweeps else len(found)]
     if len(found) < 2:
@@ -46,9 +46,12 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
 
 def _of_run(folder: Path) -> Result:
     """A finished run with its checkpoint."""
-    if not (folder / "result.json").is_file():
-        raise RequestError(f"{folder}: no result.json; allowed: the folder of a finished run, or of a sweep")
-    result = replace(Result.read(folder), folder=str(folder))
+    try:
+        result = replace(Result.read(folder), folder=str(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(
+            f"{folder}: no result.json that can be read; allowed: the folder of a finished run, or of a sweep"
+        ) from error
     if result.status != "finished" or not (folder / BEST).is_file():
         raise RequestError(f"{folder}: the run is {result.status}; allowed: a finished one with its {BEST}")
     return result
@@ -88,6 +91,8 @@ def perform(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.top < 2:
         raise RequestError(f"--top {options.top}: allowed: at least 2")
+    if options.name is not None and Path(options.name).name != options.name:
+        raise RequestError(f"--name {options.name}: allowed: the name of a folder, without /")
     first: Path = options.folders[0]
     folder = first.parent / (options.name or f"{first.name}-ensemble")
     if folder.exists():
@@ -110,18 +115,23 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
         chosen: finished runs, see `members`.
         folder: to be made.
         tracking_uri: MLflow's store.
+
+    Raises:
+        RequestError: their data set is not there any more.
     """
     import torch
 
     from mnist_sweep import data, inspection, run_report, schema
 
     started = time.monotonic()
-    folder.mkdir(parents=True)
-    (folder / BEST).parent.mkdir()
-    inspection.save_ensemble([Path(result.folder) / BEST for result in chosen], folder / BEST)
+    checkpoints = [Path(result.folder) / BEST for result in chosen]
+    config = inspection.load(checkpoints[0]).config
+    if missing := datasets.missing(config.data):
+        raise RequestError(f"{missing[0]}: not there, but the members are measured on it; allowed: data.root as then")
+    (folder / BEST).parent.mkdir(parents=True)
+    inspection.save_ensemble(checkpoints, folder / BEST)
     ensemble = inspection.load(folder / BEST)
     assert isinstance(ensemble, inspection.Ensemble)
-    config = ensemble.config
     _, validation = data.training_and_validation(
         config.data.name, config.data.root, config.data.split_seed, config.data.limit
     )

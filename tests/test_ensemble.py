@@ -45,7 +45,7 @@ def test_members_are_the_best_finished_runs_of_a_sweep(folder: Path) -> None:
     [
         (["study-0000", "other"], r"the runs differ in data\.split_seed \(0, 1\); allowed: one for all"),
         (["study-0000"], "1 finished run; allowed: at least two"),
-        (["study-0000", "nowhere"], r"nowhere: no result\.json; allowed: the folder of a finished run"),
+        (["study-0000", "nowhere"], r"nowhere: no result\.json that can be read; allowed: the folder of a finished run"),
         (["study-0000", "study-0002"], r"study-0002: the run is pruned; allowed: a finished one"),
         (["study", "study-0000"], "a sweep among 2 folders; allowed: one sweep, or folders of runs"),
     ],
