@@ -45,7 +45,7 @@ def test_members_are_the_best_finished_runs_of_a_sweep(folder: Path) -> None:
     [
         (["study-0000", "other"], r"the runs differ in data\.split_seed \(0, 1\); allowed: one for all"),
         (["study-0000"], "1 finished run; allowed: at least two"),
-        (["study-0000", "nowhere"], r"nowhere: no result\.json that can be read; allowed: the folder of a finished run"),
+        (["study-0000", "nowhere"], r"nowhere: no result\.json that can be read; allowed: the folder of a"),
         (["study-0000", "study-0002"], r"study-0002: the run is pruned; allowed: a finished one"),
         (["study", "study-0000"], "a sweep among 2 folders; allowed: one sweep, or folders of runs"),
     ],
@@ -124,8 +124,10 @@ def test_an_ensemble_recognises_pictures_and_is_exported(
     assert (tmp_path / "both.safetensors").stat().st_size > 0
 
 
-def test_a_name_that_is_taken_and_a_top_of_one_are_refused(folder: Path, made: tuple[Result, str]) -> None:
-    with pytest.raises(RequestError, match=r"study-ensemble: is there already; allowed: another --name"):
-        ensemble.perform([str(folder / "study")])
+def test_a_wrong_name_and_a_top_of_one_are_refused(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"study-0000: is there already; allowed: another --name"):
+        ensemble.perform([str(folder / "study"), "--name", "study-0000"])
+    with pytest.raises(RequestError, match=r"--name \.\./up: allowed: the name of a folder, without /"):
+        ensemble.perform([str(folder / "study"), "--name", "../up"])
     with pytest.raises(RequestError, match="--top 1: allowed: at least 2"):
         ensemble.perform([str(folder / "study"), "--top", "1"])
