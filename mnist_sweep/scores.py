@@ -39,7 +39,10 @@ class Published:
 _AN = ("An et al. 2020, arXiv 2008.10400", "the test set (the epoch with its best accuracy)")
 PUBLISHED = {
     "fast99": Published("99.04 ± 0.07%", "github.com/tuomaso/train_mnist_fast", "not at all: one epoch, 60,000 images"),
-    **{f"simple_m{kernel}": Published("99.87% as three that vote, 99.91% in two layers of votes", *_AN) for kernel in (3, 5, 7)},
+    **{
+        f"simple_m{kernel}": Published("99.87% as three that vote, 99.91% in two layers of votes", *_AN)
+        for kernel in (3, 5, 7)
+    },
 }
 
 
