@@ -240,11 +240,10 @@ def ours(items: list[str]) -> Measured:
     """(d)"""
     from mnist_sweep.run import run
 
-    config, training, _ = _prepared(items)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(
-            config.model_copy(update={"output": folder, "name": "one"}), [*items, f"output={folder}", "name=one"]
-        )
+        given = [*items, f"output={folder}", "name=one"]  # the account in MLflow goes there, too
+        config, training, _ = _prepared(given)
+        result = run(config, given)
     assert result.status == "finished", result.detail
     last = result.history[-1]
     return _rate(config, training, result.train_seconds), last["val/loss"], last["val/accuracy"]

@@ -105,10 +105,12 @@ def test_same_function_and_gradients_as_the_textbook(model: schema.Model) -> Non
     torch.testing.assert_close(outputs_and_gradients(network, network(images)), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)  # rounding is compared: no build fails by chance
 @given(models(widths=st.sampled_from([3, 16, 32])))
 def test_training_computes_the_same_in_single_precision(model: schema.Model) -> None:
     """Within 1e-5 of the textbook's network, or of the exact values where that one's own rounding is greater."""
+    # 1 × 1 filters of one image, normalised, are copies of each other: gradients that are differences of rounding
+    assume(not (model.batch_norm and any(block.kernel == 1 for block in model.blocks())))
     torch.manual_seed(0)
     network = ConvNet(model).train()
     network.head.eval()  # without dropout
@@ -128,7 +130,6 @@ def test_training_computes_the_same_in_single_precision(model: schema.Model) -> 
 SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0", "model.convolutions=[1,2]"]
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is without oneDNN")
 @pytest.mark.parametrize(
     ("items", "suits"),
     [
@@ -145,9 +146,10 @@ def test_which_networks_are_trained_in_onednns_layout(items: list[str], suits: b
     images = torch.randn(2, 1, 28, 28)
     with mock.patch.object(onednn, "features", wraps=onednn.features) as features:
         network(images)
-        assert bool(features.call_count) == suits
+        assert features.call_count == (suits and torch.backends.mkldnn.is_available())
+        features.reset_mock()
         network.eval()(images)  # what is served or exported has the ordinary layout
-        assert features.call_count == suits
+        assert features.call_count == 0
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
