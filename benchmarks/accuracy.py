@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
 from scipy import stats
-from throughput import bare, ours, plain
+from ways import bare, ours, plain
 
 from mnist_sweep import datasets
 from mnist_sweep.composition import compose

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
-from throughput import floor, sweep, template
+from ways import floor, sweep, template
 
 from mnist_sweep import datasets
 from mnist_sweep.composition import compose

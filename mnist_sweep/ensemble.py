@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from mnist_sweep import console, datasets, metrics, tracking
+from mnist_sweep import console, datasets, metrics, schema, tracking
+from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError, uninterrupted
 from mnist_sweep.result import BEST, Result
 
@@ -121,7 +122,7 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
     """
     import torch
 
-    from mnist_sweep import data, inspection, run_report, schema
+    from mnist_sweep import data, inspection, run_report
 
     started = time.monotonic()
     checkpoints = [Path(result.folder) / BEST for result in chosen]
@@ -181,8 +182,11 @@ def _measured(part: str, ensemble: Any, images: Any) -> tuple[dict[str, float], 
     return {f"{part}/{name}": value for name, value in values.items()}, confusion
 
 
-def _experiment(settings: Any) -> str:
-    return getattr(settings, "experiment", "mnist_sweep")
+def _experiment(settings: schema.Tracking) -> str:
+    """The experiment of the members; of those that were not tracked, the usual one."""
+    tracked = settings if isinstance(settings, schema.MLflow) else compose(["tracking=mlflow"]).tracking
+    assert isinstance(tracked, schema.MLflow)
+    return tracked.experiment
 
 
 def _table(chosen: Sequence[Result], result: Result) -> str:

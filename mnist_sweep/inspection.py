@@ -39,20 +39,17 @@ class Ensemble(nn.Module):
         self.test: tuple[dict[str, float], Array] | None = None
 
     @property
-    def first(self) -> Classifier:
-        """The member whose filters and activation maps are shown."""
-        member = self.members[0]
-        assert isinstance(member, Classifier)
-        return member
+    def classifiers(self) -> list[Classifier]:
+        """The members; of the first, filters and activation maps are shown."""
+        return [member for member in self.members if isinstance(member, Classifier)]
 
     @property
     def device(self) -> torch.device:
-        return self.first.mean.device
+        return self.classifiers[0].device
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Probabilities (B, 10), each row summing to 1, of images (B, 1, 28, 28), 0 … 1."""
-        members = [member for member in self.members if isinstance(member, Classifier)]
-        return torch.stack([member.probabilities(images) for member in members]).mean(dim=0)
+        return torch.stack([member.probabilities(images) for member in self.classifiers]).mean(dim=0)
 
 
 #: What answers: one network, or several.
@@ -93,7 +90,7 @@ class ServedEnsemble(nn.Module):
 
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.members = nn.ModuleList(Served(member) for member in ensemble.members if isinstance(member, Classifier))
+        self.members = nn.ModuleList(Served(member) for member in ensemble.classifiers)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -164,7 +161,7 @@ def probabilities(network: Network, images: torch.Tensor) -> Array:
 
 
 def _one(network: Network) -> Classifier:
-    return network if isinstance(network, Classifier) else network.first
+    return network if isinstance(network, Classifier) else network.classifiers[0]
 
 
 def first_filters(network: Network) -> Array:
