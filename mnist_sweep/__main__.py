@@ -160,6 +160,8 @@ def main() -> int:
         except RunFailure as error:
             log.error("failed: %s", error)
             codes.append(console.FAILED)
+        except BrokenPipeError:
+            raise
         except Exception:  # a bug, which must not pass for a wrong request below
             log.exception("failed")
             codes.append(console.FAILED)
@@ -182,4 +184,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.leave(main)

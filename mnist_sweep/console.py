@@ -121,3 +121,19 @@ def run(perform: Callable[[], int]) -> int:
     except RunFailure as error:
         log.error("failed: %s", error)
         return FAILED
+
+
+def leave(command: Callable[[], int]) -> NoReturn:
+    """End the process with a command's exit code; without a traceback where nobody reads its output any more.
+
+    Python's own advice: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    try:
+        try:
+            code = command()
+        finally:  # also where argparse has printed its help and leaves
+            sys.stdout.flush()
+    except BrokenPipeError:
+        code = FAILED
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+    sys.exit(code)

@@ -116,4 +116,4 @@ def perform(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: perform(sys.argv[1:])))
+    console.leave(lambda: console.run(lambda: perform(sys.argv[1:])))

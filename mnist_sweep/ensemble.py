@@ -205,4 +205,4 @@ def _table(chosen: Sequence[Result], result: Result) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: perform(sys.argv[1:])))
+    console.leave(lambda: console.run(lambda: perform(sys.argv[1:])))

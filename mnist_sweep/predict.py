@@ -137,4 +137,4 @@ def _table(found: Iterator[Answer | None], name: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: perform(sys.argv[1:])))
+    console.leave(lambda: console.run(lambda: perform(sys.argv[1:])))

@@ -185,4 +185,4 @@ def _at_hand(config: schema.Config) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: perform(sys.argv[1:])))
+    console.leave(lambda: console.run(lambda: perform(sys.argv[1:])))

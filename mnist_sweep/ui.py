@@ -57,4 +57,4 @@ def check_port(port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: perform(sys.argv[1:])))
+    console.leave(lambda: console.run(lambda: perform(sys.argv[1:])))

@@ -153,6 +153,16 @@ def test_help_explains_the_usual_things(program: Program, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [["mnist_sweep", "--help"], ["mnist_sweep.predict", "--help"]])
+def test_a_reader_who_has_seen_enough_gets_no_traceback(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 def test_the_config_can_be_seen(program: Program) -> None:
     done = program("--cfg", "job", "optimizer=sgd")
     assert done.returncode == 0
