@@ -4,8 +4,8 @@ Five ways to train the same networks on the same images, with the same batch siz
 of several rounds. Each epoch ends with an evaluation on the 5,000 validation images, whose loss is printed.
 
     a  a plain PyTorch loop: images in memory, fp32, PyTorch's default layout, convolution – activation – pooling
-    b  Lightning with a DataLoader, torchvision's transforms, and metric objects that each step updates and logs, as
-       templates do it, but without a progress bar and a logger
+    b  Lightning with a DataLoader, torchvision's transforms, metric objects that each step updates and logs, and the
+       Trainer's defaults (progress bar, into a file; logger; checkpoints), as templates do it
     c  this project's step without Lightning: the bare fast loop
     d  this project's run: Lightning, MLflow, checkpoints (its epochs; what pictures cost is in benchmarks/account.py)
     e  this project's sweep: as many runs at a time as it has workers, all that a run does included

@@ -1,9 +1,11 @@
 """Five ways to train a network, each a function of overrides; what they are is in throughput.py."""
 
+import contextlib
 import math
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 #: Images trained a second; at the end the loss on the validation images, and the accuracy.
@@ -139,8 +141,8 @@ def template(items: list[str]) -> Measured:
             loss = cross_entropy(logits, batch[1])
             self.loss[part](loss)
             self.accuracy[part](logits.argmax(dim=1), batch[1])
-            self.log(f"{part}loss", self.loss[part], on_step=False, on_epoch=True)
-            self.log(f"{part}accuracy", self.accuracy[part], on_step=False, on_epoch=True)
+            self.log(f"{part}loss", self.loss[part], on_step=False, on_epoch=True, prog_bar=True)
+            self.log(f"{part}accuracy", self.accuracy[part], on_step=False, on_epoch=True, prog_bar=True)
             return loss
 
         def training_step(self, batch: Any, _: int) -> Any:
@@ -156,11 +158,16 @@ def template(items: list[str]) -> Measured:
         DataLoader(Images(training), config.data.batch_size, shuffle=True, drop_last=True),
         DataLoader(Images(validation), config.data.batch_size),
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Path(folder, "terminal").open("w") as terminal,
+        contextlib.redirect_stdout(terminal),
+        contextlib.redirect_stderr(terminal),
+    ):
+        # the Trainer's defaults: progress bar, logger, checkpoint of each epoch
         trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, default_root_dir=folder,
-            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, logger=False,
-        )  # fmt: skip
+            max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, default_root_dir=folder
+        )
         module = Module()
         started = time.perf_counter()
         trainer.fit(module, *loaders)
