@@ -129,6 +129,7 @@ class Bound(Section):
 class Winner(Section):
     top: Positive
     seeds: Positive
+    baseline: bool
     rule: str | None
 
 

@@ -98,6 +98,7 @@ def test_the_best_and_the_winner(tracked: tuple[Path, dict[str, Any]]) -> None:
         means[number] = each["mean"]
     assert crowned["trial"] == max(means, key=lambda number: means[number])
     assert crowned["validation"]["mean"] == means[crowned["trial"]]
+    assert (crowned["gain"] is None) == (0 not in candidates)  # the config's own values race only if they are good
     assert crowned["luck"] == pytest.approx(trials[crowned["trial"]].value - means[crowned["trial"]])
     score = crowned["test_accuracy"]
     assert score["mean"] == pytest.approx(sum(score["each"]) / 2)

@@ -1,8 +1,15 @@
-"""The race of the best: what its last round does with workers that have nothing else to do."""
+"""The race of the best: the config's own values in it, and what its last round does with workers without a run."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnist_sweep.composition import compose
+from mnist_sweep.sweep.driver import sweep
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.winner import widened
 
@@ -26,3 +33,45 @@ def test_the_last_round_uses_all_cores(count: int, workers: int, each: int) -> N
         at_once = [threads(task) for task in found[first : first + workers]]
         assert cores - len(at_once) < sum(at_once) <= cores
     assert all(threads(task) == each for task in found[: count - count % workers])
+
+
+#: The config's own learning rate, 0.001, learns less in two epochs than what is enqueued.
+TWO = [
+    *("+sweep=optuna", "sweep/space=empty", "sweep.trials=2", "sweep.winner.top=1", "sweep.winner.seeds=2"),
+    *("data=mnist5k", "data.limit=500", "data.batch_size=50", "model.filters=[4]", "model.hidden=[16]"),
+    *("trainer.max_epochs=2", "trainer.threads=1", "trainer.accelerator=cpu", "launcher=inline"),
+    *("tracking=none", "+sweep.space.optimizer.lr={low: 1e-3, high: 1e-2, log: true}"),
+]
+FASTER = "sweep.enqueue=['optimizer.lr=0.003']"
+
+
+def crowned(folder: Path, *items: str) -> dict[str, Any]:
+    given = [*TWO, f"output={folder}", *items]
+    found: dict[str, Any] = json.loads(sweep(compose(given), given).read_text())["winner"]
+    return found
+
+
+def test_the_own_values_race_whatever_their_rank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mnist_sweep")
+    found = crowned(tmp_path, "sweep.winner.baseline=true", "sweep/pruner=none", FASTER)
+    best, own = found["candidates"]
+    assert (found["trial"], own["trial"], found["gain"]["trial"]) == (best["trial"], 1, 1)
+    assert found["gain"]["each"] == [a - b for a, b in zip(best["each"], own["each"], strict=True)]
+    assert found["gain"]["mean"] > 0.05
+    said = f"better by {found['gain']['mean']:+.4f}"
+    assert any(said in line and "than the config's own values, trial 1" in line for line in caplog.messages)
+    assert said in (tmp_path / "runs" / "sweep" / "report.html").read_text()
+
+
+def test_the_own_values_are_not_pruned_when_they_are_to_race(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mnist_sweep")
+    found = crowned(
+        tmp_path,
+        "sweep.winner.baseline=true",
+        "sweep/pruner=threshold",
+        "sweep.pruner.lower=1",
+        "sweep.pruner.warmup_epochs=0",
+    )
+    assert [each["trial"] for each in found["candidates"]] == [found["trial"]] == [0]
+    assert found["gain"]["mean"] == 0
+    assert any("nothing better was found" in line for line in caplog.messages)

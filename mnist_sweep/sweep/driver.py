@@ -24,7 +24,7 @@ from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.search import Search
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import Study, best_of, objectives, open_study
+from mnist_sweep.sweep.study import BASELINE, Study, best_of, objectives, open_study
 from mnist_sweep.sweep_schema import Sweep
 from mnist_sweep.tracking import State
 
@@ -120,7 +120,7 @@ def _first(
     for rank, values in enumerate(best_of(settings) if settings.warm_start else [], start=1):
         first.append((space.partial(values), {"warm_start": f"{settings.warm_start}, rank {rank}"}))
     own = queue.baseline(space)
-    return first if own is None else [*first, (own, {"baseline": True})]
+    return first if own is None else [*first, (own, {BASELINE: True})]
 
 
 def _check_folder(settings: Sweep, folder: Path, study: Study) -> None:

@@ -51,7 +51,7 @@ def interactive(study: Study) -> dict[str, Any]:
             figure.update_layout(showlegend=False, xaxis_title="epoch", yaxis_title=study.goals[0].metric)
         if family(name) == "slices":
             for trace in figure.data:
-                axis = figure.layout[f"xaxis{trace.xaxis[1:]}"]
+                axis = figure.layout[f"xaxis{(trace.xaxis or 'x')[1:]}"]
                 if axis.type == "log":
                     ticks = log_ticks(min(trace.x), max(trace.x))
                     axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])

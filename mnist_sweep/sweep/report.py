@@ -13,7 +13,7 @@ from mnist_sweep import data, figures, inspection, run_report, schema
 from mnist_sweep.composition import compose
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import BEST, Result
-from mnist_sweep.sweep import insight, plots
+from mnist_sweep.sweep import insight, plots, summary
 from mnist_sweep.sweep.page import Picture, Section, page, png
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.tracking import Account
@@ -110,6 +110,7 @@ class _Report:
             f"test/accuracy {score['mean']:.4f}{interval}, the mean over {seeds} seed{'s' * (seeds > 1)}.",
             f"On validation {self.crowned['metric']} {self.crowned['validation']['mean']:.4f}; of the first score "
             f"{self.crowned['luck']:+.4f} was luck. The test set was opened {self.crowned['test_opened_at']}.",
+            *([f"On validation {summary.gain(self.crowned)}."] if self.crowned.get("gain") else []),
             minutes,
         ]
 

@@ -19,7 +19,7 @@ from mnist_sweep.sweep.launchers import Reported, Task
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposal, Proposals
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import Study
+from mnist_sweep.sweep.study import BASELINE, Study
 from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
@@ -170,9 +170,13 @@ class Search:
             value = reported.values[self.pruned_by]
             if epoch not in self.study.trials()[number].intermediate_values:
                 trial.report(value, epoch)
-            go_on = epoch >= proposal.epochs or not trial.should_prune()
+            pruned = trial.should_prune()  # asked of all: a pruner may note here what others are held against
+            go_on = epoch >= proposal.epochs or not pruned or self._is_reference(trial)
         view.reported(number, epoch, reported.values)
         return go_on
+
+    def _is_reference(self, trial: optuna.Trial) -> bool:
+        return self.settings.winner.baseline and BASELINE in trial.user_attrs
 
     def _told(self, number: int, result: Result | None, view: View) -> None:
         """A trial has ended: into the study, and the same for those that wait for it."""

@@ -23,6 +23,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 #: What a trial keeps of its result; the rest is in its folder.
 _KEPT = ("command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts")
+#: Attribute of the trial that has the config's own values.
+BASELINE = "baseline"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -241,6 +243,11 @@ class Study:
             ranking = self.ranking()
             self._best = ended, ranking[0] if ranking else None
         return self._best[1]
+
+    def baseline(self) -> FrozenTrial | None:
+        """The trial of the config's own values in the `ranking`; None where there is none that came to its end."""
+        own = {trial.user_attrs["digest"] for trial in self.feasible() if BASELINE in trial.user_attrs}
+        return next((trial for trial in self.ranking() if trial.user_attrs["digest"] in own), None)
 
     def front(self) -> list[FrozenTrial]:
         """The feasible complete trials that none dominates: none is as good in all objectives and better in one.

@@ -138,6 +138,8 @@ def _crowned(config: schema.Config, crowned: dict[str, Any]) -> None:
     noise = f"; noise between seeds {crowned['noise']:.4f}" if crowned["noise"] is not None else ""
     log.info("%-18s %s %s%s", "", crowned["metric"], _interval(validation), noise)
     log.info("%-18s of the first score %+.4f was luck", "", crowned["luck"])
+    if crowned.get("gain"):  # a study from before this was measured has none
+        log.info("%-18s %s", "", gain(crowned))
     log.info("%-18s test/accuracy %s (%s)", "", _interval(crowned["test_accuracy"]), config.data.name)
     if crowned["test_openings"] > 1:
         log.info("%-18s the test set has been opened %d times for this study", "", crowned["test_openings"])
@@ -147,6 +149,16 @@ def _interval(spread: dict[str, Any]) -> str:
     if spread["low"] is None:
         return f"{spread['mean']:.4f}"
     return f"{spread['mean']:.4f} (95% interval {spread['low']:.4f} … {spread['high']:.4f})"
+
+
+def gain(crowned: dict[str, Any]) -> str:
+    """What the search was good for: the winner against the config's own values, which have raced, too."""
+    own = crowned["gain"]["trial"]
+    if own == crowned["trial"]:
+        return f"trial {own} has the config's own values: nothing better was found"
+    spread = crowned["gain"]
+    interval = f" (95% interval {spread['low']:+.4f} … {spread['high']:+.4f})" if spread["low"] is not None else ""
+    return f"better by {spread['mean']:+.4f}{interval} than the config's own values, trial {own}, seed by seed"
 
 
 def short(item: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
     members = {trial.number for trial in study.front()} if study.several else None
     ranked = [trial for trial in study.ranking(goal.metric) if members is None or trial.number in members]
     candidates = ranked[: settings.top]
+    reference = study.baseline()
+    if settings.baseline and reference is None:
+        log.warning("sweep.winner.baseline=true: no complete trial has the config's own values; they do not race")
+    elif settings.baseline and reference and reference.number not in [trial.number for trial in candidates]:
+        candidates.append(reference)
     seeds = [config.seed + 1 + index for index in range(settings.seeds)]
     known: dict[str, Any] | None = study.recall("winner")
     if (
@@ -91,6 +96,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
         "lead": _spread([a - b for a, b in zip(scores[order[0]], scores[order[1]], strict=True)], accuracy=False)
         if len(order) > 1
         else None,
+        "gain": _gain(reference, [sign * value for value in scores[order[0]]], scores, sign),
         "candidates": [
             {"trial": trial.number, "first": trial.values[index], **_spread(scores[trial.number])}
             if trial.number in scores
@@ -101,6 +107,16 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
     crowned = content | _test(config, study, goal, races[best.number])
     study.remember("winner", crowned)
     return crowned
+
+
+def _gain(
+    reference: FrozenTrial | None, best: Sequence[float], scores: Mapping[int, Sequence[float]], sign: int
+) -> dict[str, Any] | None:
+    """By how much the winner is better than the config's own values, seed by seed; None where these did not race."""
+    if reference is None or reference.number not in scores:
+        return None
+    own = [sign * value for value in scores[reference.number]]
+    return {"trial": reference.number, **_spread([a - b for a, b in zip(best, own, strict=True)], accuracy=False)}
 
 
 def _race(
