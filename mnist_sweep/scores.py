@@ -101,22 +101,33 @@ def score(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> Score:
     return Score(recipe, dataset, results)
 
 
-def table(scores: Sequence[Score]) -> str:
-    """The scores in Markdown: a row for each recipe, a column of accuracies for each data set."""
+def table(scores: Sequence[Score], others: Sequence[str] = ()) -> str:
+    """The scores in Markdown: a row for each recipe, a column of accuracies for each data set.
+
+    Args:
+        scores: at least one.
+        others: recipes that were not measured, which have a row that says so.
+    """
     sets = list(dict.fromkeys(score.dataset for score in scores))
     head = ["recipe", "parameters", "epochs", "seconds", *sets, "published for MNIST", "source", "chosen on"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" + "---:|" * (3 + len(sets)) + "---|" * 3]
     for recipe in dict.fromkeys(score.recipe for score in scores):
         own = {score.dataset: score for score in scores if score.recipe == recipe}
         first = next(iter(own.values())).results
-        known = PUBLISHED.get(recipe, Published("–", "–", "–"))
-        row = [
-            f"`{recipe}`", f"{first[0].parameters:,}", str(first[0].epochs),
-            f"{statistics.fmean(result.train_seconds for result in first):.0f}",
-            *(own[name].said() if name in own else "–" for name in sets), known.accuracy, known.source, known.chosen,
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(row) + " |")
+        seconds = f"{statistics.fmean(result.train_seconds for result in first):.0f}"
+        reached = [own[name].said() if name in own else "–" for name in sets]
+        lines.append(_row(recipe, first[0].parameters or 0, first[0].epochs, [seconds, *reached]))
+    for recipe in others:
+        config = compose([f"experiment={recipe}"])
+        parameters = sum(layer.parameters for layer in config.model.layers())
+        lines.append(_row(recipe, parameters, config.trainer.max_epochs, ["–", *(["not measured"] * len(sets))]))
     return "\n".join(lines)
+
+
+def _row(recipe: str, parameters: int, epochs: int, measured: Sequence[str]) -> str:
+    known = PUBLISHED.get(recipe, Published("–", "–", "–"))
+    cells = [f"`{recipe}`", f"{parameters:,}", str(epochs), *measured, known.accuracy, known.source, known.chosen]
+    return "| " + " | ".join(cells) + " |"
 
 
 def put(text: str, file: Path) -> None:
@@ -165,7 +176,8 @@ def perform(arguments: Sequence[str]) -> int:
     for recipe in recipes:  # before the first of them takes minutes
         for name in at_hand:
             compose([f"experiment={recipe}", f"data={name}", *options.set])
-    found = table([score(recipe, name, options.seeds, options.set) for recipe in recipes for name in at_hand])
+    others = [] if options.recipes else [recipe for recipe in known if recipe not in RECIPES]
+    found = table([score(recipe, name, options.seeds, options.set) for recipe in recipes for name in at_hand], others)
     print(found)
     if options.into:
         put(found, options.into)

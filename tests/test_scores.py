@@ -65,9 +65,11 @@ def test_the_table_has_a_column_for_each_data_set_and_says_who_chose_on_what() -
     )  # fmt: skip
     found = scores.table(
         [scores.Score("tutorial", "mnist", [result]), scores.Score("simple_m3", "mnist", [result]),
-         scores.Score("tutorial", "kmnist", [result])]
+         scores.Score("tutorial", "kmnist", [result])],
+        ["simple_m5"],
     )  # fmt: skip
-    head, _, tutorial, simple = found.splitlines()
+    head, _, tutorial, simple, other = found.splitlines()
+    assert other.startswith("| `simple_m5` | 1,128,170 | 150 | – | not measured | not measured | 99.87%")
     assert "| mnist | kmnist |" in head
     assert tutorial.startswith("| `tutorial` | 1,234 | 1 | 1 | 90.00% | 90.00% | –")
     assert "| 90.00% | – | 99.87%" in simple
