@@ -96,7 +96,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
         "lead": _spread([a - b for a, b in zip(scores[order[0]], scores[order[1]], strict=True)], accuracy=False)
         if len(order) > 1
         else None,
-        "gain": _gain(reference, [sign * value for value in scores[order[0]]], scores, sign),
+        "gain": _gain(scores, order[0], reference, sign),
         "candidates": [
             {"trial": trial.number, "first": trial.values[index], **_spread(scores[trial.number])}
             if trial.number in scores
@@ -110,13 +110,13 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
 
 
 def _gain(
-    reference: FrozenTrial | None, best: Sequence[float], scores: Mapping[int, Sequence[float]], sign: int
+    scores: Mapping[int, Sequence[float]], best: int, reference: FrozenTrial | None, sign: int
 ) -> dict[str, Any] | None:
     """By how much the winner is better than the config's own values, seed by seed; None where these did not race."""
     if reference is None or reference.number not in scores:
         return None
-    own = [sign * value for value in scores[reference.number]]
-    return {"trial": reference.number, **_spread([a - b for a, b in zip(best, own, strict=True)], accuracy=False)}
+    pairs = zip(scores[best], scores[reference.number], strict=True)
+    return {"trial": reference.number, **_spread([sign * (a - b) for a, b in pairs], accuracy=False)}
 
 
 def _race(
