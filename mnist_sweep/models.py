@@ -51,7 +51,7 @@ class ConvNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, 10), any real numbers, of standardised images (B, 1, 28, 28)."""
-        if self.training and self._in_onednn and images.device.type == "cpu" and images.dtype == torch.float32:
+        if self.training and self._in_onednn and onednn.takes(images):
             maps = onednn.features(self.blocks, images)
         else:
             maps = self.blocks(images.contiguous(memory_format=torch.channels_last))

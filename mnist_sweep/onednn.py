@@ -27,6 +27,13 @@ def suits(model: schema.Model) -> bool:
     return available and bool(model.filters) and whole and not averages
 
 
+def takes(images: torch.Tensor) -> bool:
+    """Whether images can be computed with in this layout: on a processor, which in bf16 needs AVX-512 or its like."""
+    if images.device.type != "cpu" or images.dtype != torch.float32:
+        return False
+    return not torch.is_autocast_enabled("cpu") or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def features(blocks: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
     """What `blocks` makes of images (B, 1, 28, 28), with gradients: maps (B, C, S, S) in the ordinary layout.
 
