@@ -160,7 +160,7 @@ def main() -> int:
         except RunFailure as error:
             log.error("failed: %s", error)
             codes.append(console.FAILED)
-        except BrokenPipeError:
+        except BrokenPipeError:  # nobody reads any more, which is no bug: `console.leave`
             raise
         except Exception:  # a bug, which must not pass for a wrong request below
             log.exception("failed")

@@ -28,7 +28,7 @@ def suits(model: schema.Model) -> bool:
 
 
 def takes(images: torch.Tensor) -> bool:
-    """Whether images can be computed with in this layout: on a processor, which in bf16 needs AVX-512 or its like."""
+    """Whether it can be computed with images (B, 1, 28, 28): on a processor, which in bf16 needs AVX-512 or alike."""
     if images.device.type != "cpu" or images.dtype != torch.float32:
         return False
     return not torch.is_autocast_enabled("cpu") or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

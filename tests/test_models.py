@@ -152,6 +152,17 @@ def test_which_networks_are_trained_in_onednns_layout(items: list[str], suits: b
         assert features.call_count == 0
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_half_precision_has_that_layout_only_where_the_processor_can(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    images = torch.randn(2, 1, 28, 28)
+    assert onednn.takes(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert onednn.takes(images) == able
+
+
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_half_precision_in_onednns_layout_is_that_of_the_ordinary_layout(activation: str) -> None:
     torch.manual_seed(0)

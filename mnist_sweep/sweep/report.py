@@ -104,10 +104,9 @@ class _Report:
         if not self.crowned:
             return [f"The front has {len(self.study.front())} members.", minutes]
         score, seeds = self.crowned["test_accuracy"], len(self.crowned["seeds"])
-        interval = f" (95% interval {score['low']:.4f} … {score['high']:.4f})" if score["low"] is not None else ""
         return [
             f"The winner, trial {self.crowned['trial']}, is right on {100 * score['mean']:.2f}% of the test images: "
-            f"test/accuracy {score['mean']:.4f}{interval}, the mean over {seeds} seed{'s' * (seeds > 1)}.",
+            f"test/accuracy {summary.interval(score)}, the mean over {seeds} seed{'s' * (seeds > 1)}.",
             f"On validation {self.crowned['metric']} {self.crowned['validation']['mean']:.4f}; of the first score "
             f"{self.crowned['luck']:+.4f} was luck. The test set was opened {self.crowned['test_opened_at']}.",
             *([f"On validation {summary.gain(self.crowned)}."] if self.crowned.get("gain") else []),

@@ -136,19 +136,20 @@ def _crowned(config: schema.Config, crowned: dict[str, Any]) -> None:
         "%-18s trial %d (candidates: %d; new seeds: %d)", "winner", crowned["trial"], len(crowned["candidates"]), seeds
     )
     noise = f"; noise between seeds {crowned['noise']:.4f}" if crowned["noise"] is not None else ""
-    log.info("%-18s %s %s%s", "", crowned["metric"], _interval(validation), noise)
+    log.info("%-18s %s %s%s", "", crowned["metric"], interval(validation), noise)
     log.info("%-18s of the first score %+.4f was luck", "", crowned["luck"])
     if crowned.get("gain"):  # a study from before this was measured has none
         log.info("%-18s %s", "", gain(crowned))
-    log.info("%-18s test/accuracy %s (%s)", "", _interval(crowned["test_accuracy"]), config.data.name)
+    log.info("%-18s test/accuracy %s (%s)", "", interval(crowned["test_accuracy"]), config.data.name)
     if crowned["test_openings"] > 1:
         log.info("%-18s the test set has been opened %d times for this study", "", crowned["test_openings"])
 
 
-def _interval(spread: dict[str, Any]) -> str:
+def interval(spread: dict[str, Any], sign: str = "") -> str:
+    """A mean over seeds with its 95% interval, where there is one; with ``+`` for `sign`, positive numbers have it."""
     if spread["low"] is None:
-        return f"{spread['mean']:.4f}"
-    return f"{spread['mean']:.4f} (95% interval {spread['low']:.4f} … {spread['high']:.4f})"
+        return f"{spread['mean']:{sign}.4f}"
+    return f"{spread['mean']:{sign}.4f} (95% interval {spread['low']:{sign}.4f} … {spread['high']:{sign}.4f})"
 
 
 def gain(crowned: dict[str, Any]) -> str:
@@ -156,9 +157,7 @@ def gain(crowned: dict[str, Any]) -> str:
     own = crowned["gain"]["trial"]
     if own == crowned["trial"]:
         return f"trial {own} has the config's own values: nothing better was found"
-    spread = crowned["gain"]
-    interval = f" (95% interval {spread['low']:+.4f} … {spread['high']:+.4f})" if spread["low"] is not None else ""
-    return f"better by {spread['mean']:+.4f}{interval} than the config's own values, trial {own}, seed by seed"
+    return f"better by {interval(crowned['gain'], '+')} than the config's own values, trial {own}, seed by seed"
 
 
 def short(item: str) -> str:
