@@ -44,6 +44,7 @@ class Record:
         overrides: everything that bears on the numbers, written out.
         command: repeats the run.
         folder: of the run.
+        begun: whether the folder is there, and this run's.
         attempt: 1, or more for a run that was taken up again.
         account: in MLflow; not tracked until it is opened.
     """
@@ -56,6 +57,7 @@ class Record:
         self.command = overrides.command(self.overrides, config_dir)
         self.folder = folder_of(config)
         self.account = Account(schema.NoTracking(name="none"), Path(config.output), str(config.name))
+        self.begun = False
         self.attempt = 1
         self._started = time.monotonic()
         self._noted: dict[str, Any] = {}
@@ -81,6 +83,7 @@ class Record:
                 ) from error
             self._taken_up, self._noted = True, noted(self.folder)
             self.attempt = 1 + self._noted.get("attempts", 0)
+        self.begun = True
         _dump(self.folder / "config.yaml", config.plain())
         _dump(self.folder / "overrides.yaml", list(self.overrides))
         self._note()

@@ -110,12 +110,13 @@ class _Run:
 
     def perform(self, parent: str | None, tags: Mapping[str, Any], open_test: bool, resume: bool) -> Result:
         """Train, and test where that is asked for."""
-        self.record.make_folder(resume=resume)
         status: Status = "finished"
         reason = detail = opened = None
         interruption: Interrupted | None = None
         try:
-            self.record.open(parent, tags)
+            with uninterrupted():  # so that no folder is left without an account
+                self.record.make_folder(resume=resume)
+                self.record.open(parent, tags)
             self.record.describe()
             self.record.account.watch_machine()
             self._fit()
@@ -124,10 +125,14 @@ class _Run:
             elif open_test:
                 opened = self._test()
         except Interrupted as error:
+            if not self.record.begun:
+                raise
             status, interruption = "interrupted", error
         except RunFailure as error:
             status, reason, detail = "failed", error.reason, error.detail
         except Exception as error:
+            if not self.record.begun:  # the folder is another run's, or cannot be made
+                raise
             status, (reason, detail) = "failed", _diagnosis(error)
             if reason == "error":
                 log.error("%s", "".join(traceback.format_exception(error)).rstrip())

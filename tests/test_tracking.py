@@ -5,20 +5,20 @@ import logging
 import os
 import signal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from matplotlib import image as mpl_image
 
-from mnist_sweep import datasets, processor, run, tracking
+from mnist_sweep import datasets, processor, record, run, tracking
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, interruptible
 from mnist_sweep.result import Result
-from mnist_sweep.tracking import store as store_of_mlflow
 from mnist_sweep.tracking.store import client_of
-from tests.conftest import SMALL
+from tests.conftest import SMALL, interrupt_in
 
 UNTRACKED = [item for item in SMALL if item != "tracking=none"]
 
@@ -163,15 +163,6 @@ def test_without_tracking_nothing_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def interrupt_in(last: int) -> run.Report:
-    def report(epoch: int, _: dict[str, float]) -> bool:
-        if epoch == last:
-            raise Interrupted(15)
-        return True
-
-    return report
-
-
 def steps(store: Path, result: Result, name: str = "val/loss") -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in client(store).get_metric_history(result.mlflow_run_id, name)]
 
@@ -209,17 +200,24 @@ def test_a_resumed_run_without_an_account_gets_one_with_all_its_epochs(store: Pa
     assert steps(store, result) == [(n, epoch["val/loss"]) for n, epoch in enumerate(result.history, start=1)]
 
 
-def test_a_signal_while_the_account_is_opened_leaves_nothing_open(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = store_of_mlflow.opened
+@pytest.mark.parametrize(("module", "step"), [(record, "_dump"), (tracking.account, "opened")])
+def test_a_signal_while_a_run_is_begun_leaves_nothing_open(
+    store: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str
+) -> None:
+    """It comes while the folder is made, or while the account is opened."""
+    before, name = getattr(module, step), f"signalled-{module.__name__}"
+    came: list[str] = []
 
-    def signalled(*arguments: Any) -> tuple[Any, str]:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def signalled(*arguments: Any) -> Any:
+        if not came:
+            came.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
         return before(*arguments)
 
-    monkeypatch.setattr(tracking.account, "opened", signalled)
+    monkeypatch.setattr(module, step, signalled)
     with interruptible(), pytest.raises(Interrupted):
-        perform(store, "early")
-    result = Result.read(store / "runs" / "early")
+        perform(store, name)
+    result = Result.read(store / "runs" / name)
     assert (result.status, result.epochs) == ("interrupted", 0)
     assert client(store).get_run(result.mlflow_run_id).info.status == "KILLED"
 
