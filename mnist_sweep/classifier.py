@@ -110,7 +110,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         history: the metrics of each epoch by name, the first epoch first.
         confusions: the validation set's confusion matrix (10, 10) after each epoch.
-        test: the test set's metrics and confusion matrix, where it was opened.
+        test: what was measured on the test set, where it was opened.
     """
 
     mean: torch.Tensor
@@ -126,7 +126,8 @@ class Classifier(pl.LightningModule):
         self.training_tally, self.evaluation_tally = Tally(), Tally()
         self.history: list[dict[str, float]] = []
         self.confusions: list[Any] = []
-        self.test: tuple[dict[str, float], Any] | None = None
+        self.test: metrics.Measured | None = None
+        self._probabilities: list[torch.Tensor] = []
         self.automatic_optimization = False
         self._average = Average(self.network, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self._each_step: lr_scheduler.LRScheduler | None = None
@@ -175,11 +176,18 @@ class Classifier(pl.LightningModule):
     def validation_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
         """Count what is right, in full precision, whatever that of training: the network as it will be used."""
         for images, labels in group:
-            logits = self(images)
-            loss = cross_entropy(logits, labels, reduction="sum")
-            self.evaluation_tally.add(logits.argmax(dim=1), labels, loss)
+            self._counted(images, labels)
 
-    test_step = validation_step
+    def test_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:  # noqa: PT019  # no test of pytest
+        """As in validation, and keep the probabilities: the test set is gone through once."""
+        for images, labels in group:
+            self._probabilities.append(self._counted(images, labels).softmax(dim=1))
+
+    def _counted(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self(images)
+        loss = cross_entropy(logits, labels, reduction="sum")
+        self.evaluation_tally.add(logits.argmax(dim=1), labels, loss)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Close the epoch: the training batches before this validation, and the validation.
@@ -205,7 +213,9 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         confusion, loss = self.evaluation_tally.take()
         averages = {f"test/{name}": value for name, value in metrics.averages(confusion).items()}
-        self.test = {"test/loss": loss, **averages}, confusion
+        probabilities = torch.cat(self._probabilities).cpu().numpy()
+        self._probabilities.clear()
+        self.test = metrics.Measured({"test/loss": loss, **averages}, confusion, probabilities)
 
     def on_validation_start(self) -> None:
         if self._average:

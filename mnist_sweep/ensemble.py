@@ -138,7 +138,7 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
     )
     opened = datetime.now(UTC).isoformat(timespec="seconds")
     log.info("the test set is opened (%s)", opened)
-    found, confusion = _measured("val", ensemble, validation)
+    found = _measured("val", ensemble, validation)
     ensemble.test = _measured("test", ensemble, data.test_set(config.data.name, config.data.root))
     settings = schema.MLflow(name="mlflow", uri=tracking_uri, experiment=_experiment(config.tracking))
     output = folder.parent.parent
@@ -147,17 +147,17 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
         account = tracking.Account(settings, output, folder.name, tags={"ensemble": "true", "members": " ".join(names)})
         command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), "--name", folder.name])
         result = Result(
-            status="finished", reason=None, detail=None, objective=found["val/accuracy"],
-            metrics=found | ensemble.test[0], best_epoch=None, epochs=0, seconds=0.0, train_seconds=0.0,
+            status="finished", reason=None, detail=None, objective=found.metrics["val/accuracy"],
+            metrics=found.metrics | ensemble.test.metrics, best_epoch=None, epochs=0, seconds=0.0, train_seconds=0.0,
             parameters=sum(each.parameters or 0 for each in chosen), dataset=config.data.name, seed=config.seed,
             device="cpu", threads=torch.get_num_threads(), precision="32", mlflow_run_id=account.run_id, overrides=[],
             command=command, folder=str(folder), checkpoint=str(BEST),
             multiply_adds=sum(each.multiply_adds or 0 for each in chosen), test_opened_at=opened,
-            confusion=confusion.tolist(),
+            confusion=found.confusion.tolist(),
         )  # fmt: skip
         account.tags({"command": command, "dataset": config.data.name, "test.opened_at": opened})
-        account.metrics(found, 0)
-        run_report.keep_ensemble(account, result, ensemble, validation, _table(chosen, result))
+        account.metrics(found.metrics, 0)
+        run_report.keep_ensemble(account, result, ensemble, validation, found, _table(chosen, result))
         run_report.keep_test(account, config, result, ensemble)
         account.file(folder / BEST, "checkpoints")
         account.end("FINISHED")
@@ -168,8 +168,8 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
     return result
 
 
-def _measured(part: str, ensemble: Any, images: Any) -> tuple[dict[str, float], Any]:
-    """Metrics by name and the confusion matrix on some images."""
+def _measured(part: str, ensemble: Any, images: Any) -> metrics.Measured:
+    """What the ensemble does on some images."""
     import numpy as np
 
     from mnist_sweep import inspection, shapes
@@ -179,7 +179,7 @@ def _measured(part: str, ensemble: Any, images: Any) -> tuple[dict[str, float], 
     np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
     right = np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), np.finfo(np.float32).tiny)
     values = {"loss": float(-np.log(right).mean()), **metrics.averages(confusion)}
-    return {f"{part}/{name}": value for name, value in values.items()}, confusion
+    return metrics.Measured({f"{part}/{name}": value for name, value in values.items()}, confusion, probabilities)
 
 
 def _experiment(settings: schema.Tracking) -> str:

@@ -13,6 +13,7 @@ from mnist_sweep import schema, shapes
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.data import ImageSet
 from mnist_sweep.errors import RequestError
+from mnist_sweep.metrics import Measured
 from mnist_sweep.models import ConvNet
 
 Array = np.ndarray[Any, Any]
@@ -29,14 +30,14 @@ class Ensemble(nn.Module):
 
     Attributes:
         config: of the first member, for all that members have in common: the data.
-        test: the test set's metrics and confusion matrix, where it was opened.
+        test: what was measured on the test set, where it was opened.
     """
 
     def __init__(self, members: Sequence[Classifier]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.config = members[0].config
-        self.test: tuple[dict[str, float], Array] | None = None
+        self.test: Measured | None = None
 
     @property
     def classifiers(self) -> list[Classifier]:

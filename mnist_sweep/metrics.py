@@ -1,5 +1,6 @@
 """The metrics of an epoch: their names, which way is better, and how they follow from a confusion matrix."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -22,6 +23,21 @@ EPOCH_METRICS: dict[str, Direction] = {
 #: What a trial can be judged by besides: trainable numbers, multiply-adds for one image, and the time of the whole run.
 RUN_METRICS: dict[str, Direction] = {"parameters": "minimize", "multiply_adds": "minimize", "seconds": "minimize"}
 TRIAL_METRICS: dict[str, Direction] = EPOCH_METRICS | RUN_METRICS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a network was found to do on one part of a data set, of N images.
+
+    Attributes:
+        metrics: by name.
+        confusion: (10, 10) counts, a row for each true class.
+        probabilities: (N, 10) float32, each row summing to 1, in the order of the images.
+    """
+
+    metrics: dict[str, float]
+    confusion: "np.ndarray[Any, Any]"
+    probabilities: "np.ndarray[Any, Any]"
 
 
 def per_class(confusion: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:

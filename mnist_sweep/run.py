@@ -209,7 +209,7 @@ class _Run:
         if self.classifier and result.best_epoch:
             result = dataclasses.replace(result, confusion=self.classifier.confusions[result.best_epoch - 1].tolist())
         if self.classifier and self.classifier.test:
-            result.metrics.update(self.classifier.test[0])
+            result.metrics.update(self.classifier.test.metrics)
         return result
 
     def _tell(self, result: Result) -> None:
@@ -262,14 +262,14 @@ def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -
     here = {"name": folder.name, "output": str(output)}
     items = overrides.replaced(result.overrides, [overrides.override(key, value) for key, value in here.items()])
     config = compose(items, config_dir)
-    torch.set_num_threads(result.threads)
+    torch.set_num_threads(_ALL_THREADS)
     saved = training.weights(folder / BEST)
     classifier = Classifier(ConvNet(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
     on_gpu = result.device != "cpu" and torch.cuda.is_available()
     _measure(config, classifier, folder / BEST, torch.device("cuda:0" if on_gpu else "cpu"))
     assert classifier.test is not None
-    found, _ = classifier.test
-    result = dataclasses.replace(result, metrics={**result.metrics, **found}, test_opened_at=opened, folder=str(folder))
+    measured = {**result.metrics, **classifier.test.metrics}
+    result = dataclasses.replace(result, metrics=measured, test_opened_at=opened, folder=str(folder))
     tracked = config.tracking if result.mlflow_run_id else schema.NoTracking(name="none")
     with uninterrupted():
         account = Account(tracked, output, folder.name, resume=result.mlflow_run_id)

@@ -14,6 +14,7 @@ from mnist_sweep import data, datasets, figures, inspection, metrics, schema
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.data import ImageSet
 from mnist_sweep.inspection import Ensemble, Network
+from mnist_sweep.metrics import Measured
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.tracking import Account, SavedModel
 
@@ -54,14 +55,17 @@ def keep(account: Account, config: schema.Config, result: Result, classifier: Cl
     """
     for name, figure in _pictures(config, result, classifier, validation).items():
         account.figure(figure, f"{name}.png")
-    _keep_part(account, "validation", np.array(result.confusion), validation, result, classifier)
+    probabilities = inspection.probabilities(classifier, validation.images)
+    _keep_part(account, "validation", np.array(result.confusion), probabilities, validation, result)
     keep_note(account, config, result)
     parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}
     _keep_model(account, result, classifier, validation, parameters)
 
 
 @_harmless
-def keep_ensemble(account: Account, result: Result, ensemble: Ensemble, validation: ImageSet, members: str) -> None:
+def keep_ensemble(
+    account: Account, result: Result, ensemble: Ensemble, validation: ImageSet, found: Measured, members: str
+) -> None:
     """What an ensemble shows: matrices, mistakes and calibration on validation, its members, the model.
 
     Args:
@@ -69,9 +73,10 @@ def keep_ensemble(account: Account, result: Result, ensemble: Ensemble, validati
         result: of the ensemble.
         ensemble: in evaluation mode.
         validation: the images that its members were chosen by.
+        found: on these.
         members: as Markdown.
     """
-    _keep_part(account, "validation", np.array(result.confusion), validation, result, ensemble)
+    _keep_part(account, "validation", found.confusion, found.probabilities, validation, result)
     account.note(members)
     _keep_model(account, result, ensemble, validation, {"members": str(len(ensemble.members))})
 
@@ -101,12 +106,12 @@ def keep_test(account: Account, config: schema.Config, result: Result, network: 
         network: with the best epoch's weights; it has been tested.
     """
     assert network.test is not None
-    found, confusion = network.test
+    found = network.test
     step = result.best_epoch or 0
-    account.metrics(found, step)
-    account.link_metrics(list(found), step)
+    account.metrics(found.metrics, step)
+    account.link_metrics(list(found.metrics), step)
     test = data.test_set(config.data.name, config.data.root)
-    _keep_part(account, "test", confusion, test, result, network)
+    _keep_part(account, "test", found.confusion, found.probabilities, test, result)
     source = datasets.SOURCES[config.data.name]
     account.dataset(
         config.data.name,
@@ -122,7 +127,7 @@ def pictures(config: schema.Config, result: Result, classifier: Network, validat
     probabilities = inspection.probabilities(classifier, validation.images)
     confusion = np.array(result.confusion)
     return _pictures(config, result, classifier, validation) | _part_pictures(
-        "validation", confusion, validation, probabilities, result
+        "validation", confusion, probabilities, validation, result
     )
 
 
@@ -143,7 +148,7 @@ def _pictures(config: schema.Config, result: Result, classifier: Network, valida
 
 
 def _part_pictures(
-    part: str, confusion: Array, images: ImageSet, probabilities: Array, result: Result
+    part: str, confusion: Array, probabilities: Array, images: ImageSet, result: Result
 ) -> dict[str, Figure]:
     """Matrices, mistakes and calibration on one part of the data set."""
     right = 100 * confusion.trace() / confusion.sum()
@@ -168,11 +173,10 @@ def _part_pictures(
 
 
 def _keep_part(
-    account: Account, part: str, confusion: Array, images: ImageSet, result: Result, network: Network
+    account: Account, part: str, confusion: Array, probabilities: Array, images: ImageSet, result: Result
 ) -> None:
     """Matrix, classes, mistakes and calibration on one part of the data set."""
-    probabilities = inspection.probabilities(network, images.images)
-    for name, figure in _part_pictures(part, confusion, images, probabilities, result).items():
+    for name, figure in _part_pictures(part, confusion, probabilities, images, result).items():
         account.figure(figure, f"{name}.png")
     name = f"confusion_matrix_{part}"
     account.document(confusion.tolist(), f"{name}.json")

@@ -30,7 +30,7 @@ class Crew:
     A context manager: at its end the workers are gone.
 
     Args:
-        launch: opens the launcher, as soon as there is something to do.
+        launch: opens the launcher: when `open` says so, or else as soon as there is something to do.
     """
 
     def __init__(self, launch: Callable[[], Launcher]) -> None:
@@ -50,11 +50,16 @@ class Crew:
         if self._launcher is not None:
             self._launcher.close()
 
+    def open(self) -> None:
+        """Open the launcher, so that its workers are ready sooner."""
+        if self._launcher is None:
+            self._launcher = self._launch()
+
     @property
     def launcher(self) -> Launcher:
         """Opened."""
-        if self._launcher is None:
-            self._launcher = self._launch()
+        self.open()
+        assert self._launcher is not None
         return self._launcher
 
     def free(self) -> int:

@@ -16,7 +16,7 @@ from mnist_sweep import datasets, metrics, schema, tracking
 from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
 from mnist_sweep.overrides import override, replaced, without
 from mnist_sweep.result import Result
-from mnist_sweep.sweep import machine, methods, queue, summary
+from mnist_sweep.sweep import machine, methods, queue, summary, winner
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.launchers import Launcher
@@ -172,20 +172,21 @@ class Driver:
         Args:
             launch: opens the launcher that performs the runs; None = the config's.
         """
-        from mnist_sweep.sweep import winner
-        from mnist_sweep.sweep.report import report
-
         launch = launch or machine.launcher(self.config, self.divided, self.items, self.config_dir)
         state: State = "KILLED"
         crowned: dict[str, Any] | None = None
         page: Path | None = None
         try:
-            self.begin()
             with Crew(launch) as crew:
+                if self.study.counted() < self.settings.trials:
+                    crew.open()  # at once: the workers import what they need while the account is opened here
+                self.begin()
                 self.search(crew)
                 if not self.study.ranking():
                     raise RunFailure("error", f"no trial finished; {self.study.frequent_failure()}")
                 crowned = winner.crown(self.config, self.config_dir, self.study, crew)
+            from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
+
             page = report(self.config, self.config_dir, self.study, crowned, self.folder, self._seconds(), self.account)
             state = "FINISHED"
         except RunFailure:
