@@ -98,6 +98,8 @@ def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
             return str(fault["ctx"]["error"])  # names its key itself
         case "value_error":
             return f"{key}={text(node)}: {fault['ctx']['error']}"
+        case "bool_type" | "bool_parsing":
+            return f"{key}={text(node)}: should be true or false"
     message = fault["msg"].removeprefix("Input ").replace(" '32'", " 32")
     return f"{key}={text(node)}: {message}"
 

@@ -44,7 +44,7 @@ WRONG = [
     ("model.pool=median", "model.pool=median: should be 'max' or 'avg'"),
     ("model.convolutions=[1]", "model.convolutions=[1]: 1 entries for 2 blocks"),
     ("trainer.ema_decay=1", "trainer.ema_decay=1: should be less than 1"),
-    ("model.batch_norm=3", "model.batch_norm=3: should be a valid boolean"),
+    ("model.batch_norm=3", "model.batch_norm=3: should be true or false"),
     ("objective=val/auc", "objective=val/auc: not logged in an epoch; allowed: train/loss, train/accuracy"),
     ("objective=test/accuracy", "objective=test/accuracy: not logged in an epoch"),
     ("name=a/b", "name=a/b: String should match pattern"),
