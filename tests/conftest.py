@@ -65,6 +65,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def fresh_stubs() -> Iterator[None]:
+    """Nothing has been performed by the stubs, and nothing twists their results."""
+    from tests import stubs
+
+    stubs.performed.clear()
+    stubs.twist.clear()
+    yield
+    stubs.twist.clear()
+
+
 def interrupt_in(last: int) -> Callable[[int, dict[str, float]], bool]:
     """A report that is interrupted at the end of this epoch."""
 

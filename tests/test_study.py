@@ -1,0 +1,79 @@
+"""A study that goes on: what a later sitting reads back, and what it may change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_sweep.errors import RequestError
+from tests import stubs
+
+pytestmark = pytest.mark.usefixtures("fresh_stubs")
+
+
+def test_a_resumed_search_reads_back_what_it_needs(tmp_path: Path) -> None:
+    items = ["sweep/sampler=nsga2", "sweep.sampler.population=4"]
+    whole = stubs.search(tmp_path / "whole", "sweep.trials=20", *items)
+    for trials in (3, 11, 20):
+        parts = stubs.search(tmp_path / "parts", f"sweep.trials={trials}", *items)
+    facts = [
+        [(trial.params, trial.state, trial.values, trial.intermediate_values) for trial in driver.study.trials()]
+        for driver in (whole, parts)
+    ]
+    assert facts[0] == facts[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "bearable"),
+    [
+        (["sweep.space.optimizer.lr.high=0.01"], "sweep.space.optimizer.lr.high: 0.3 → 0.01", True),
+        (["sweep.space.data.batch_size.choices=[32,64]"], "choices: [32, 64, 128, 256] → [32, 64]", False),
+        (["sweep.space.optimizer._group_=[adam,sgd]"], '["adam", "adamw", "sgd"] → ["adam", "sgd"]', False),
+        (["sweep.space.model.dropout.low=0", "sweep.space.model.dropout.high=0"], "dropout.high: 0.6 → 0", False),
+        (["optimizer.lr=0.01"], "sweep.space.optimizer.lr.high: 0.3 → not there", True),
+        (["+sweep.space.model.pool={choices: [max, avg]}"], 'pool.choices: not there → ["max", "avg"]', True),
+        (["objective=val/loss"], '["maximize val/accuracy"] → ["minimize val/loss"]', False),
+        (["sweep.objectives=[{metric: val/accuracy, direction: minimize}]"], '→ ["minimize val/accuracy"]', False),
+        (["data=mnist"], 'data: "mnist5k" → "mnist"', False),
+        (["data.limit=300"], "data.limit: null → 300", True),
+        (["model.pool=avg"], 'model.pool: "max" → "avg"', True),
+        (["sweep.constraints={parameters: {max: 9}}"], 'sweep.constraints.parameters: not there → {"max": 9.0}', True),
+    ],
+)
+def test_a_changed_sweep_is_refused_with_the_difference(
+    tmp_path: Path, mnist: Path, changed: list[str], said: str, bearable: bool
+) -> None:
+    stubs.search(tmp_path, "sweep.trials=2", f"data.root={mnist}")
+    with pytest.raises(RequestError, match="was begun otherwise") as caught:
+        stubs.search(tmp_path, "sweep.trials=3", f"data.root={mnist}", *changed)
+    assert said in str(caught.value)
+    assert ("sweep.allow_changes=true" in str(caught.value)) == bearable
+    assert "\n" not in str(caught.value)
+    assert len(stubs.performed) == 2
+    allowed = ["sweep.trials=3", f"data.root={mnist}", "sweep.allow_changes=true", *changed]
+    if bearable and "constraints" not in said:
+        stubs.search(tmp_path, *allowed)
+        stubs.search(tmp_path, *allowed[:2], *changed)  # from now on it is as it was changed
+        assert len(stubs.performed) == 3
+    elif not bearable:
+        with pytest.raises(RequestError, match="was begun otherwise"):
+            stubs.search(tmp_path, *allowed)
+
+
+def test_what_does_not_change_the_numbers_may_change(tmp_path: Path) -> None:
+    stubs.search(tmp_path, "sweep.trials=2")
+    more: list[Any] = ["trainer.threads=1", "sweep/pruner=none", "sweep/sampler=random", "sweep.workers=1"]
+    assert stubs.search(tmp_path, "sweep.trials=3", *more).study.counted() == 3
+
+
+def test_another_study_warms_up(tmp_path: Path) -> None:
+    first = stubs.search(tmp_path, "sweep.trials=30", "sweep.name=first")
+    second = stubs.search(
+        tmp_path, "sweep.name=second", "sweep.warm_start=first", "sweep.warm_start_top=3", "sweep.trials=6",
+        "sweep.space.model.dropout.high=0.1", "objective=val/loss",
+    )  # fmt: skip
+    best = [trial.user_attrs["values"] for trial in first.study.ranking()[:3]]
+    taken = [trial.user_attrs["values"] for trial in second.study.trials()[:3]]
+    for old, new in zip(best, taken, strict=True):
+        kept = {key: value for key, value in old.items() if key != "model.dropout" or value <= 0.1}
+        assert {key: new[key] for key in kept} == kept
