@@ -41,6 +41,17 @@ def test_the_quick_way_composes_what_hydra_composes(space: Space, proposals: Pro
     assert proposal.drawn == [override(key, value) for key, value in values.items()]
 
 
+def test_what_was_refused_is_refused_again_without_composing(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = Proposals([], None, {})
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(RequestError) as caught:
+            composed.make({"model.pool_size": [14, 3]})
+        refusals.append(str(caught.value))
+        monkeypatch.setattr("mnist_sweep.sweep.proposals.compose", None)
+    assert refusals[0] == refusals[1]
+
+
 def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
     overlay = tmp_path / "experiment" / "linked.yaml"
     overlay.parent.mkdir()

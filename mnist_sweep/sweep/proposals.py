@@ -55,6 +55,8 @@ class Proposals:
         self._bases: dict[tuple[str, ...], dict[str, Any] | None] = {}
         #: Whether the quick way is right, by group options and drawn keys.
         self._quick: dict[tuple[tuple[str, ...], frozenset[str]], bool] = {}
+        #: Why Hydra refused these overrides: a sampler may draw what is impossible again and again.
+        self._refused: dict[tuple[str, ...], str] = {}
 
     def make(self, values: Mapping[str, Any]) -> Proposal:
         """The proposal of these values.
@@ -101,8 +103,14 @@ class Proposals:
         return self._composed_by_hydra(values)
 
     def _composed_by_hydra(self, values: Mapping[str, Any]) -> schema.Config:
-        drawn = [override(key, value) for key, value in values.items()]
-        return compose(replaced(self.given, drawn), self.config_dir)
+        drawn = tuple(override(key, value) for key, value in values.items())
+        if drawn in self._refused:
+            raise RequestError(self._refused[drawn])
+        try:
+            return compose(replaced(self.given, drawn), self.config_dir)
+        except RequestError as error:
+            self._refused[drawn] = str(error)
+            raise
 
     def _base(self, groups: tuple[str, ...]) -> dict[str, Any] | None:
         """The config without the drawn values of single keys; None where it would be impossible."""
