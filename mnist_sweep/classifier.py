@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mnist_sweep import metrics, schema, shapes
 from mnist_sweep.errors import RunFailure
+from mnist_sweep.result import best_epoch
 
 #: And whether torch has a fused form of it, one call for all parameters.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], bool]] = {
@@ -110,6 +111,8 @@ class Classifier(pl.LightningModule):
     Attributes:
         history: the metrics of each epoch by name, the first epoch first.
         confusions: the validation set's confusion matrix (10, 10) after each epoch.
+        validated: probabilities (N, 10) of the validation images after the best epoch; None where an earlier attempt
+            at the run did that epoch.
         test: what was measured on the test set, where it was opened.
     """
 
@@ -126,6 +129,7 @@ class Classifier(pl.LightningModule):
         self.training_tally, self.evaluation_tally = Tally(), Tally()
         self.history: list[dict[str, float]] = []
         self.confusions: list[Any] = []
+        self.validated: Any | None = None
         self.test: metrics.Measured | None = None
         self._probabilities: list[torch.Tensor] = []
         self.automatic_optimization = False
@@ -174,20 +178,17 @@ class Classifier(pl.LightningModule):
             self._each_epoch.step()
 
     def validation_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
-        """Count what is right, in full precision, whatever that of training: the network as it will be used."""
-        for images, labels in group:
-            self._counted(images, labels)
+        """Count what is right, in full precision, whatever that of training: the network as it will be used.
 
-    def test_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:  # noqa: PT019  # no test of pytest
-        """As in validation, and keep the probabilities: the test set is gone through once."""
+        The probabilities are kept for the pictures, so that no image is evaluated a second time.
+        """
         for images, labels in group:
-            self._probabilities.append(self._counted(images, labels).softmax(dim=1))
+            logits = self(images)
+            loss = cross_entropy(logits, labels, reduction="sum")
+            self.evaluation_tally.add(logits.argmax(dim=1), labels, loss)
+            self._probabilities.append(logits.softmax(dim=1))
 
-    def _counted(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self(images)
-        loss = cross_entropy(logits, labels, reduction="sum")
-        self.evaluation_tally.add(logits.argmax(dim=1), labels, loss)
-        return logits
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Close the epoch: the training batches before this validation, and the validation.
@@ -197,6 +198,7 @@ class Classifier(pl.LightningModule):
         """
         seen, train_loss = self.training_tally.take()
         confusion, val_loss = self.evaluation_tally.take()
+        probabilities = self._take_probabilities()
         for name, loss in (("train/loss", train_loss), ("val/loss", val_loss)):
             if not math.isfinite(loss):
                 raise RunFailure("diverged", f"{name} became {loss} in epoch {len(self.history) + 1}")
@@ -207,15 +209,22 @@ class Classifier(pl.LightningModule):
         epoch["gap/accuracy"] = train_accuracy - averages["accuracy"]
         self.history.append(epoch)
         self.confusions.append(confusion)
-        objective = self.config.objective  # in double precision: what is best must not turn on a rounding
+        objective = self.config.objective
+        if best_epoch([values[objective] for values in self.history], self.config.direction) == len(self.history):
+            self.validated = probabilities
+        # double precision, since what is best must not turn on a rounding
         self.log(objective, torch.tensor(epoch[objective], dtype=torch.float64))
 
     def on_test_epoch_end(self) -> None:
         confusion, loss = self.evaluation_tally.take()
         averages = {f"test/{name}": value for name, value in metrics.averages(confusion).items()}
+        self.test = metrics.Measured({"test/loss": loss, **averages}, confusion, self._take_probabilities())
+
+    def _take_probabilities(self) -> Any:
+        """Of the images evaluated since the last time, (N, 10)."""
         probabilities = torch.cat(self._probabilities).cpu().numpy()
         self._probabilities.clear()
-        self.test = metrics.Measured({"test/loss": loss, **averages}, confusion, probabilities)
+        return probabilities
 
     def on_validation_start(self) -> None:
         if self._average:

@@ -50,12 +50,14 @@ def keep(account: Account, config: schema.Config, result: Result, classifier: Cl
         account: open.
         config: of the run.
         result: of the run.
-        classifier: with the best epoch's weights.
+        classifier: with the best epoch's weights; it has been trained.
         validation: the images that the best epoch was chosen by.
     """
+    probabilities = classifier.validated
+    if probabilities is None:
+        probabilities = inspection.probabilities(classifier, validation.images)
     for name, figure in _pictures(config, result, classifier, validation).items():
         account.figure(figure, f"{name}.png")
-    probabilities = inspection.probabilities(classifier, validation.images)
     _keep_part(account, "validation", np.array(result.confusion), probabilities, validation, result)
     keep_note(account, config, result)
     parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}

@@ -14,12 +14,12 @@ import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mnist_sweep import data, run
+from mnist_sweep import data, inspection, run
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.models import ConvNet
-from mnist_sweep.result import Result
+from mnist_sweep.result import BEST, Result
 from tests.conftest import SMALL, interrupt_in
 
 Perform = Callable[..., Result]
@@ -215,6 +215,24 @@ def test_an_interrupted_run_is_recorded(perform: Perform, tmp_path: Path) -> Non
         perform("trainer.max_epochs=5", report=interrupt_in(2))
     result = Result.read(tmp_path / "runs" / "it")
     assert (result.status, result.epochs) == ("interrupted", 2)
+
+
+@pytest.mark.parametrize("items", [[], ["trainer.ema_decay=0.9"]])
+def test_the_best_epochs_probabilities_are_kept_for_the_pictures(
+    perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[str]
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(run._Run, "_tell", lambda ended, _: kept.append(ended.classifier.validated))
+    items = ["trainer.max_epochs=5", "optimizer=sgd", "optimizer.lr=0.1", "objective=gap/accuracy", *items]
+    result = perform(*items)
+    assert result.best_epoch != result.epochs
+    _, validation = data.training_and_validation("mnist5k", "data", 0, None)
+    served = inspection.load(tmp_path / "runs" / "it" / BEST)
+    np.testing.assert_allclose(kept[0], inspection.probabilities(served, validation.images), atol=1e-6)
+    with pytest.raises(Interrupted):
+        perform(*items, "name=again", report=interrupt_in(5))
+    assert perform(*items, "name=again", resume=True).best_epoch == result.best_epoch
+    assert kept[1] is None  # the first attempt's
 
 
 @pytest.mark.parametrize(
