@@ -82,9 +82,9 @@ def _sweep(name: str, items: list[str], log: Path, trials: int, workers: int) ->
     os.environ[LOG] = str(log)
     given = ["+sweep=optuna", "data=mnist5k", f"sweep.trials={trials}", f"sweep.workers={workers}", *items]
     with opened(compose(given), given) as driver:
-        driver.begin()
         launcher = Local(workers, threads=1, memory_growth_mb=10_000, performer="benchmarks.driver:stub")
         with Crew(lambda: launcher) as crew:
+            driver.begin(crew)
             before, started = time.process_time(), time.monotonic()
             driver.search(crew)
             spent, lasted = time.process_time() - before, time.monotonic() - started

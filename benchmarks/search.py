@@ -35,8 +35,8 @@ def curve(search: str, seed: int, epochs: int) -> Curve:
                 return sum(len(trial.intermediate_values) for trial in study.trials())
 
             driver.budget.over = lambda: "spent" if spent() >= epochs else None  # type: ignore[method-assign]
-            driver.begin()
             with Crew(machine.launcher(config, driver.divided, driver.items, None)) as crew:
+                driver.begin(crew)
                 driver.search(crew)
             ended = sorted(
                 (trial for trial in study.trials() if trial.datetime_complete),

@@ -100,8 +100,7 @@ def search(folder: Path, *items: str) -> Driver:
     """A sweep of stub trials, without a winner; the driver, to look at its study."""
     space = ["sweep/space=empty"] if any(item.startswith("++sweep.space=") for item in items) else []
     given = ["+sweep=optuna", *space, "data=mnist5k", "tracking=none", f"output={folder}", *items]
-    with opened(compose(given), given) as driver:
-        driver.begin()
-        with Crew(lambda: Inline(STUB)) as crew:
-            driver.search(crew)
+    with opened(compose(given), given) as driver, Crew(lambda: Inline(STUB)) as crew:
+        driver.begin(crew)
+        driver.search(crew)
     return driver

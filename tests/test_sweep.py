@@ -1,6 +1,7 @@
 """A sweep on 200 real digits: the loop, its records, resuming, the winner."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import yaml
 
 from mnist_sweep import run
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import Interrupted, RequestError, RunFailure
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import winner
 from mnist_sweep.sweep.driver import sweep
+from mnist_sweep.sweep.launchers.inline import Inline
 from mnist_sweep.tracking.store import client_of
 
 #: Trials of well under a second.
@@ -251,6 +253,28 @@ def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypat
     assert [trial.value for trial in trials] == [trial.value for trial in study_of(tmp_path, "whole").trials]
     assert Result.read(tmp_path / "runs" / "sweep-0001").attempts == 2
     assert whole["trials"] == content["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
+
+
+def test_a_signal_while_the_workers_start_is_recorded(tmp_path: Path) -> None:
+    def launch() -> Inline:
+        signal.raise_signal(signal.SIGINT)
+        return Inline()
+
+    given = [*QUICK, f"output={tmp_path}"]
+    with interruptible(), pytest.raises(Interrupted):
+        sweep(compose(given), given, None, launch)
+    content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
+    assert content["trials"] == {"complete": 0, "pruned": 0, "fail": 0}
+    assert client_of(f"sqlite:///{tmp_path}/mlflow.db").get_run(content["mlflow_run_id"]).info.status == "KILLED"
+
+
+def test_a_sweep_that_is_done_starts_no_worker(tmp_path: Path) -> None:
+    def launch() -> Inline:
+        raise AssertionError("a worker was started")
+
+    given = [*UNTRACKED, f"output={tmp_path}", "sweep.trials=1", "sweep.winner.seeds=1"]
+    first = sweep(compose(given), given).read_text()
+    assert json.loads(sweep(compose(given), given, None, launch).read_text())["best"] == json.loads(first)["best"]
 
 
 def test_two_processes_do_not_share_a_sweep(tmp_path: Path) -> None:

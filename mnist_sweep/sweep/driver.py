@@ -164,6 +164,7 @@ class Driver:
         self.items, self.space, self.study, self.folder = items, space, study, folder
         self.divided, self.first = divided, first
         self.started = time.monotonic()
+        self.account = tracking.Account(schema.NoTracking(name="none"), Path(config.output), self.settings.name)
         self.budget = Budget(self.settings, study.goals[0].direction, study.recall("search_seconds", 0.0))
 
     def drive(self, launch: Callable[[], Launcher] | None = None) -> Path:
@@ -178,9 +179,7 @@ class Driver:
         page: Path | None = None
         try:
             with Crew(launch) as crew:
-                if self.study.counted() < self.settings.trials:
-                    crew.open()  # at once: the workers import what they need while the account is opened here
-                self.begin()
+                self.begin(crew)
                 self.search(crew)
                 if not self.study.ranking():
                     raise RunFailure("error", f"no trial finished; {self.study.frequent_failure()}")
@@ -200,9 +199,15 @@ class Driver:
             log.info("%-18s %s", "the report", page)
         return path
 
-    def begin(self) -> None:
-        """Open the account, settle what an earlier sitting left, queue what a new study tries first."""
+    def begin(self, crew: Crew) -> None:
+        """Open the account, settle what an earlier sitting left, queue what a new study tries first.
+
+        Args:
+            crew: its workers import what they need meanwhile, if there is something left to do.
+        """
         with uninterrupted():  # so that no run is left open that nobody knows of
+            if self.study.counted() < self.settings.trials:
+                crew.open()
             self._open_account()
         self._settle()
         self._queue()
