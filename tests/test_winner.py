@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_sweep.composition import compose
+from mnist_sweep.record import Record
+from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.driver import sweep
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.winner import widened
@@ -45,8 +47,8 @@ TWO = [
 FASTER = "sweep.enqueue=['optimizer.lr=0.003']"
 
 
-def crowned(folder: Path, *items: str) -> dict[str, Any]:
-    given = [*TWO, f"output={folder}", *items]
+def crowned(folder: Path, *items: str, base: list[str] = TWO) -> dict[str, Any]:
+    given = [*base, f"output={folder}", *items]
     found: dict[str, Any] = json.loads(sweep(compose(given), given).read_text())["winner"]
     return found
 
@@ -61,6 +63,33 @@ def test_the_own_values_race_whatever_their_rank(tmp_path: Path, caplog: pytest.
     said = f"better by {found['gain']['mean']:+.4f}"
     assert any(said in line and "than the config's own values, trial 1" in line for line in caplog.messages)
     assert said in (tmp_path / "runs" / "sweep" / "report.html").read_text()
+
+
+def test_the_longest_runs_race_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two trials takes twice the epochs."""
+    begun: list[str] = []
+    before = Crew.submit
+
+    def submit(crew: Crew, task: Task) -> None:
+        begun.extend(item.removeprefix("name=sweep-") for item in task.overrides if item.startswith("name="))
+        before(crew, task)
+
+    monkeypatch.setattr(Crew, "submit", submit)
+    monkeypatch.setattr(Record, "seconds", lambda record: float(record.config.trainer.max_epochs))
+    base = [item for item in TWO if not item.startswith("trainer.max_epochs")]
+    epochs = "+sweep.space.trainer.max_epochs={low: 2, high: 4}"
+    both = "sweep.enqueue=['trainer.max_epochs=2 optimizer.lr=0.01','trainer.max_epochs=4 optimizer.lr=0.001']"
+    found = crowned(
+        tmp_path,
+        epochs,
+        both,
+        "sweep.winner.top=2",
+        "sweep/pruner=none",
+        "sweep.objectives=[{metric: seconds, direction: minimize}]",
+        base=base,
+    )
+    assert [each["trial"] for each in found["candidates"]] == [0, 1]
+    assert begun[2:] == ["0001-seed1", "0001-seed2", "0000-seed1", "0000-seed2"]
 
 
 def test_the_own_values_are_not_pruned_when_they_are_to_race(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
