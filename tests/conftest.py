@@ -5,10 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnist_sweep.errors import Interrupted
+from mnist_sweep.result import Result
 
 ROOT = Path(__file__).parent.parent
 #: A run of a second: 200 images, one epoch, a small network, no account.
@@ -24,6 +26,7 @@ SMALL = [
 ]
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
+Perform = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +53,21 @@ def program(tmp_path: Path) -> Program:
             timeout=300,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def perform(tmp_path: Path) -> Perform:
+    """A small run with further overrides, in a folder of the test."""
+
+    def call(*items: str, **arguments: Any) -> Result:
+        from mnist_sweep.composition import compose
+        from mnist_sweep.run import run
+
+        given = [*SMALL, f"output={tmp_path}", "name=it", *items]
+        given = [item for item in given if item.split("=")[0] not in {i.split("=")[0] for i in items} or item in items]
+        return run(compose(given), given, **arguments)
 
     return call
 

@@ -1,9 +1,7 @@
 """One config → one Result, and what it leaves on disk and in MLflow."""
 
 import json
-import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 import torch
 import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mnist_sweep import data, inspection, run
 from mnist_sweep.classifier import Classifier
@@ -20,21 +17,7 @@ from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.models import ConvNet
 from mnist_sweep.result import BEST, Result
-from tests.conftest import SMALL, interrupt_in
-
-Perform = Callable[..., Result]
-
-
-@pytest.fixture
-def perform(tmp_path: Path) -> Perform:
-    """A small run with further overrides, in a folder of the test."""
-
-    def call(*items: str, **arguments: Any) -> Result:
-        given = [*SMALL, f"output={tmp_path}", "name=it", *items]
-        given = [item for item in given if item.split("=")[0] not in {i.split("=")[0] for i in items} or item in items]
-        return run.run(compose(given), given, **arguments)
-
-    return call
+from tests.conftest import SMALL, Perform, interrupt_in
 
 
 def test_a_run_and_what_it_leaves(perform: Perform, tmp_path: Path) -> None:
@@ -100,74 +83,6 @@ def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
     assert again.history == first.history
     other = perform(*items[:-1], "seed=6", "name=other")
     assert other.history != first.history
-
-
-@pytest.mark.parametrize(
-    "items",
-    [
-        ["optimizer=sgd", "scheduler=step", "loss.label_smoothing=0.1"],
-        ["optimizer=adamw", "scheduler=cosine", "model.pool=avg", "model.activation=tanh"],
-        ["optimizer=rmsprop", "scheduler=onecycle", "model.batch_norm=true", "trainer.gradient_clip=1.0"],
-        ["model=mlp", "model.activation=gelu", "trainer.precision=bf16"],
-        ["model=lenet5", "model.activation=sigmoid", "data.augmentation.shift=0.1", "data.augmentation.scale=0.1"],
-        [
-            "model.filters=[4,6]",
-            "model.convolutions=2",
-            "model.padding=valid",
-            "model.global_pool=true",
-            "model.hidden=[]",
-        ],
-        ["model.filters=[16]", "model.batch_norm=true", "trainer.precision=bf16", "trainer.ema_decay=0.99"],
-    ],
-)
-def test_every_option_trains(perform: Perform, items: list[str]) -> None:
-    result = perform(*items, "trainer.max_epochs=2")
-    assert result.status == "finished"
-    assert result.epochs == 2
-
-
-def learning_rates(perform: Perform, *items: str) -> list[float]:
-    """The learning rate of each step."""
-    seen: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
-    try:
-        perform("optimizer.lr=0.1", "data.batch_size=50", "trainer.max_epochs=4", *items)
-    finally:
-        hook.remove()
-    return seen
-
-
-def test_step_schedule(perform: Perform) -> None:
-    rates = learning_rates(perform, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
-    assert rates == pytest.approx([0.1] * 8 + [0.01] * 8)
-
-
-def test_cosine_schedule(perform: Perform) -> None:
-    rates = learning_rates(perform, "scheduler=cosine", "scheduler.final_lr=0.02")
-    assert rates == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * step / 16)) for step in range(16)])
-
-
-def test_onecycle_schedule_peaks_at_the_learning_rate(perform: Perform) -> None:
-    rates = learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", "optimizer.lr=0.1")
-    assert rates[0] == pytest.approx(0.1 / 25)
-    assert max(rates) == pytest.approx(0.1, rel=0.02)
-    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
-
-
-def test_early_stopping(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-9")
-    assert result.status == "finished"
-    assert result.epochs <= 10
-
-
-def test_early_stopping_counts_from_the_best(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-12", "model.dropout=0")
-    assert (result.epochs, result.best_epoch) == (3, 1)
-
-
-def test_the_best_epoch_by_a_loss_is_the_lowest(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=4", "objective=val/loss", "optimizer.lr=0.05")
-    assert result.objective == min(epoch["val/loss"] for epoch in result.history)
 
 
 def test_a_run_that_the_report_stops_is_pruned(perform: Perform) -> None:
