@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
+# Compiled once here, since Python may be told not to write bytecode (PYTHONDONTWRITEBYTECODE, as in many containers):
+# each process would then compile PyTorch and MLflow anew, two thirds of its start.
+INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
 
 .PHONY: setup sweep demo test test-browser screenshots bench lint lock wheel clean
 
@@ -40,7 +43,7 @@ lock: $(BIN)/uv    # the newest versions that fit, for every platform
 	    --custom-compile-command "make lock" pyproject.toml --extra demo --group dev -c requirements.lock -o requirements-dev.lock
 
 demo: setup         # the page to draw a digit on
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c requirements-dev.lock -e '.[demo]'
+	@$(INSTALL) -c requirements-dev.lock -e '.[demo]'
 	@$(BIN)/python -m mnist_sweep.demo $(ARGS)
 
 wheel: $(BIN)/uv
@@ -57,11 +60,11 @@ $(BIN)/uv:
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/uv
 	@echo "installing the dependencies (about 6 GB with PyTorch for CUDA)" >&2
-	@$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
-	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL) --no-deps -e .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@echo "installing the test tools" >&2
-	@$(BIN)/uv pip install -q --python $(BIN)/python -r requirements-dev.lock
+	@$(INSTALL) -r requirements-dev.lock
 	@touch $@
