@@ -8,7 +8,7 @@ VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
 # Compiled once here, since Python may be told not to write bytecode (PYTHONDONTWRITEBYTECODE, as in many containers):
-# each process would then compile PyTorch and MLflow anew, two thirds of its start.
+# each process would then compile PyTorch and MLflow anew, more than half of its start.
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
 
 .PHONY: setup sweep demo test test-browser screenshots bench lint lock wheel clean
