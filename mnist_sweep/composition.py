@@ -42,10 +42,25 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> schema.C
         raise RequestError(explain(error, overrides, config_dir)) from error
     assert isinstance(composed, dict)
     composed.pop("experiment", None)  # an option chosen, not a value
+    return checked(composed)
+
+
+def checked(composed: Any) -> schema.Config:
+    """The config of plain data that has been composed.
+
+    Raises:
+        RequestError: a wrong type, a value out of bounds, an impossible network.
+    """
     try:
         return schema.Config.model_validate(composed)
     except pydantic.ValidationError as error:
         raise RequestError(_first_fault(error, composed)) from error
+
+
+def linked(overrides: Sequence[str], config_dir: str | None = None) -> bool:
+    """Whether a value refers to another one (``${model.dropout}``), beside the paths that are within ``output``."""
+    values = OmegaConf.to_yaml(_composed(overrides, config_dir))
+    return any(not name.startswith(("output}", "oc.env:")) for name in values.split("${")[1:])
 
 
 def _composed(overrides: Sequence[str], config_dir: str | None) -> DictConfig:

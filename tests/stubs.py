@@ -71,7 +71,7 @@ _COMMON = (
 
 
 def composed(overrides: list[str]) -> schema.Config:
-    """The config, each tenth one by Hydra alone: its 50 ms are what all these trials would consist of."""
+    """The config, each fiftieth one by Hydra alone: its 50 ms are what all these trials would consist of."""
     config = _quick(tuple(item for item in overrides if item.startswith(_COMMON[:-1]))).config(
         {
             parsed.key_or_group: parsed.value()
@@ -82,7 +82,7 @@ def composed(overrides: list[str]) -> schema.Config:
     )
     name = next(item.removeprefix("name=") for item in overrides if item.startswith("name="))
     config = config.model_copy(update={"name": name})
-    assert len(performed) % 10 or config == compose(overrides)
+    assert len(performed) % 50 or config == compose(overrides)
     return config
 
 

@@ -1,5 +1,6 @@
 """A proposal's config is Hydra's, and impossible ones are refused by arithmetic."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override
+from mnist_sweep.schema import Config
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep_schema import Bound
@@ -41,15 +43,42 @@ def test_the_quick_way_composes_what_hydra_composes(space: Space, proposals: Pro
     assert proposal.drawn == [override(key, value) for key, value in values.items()]
 
 
-def test_what_was_refused_is_refused_again_without_composing(monkeypatch: pytest.MonkeyPatch) -> None:
-    composed = Proposals([], None, {})
-    refusals = []
+#: Most of their combinations are impossible, for all kinds of reasons.
+WILD = st.fixed_dictionaries(
+    {},
+    optional={
+        "model.filters": st.lists(st.integers(0, 70), min_size=1, max_size=4),
+        "model.kernel_size": st.one_of(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+        "model.pool_size": st.one_of(st.integers(0, 5), st.lists(st.integers(1, 14), min_size=1, max_size=4)),
+        "model.padding": st.sampled_from(["same", "valid", "none"]),
+        "model.dropout": st.sampled_from([0.1, 1, 2.5, -1e-7]),
+        "optimizer.lr": st.floats(-1, 10),
+        "trainer.max_epochs": st.integers(-1, 5),
+        "optimizer": st.sampled_from(["adam", "sgd"]),
+    },
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=WILD)
+def test_the_quick_way_refuses_what_hydra_refuses(proposals: Proposals, values: dict[str, object]) -> None:
+    def outcome(make: Callable[[], Config]) -> Config | str:
+        try:
+            return make()
+        except RequestError as error:
+            return str(error)
+
+    items = [*proposals.given, *(override(key, value) for key, value in values.items())]
     for _ in range(2):
-        with pytest.raises(RequestError) as caught:
-            composed.make({"model.pool_size": [14, 3]})
-        refusals.append(str(caught.value))
-        monkeypatch.setattr("mnist_sweep.sweep.proposals.compose", None)
-    assert refusals[0] == refusals[1]
+        assert outcome(lambda: proposals.config(values)) == outcome(lambda: compose(items))
+
+
+def test_a_refusal_needs_no_composing(monkeypatch: pytest.MonkeyPatch) -> None:
+    proposals = Proposals([], None, {})
+    proposals.make({"model.pool_size": [2, 2]})
+    monkeypatch.setattr("mnist_sweep.sweep.proposals.compose", None)
+    with pytest.raises(RequestError, match="block 2 pools a 2 × 2 map by 3"):
+        proposals.make({"model.pool_size": [14, 3]})
 
 
 def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
@@ -57,7 +86,7 @@ def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
     overlay.parent.mkdir()
     overlay.write_text("# @package _global_\nloss: {label_smoothing: '${model.dropout}'}\n")
     linked = Proposals(["experiment=linked"], str(tmp_path), {})
-    for dropout in (0.1, 0.2, 0.3):
+    for dropout in (0.25, 0.1, 0.2):  # the first is the config's own
         assert linked.config({"model.dropout": dropout}).loss.label_smoothing == dropout
 
 
