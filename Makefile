@@ -1,5 +1,5 @@
 # make sweep    the main job: environment, dependencies, data, the default sweep, a summary   (ARGS="sweep.trials=40 …")
-# make test     environment, dependencies with the test tools, lint, types, import contracts, tests
+# make test     environment, dependencies with the test tools, lint, types, import contracts, tests (some of them where Chromium is)
 # make setup    only the environment
 # make bench    how fast networks are trained on this machine, against plain PyTorch and a template (about 15 minutes)
 # make screenshots   the README's pictures, from a sweep of its own (needs Chromium)
@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 # each process would then compile PyTorch and MLflow anew, more than half of its start.
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
 
-.PHONY: setup sweep demo test test-browser screenshots bench lint lock wheel clean
+.PHONY: setup sweep demo test screenshots bench lint lock wheel clean
 
 setup: $(VENV)/.installed
 
@@ -19,16 +19,13 @@ sweep: setup
 	@$(BIN)/python -m mnist_sweep +sweep=optuna $(ARGS)
 
 test: lint
-	@$(BIN)/python -m pytest -m "not browser" -n logical --dist loadfile $(ARGS)
-
-test-browser: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m browser --no-cov $(ARGS)
+	@$(BIN)/python -m pytest -n logical --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: setup
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
-screenshots:
-	@SCREENSHOTS=docs $(MAKE) --no-print-directory test-browser
+screenshots: $(VENV)/.installed-dev
+	@SCREENSHOTS=docs $(BIN)/python -m pytest -m browser --no-cov $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check -q .

@@ -34,7 +34,7 @@ def default(*items: str) -> Space:
 
 
 def test_every_proposal_of_the_default_space_composes_as_proposed() -> None:
-    for values in proposals(default(), 60):
+    for values in proposals(default(), 40):
         config = compose([override(key, value) for key, value in values.items()])
         assert {key: config.parameters()[key] for key in values} == values
 
@@ -115,9 +115,10 @@ leaf = st.one_of(
 )
 def test_any_space_composes_and_encodes_back(model: Mapping[str, Any], seed: int) -> None:
     space = Space({"model": model}, BASE)
-    for values in proposals(space, 3, seed):
-        config = compose([override("model.pool_size", 1), *(override(key, item) for key, item in values.items())])
-        assert {key: config.parameters()[key] for key in values} == values
+    drawn = proposals(space, 3, seed)
+    config = compose([override("model.pool_size", 1), *(override(key, item) for key, item in drawn[0].items())])
+    assert {key: config.parameters()[key] for key in drawn[0]} == drawn[0]
+    for values in drawn:
         parameters = space.encode(values)
         assert parameters is not None
         assert space.suggest(optuna.trial.FixedTrial(parameters)) == values

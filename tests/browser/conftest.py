@@ -19,6 +19,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import ROOT
 
+#: The program of Debian's or the system's.
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+#: What each test here is marked with.
+IN_A_BROWSER = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")]
+
 expect.set_options(timeout=90_000)  # MLflow's first page can take long where two cores serve and show it
 
 
@@ -89,12 +94,10 @@ def serving(folder: Path, module: str, path: str) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """An empty page of Debian's or the system's Chromium."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert chromium, "these tests need Chromium"
+    """An empty page of Chromium."""
     with sync_playwright() as playwright:
         quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
         fresh = browser.new_page(viewport={"width": 1400, "height": 860})
         fresh.set_default_timeout(90_000)
         for key in ("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "mlflow.assistant.panelOpen_v1"):

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.browser
+from tests.browser.conftest import IN_A_BROWSER
+
+pytestmark = IN_A_BROWSER
 
 Point = tuple[float, float]
 

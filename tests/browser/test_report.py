@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Account
+from tests.browser.conftest import IN_A_BROWSER, Account
 
-pytestmark = pytest.mark.browser
+pytestmark = IN_A_BROWSER
 
 
 def test_the_report_shows_each_plot(account: Account, page: Page, screenshot: Callable[[str], None]) -> None:
