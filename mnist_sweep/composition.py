@@ -1,6 +1,7 @@
 """Overrides → config. What cannot be composed, or is out of bounds, is refused in one line."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,31 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> schema.C
     Raises:
         RequestError: an unknown key or option, a wrong type, a value out of bounds, an impossible network.
     """
+    return compose_with_links(overrides, config_dir)[0]
+
+
+def compose_with_links(overrides: Sequence[str], config_dir: str | None = None) -> tuple[schema.Config, set[str]]:
+    """What `compose` makes, and the names that its values refer to: ``model.dropout`` for ``${model.dropout}``."""
     try:
-        composed = OmegaConf.to_container(_composed(overrides, config_dir), resolve=True)
+        composed = _composed(overrides, config_dir)
+        plain = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise RequestError(explain(error, overrides, config_dir)) from error
-    assert isinstance(composed, dict)
-    composed.pop("experiment", None)  # an option chosen, not a value
-    return checked(composed)
+    assert isinstance(plain, dict)
+    plain.pop("experiment", None)  # an option chosen, not a value
+    return checked(plain), _links(OmegaConf.to_container(composed))
+
+
+def _links(node: Any) -> set[str]:
+    """What the strings within plain data refer to."""
+    match node:
+        case dict():
+            return _links([*node.values()])
+        case list():
+            return set().union(*map(_links, node))
+        case str():
+            return set(re.findall(r"\$\{([^{}$]*)", node))
+    return set()
 
 
 def checked(composed: Any) -> schema.Config:
@@ -55,12 +74,6 @@ def checked(composed: Any) -> schema.Config:
         return schema.Config.model_validate(composed)
     except pydantic.ValidationError as error:
         raise RequestError(_first_fault(error, composed)) from error
-
-
-def linked(overrides: Sequence[str], config_dir: str | None = None) -> bool:
-    """Whether a value refers to another one (``${model.dropout}``), beside the paths that are within ``output``."""
-    values = OmegaConf.to_yaml(_composed(overrides, config_dir))
-    return any(not name.startswith(("output}", "oc.env:")) for name in values.split("${")[1:])
 
 
 def _composed(overrides: Sequence[str], config_dir: str | None) -> DictConfig:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnist_sweep import composition
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override
-from mnist_sweep.schema import Config
+from mnist_sweep.schema import Config, MLflow
+from mnist_sweep.sweep import proposals as proposals_module
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep_schema import Bound
@@ -53,6 +55,7 @@ WILD = st.fixed_dictionaries(
         "model.padding": st.sampled_from(["same", "valid", "none"]),
         "model.dropout": st.sampled_from([0.1, 1, 2.5, -1e-7]),
         "optimizer.lr": st.floats(-1, 10),
+        "data.augmentation": st.dictionaries(st.sampled_from(["rotation", "shift", "scale"]), st.floats(-0.5, 0.9)),
         "trainer.max_epochs": st.integers(-1, 5),
         "optimizer": st.sampled_from(["adam", "sgd"]),
     },
@@ -74,11 +77,16 @@ def test_the_quick_way_refuses_what_hydra_refuses(proposals: Proposals, values: 
 
 
 def test_a_refusal_needs_no_composing(monkeypatch: pytest.MonkeyPatch) -> None:
-    proposals = Proposals([], None, {})
+    proposals, impossible = Proposals([], None, {}), Proposals(["model.pool_size=[14,14,3]"], None, {})
     proposals.make({"model.pool_size": [2, 2]})
-    monkeypatch.setattr("mnist_sweep.sweep.proposals.compose", None)
+    with pytest.raises(RequestError) as first:
+        impossible.make({"model.filters": [8]})
+    monkeypatch.setattr(proposals_module, "compose", None)
     with pytest.raises(RequestError, match="block 2 pools a 2 × 2 map by 3"):
         proposals.make({"model.pool_size": [14, 3]})
+    with pytest.raises(RequestError) as again:
+        impossible.make({"model.filters": [8]})
+    assert str(first.value) == str(again.value)
 
 
 def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
@@ -88,6 +96,42 @@ def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
     linked = Proposals(["experiment=linked"], str(tmp_path), {})
     for dropout in (0.25, 0.1, 0.2):  # the first is the config's own
         assert linked.config({"model.dropout": dropout}).loss.label_smoothing == dropout
+
+
+def test_a_drawn_mapping_leaves_what_it_does_not_name() -> None:
+    proposals = Proposals([], None, {})
+    whole = {"rotation": 10.0, "shift": 0.1, "scale": 0.1}
+    assert proposals.config({"data.augmentation": whole}).data.augmentation.model_dump() == whole
+    partial = proposals.config({"data.augmentation": {"rotation": 20.0}})
+    assert partial == compose(["data.augmentation={rotation:20.0}"])
+
+
+@pytest.mark.parametrize(
+    ("value", "follows"),
+    [
+        ("${model.dropout}", True),
+        ("${model}", True),
+        ("a${..model.dropout}", True),
+        ("${hydra:job.name}", True),
+        ("${oc.env:HOME,${model.dropout}}", True),
+        ("${oc.env:HOME,nowhere}", False),
+        ("${data.name}", False),
+        ("${model.dropouts}", False),
+        ("dropout", False),
+    ],
+)
+def test_what_follows_a_drawn_value(value: str, follows: bool) -> None:
+    links = composition._links({"a": [{"b": value}], "c": 1.0})
+    assert any(proposals_module._follows(link, "model.dropout") for link in links) == follows
+
+
+def test_a_link_to_what_is_not_drawn_leaves_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    proposals = Proposals(["tracking.experiment='on-${data.name}'"], None, {})
+    proposals.config({"model.dropout": 0.1})
+    monkeypatch.setattr(proposals_module, "compose", None)
+    config = proposals.config({"model.dropout": 0.2})
+    assert isinstance(config.tracking, MLflow)
+    assert (config.model.dropout, config.tracking.experiment) == (0.2, "on-mnist")
 
 
 def test_the_digest_is_that_of_the_resolved_config_but_for_the_seed() -> None:

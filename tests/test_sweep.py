@@ -311,6 +311,7 @@ def test_interval_over_seeds() -> None:
     [
         ([0.5], "0.5000"),
         ([0.92, 0.92, 0.92], "0.9200 (equal for all 3 seeds)"),
+        ([0.99 - 0.98, 0.51 - 0.5], "0.0100 (equal for all 2 seeds)"),  # but for their last bits
         ([0.90, 0.92, 0.94], "0.9200 (95% interval 0.8703 … 0.9697)"),
     ],
 )

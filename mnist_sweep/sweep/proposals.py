@@ -3,12 +3,13 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mnist_sweep import schema
-from mnist_sweep.composition import checked, compose, linked
+from mnist_sweep.composition import checked, compose, compose_with_links
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.sweep_schema import Bound
@@ -49,9 +50,12 @@ class Proposals:
 
     def __init__(self, given: Sequence[str], config_dir: str | None, constraints: Mapping[str, Bound]) -> None:
         self.given, self.config_dir, self.constraints = list(given), config_dir, constraints
-        self._bases: dict[tuple[str, ...], dict[str, Any] | None] = {}
+        #: The config without the drawn values of single keys, and what its values refer to, by group options.
+        self._bases: dict[tuple[str, ...], tuple[dict[str, Any], set[str]] | None] = {}
         #: Whether the quick way is right, by group options and drawn keys.
         self._quick: dict[tuple[tuple[str, ...], frozenset[str]], bool] = {}
+        #: Why Hydra refused these overrides: a sampler may draw what is impossible again and again.
+        self._refused: dict[tuple[str, ...], str] = {}
 
     def make(self, values: Mapping[str, Any]) -> Proposal:
         """The proposal of these values.
@@ -79,7 +83,7 @@ class Proposals:
 
         Hydra composes once for each combination of group options; the drawn values of single keys are put into a copy
         of that. The first proposal of each set of keys is composed both ways, and where they differ, Hydra composes all
-        that follow; so it does where a value of the config refers to another one, which might be drawn.
+        that follow; so it does where a value of the config refers to one that is drawn.
 
         Raises:
             RequestError: the config cannot be.
@@ -87,7 +91,9 @@ class Proposals:
         groups = tuple(override(key, value) for key, value in values.items() if schema.options(key))
         leaves = {key: value for key, value in values.items() if not schema.options(key)}
         kind = (groups, frozenset(leaves))
-        if (base := self._base(groups)) is None or not self._quick.get(kind, True):
+        base, links = self._base(groups) or (None, set())
+        follows = any(_follows(link, key) for link in links for key in leaves)
+        if base is None or follows or not self._quick.get(kind, True):
             return self._composed_by_hydra(values)
         outcome = _outcome(lambda: checked(_filled(base, leaves)))
         if kind not in self._quick:
@@ -99,20 +105,32 @@ class Proposals:
         return outcome
 
     def _composed_by_hydra(self, values: Mapping[str, Any]) -> schema.Config:
-        drawn = [override(key, value) for key, value in values.items()]
-        return compose(replaced(self.given, drawn), self.config_dir)
+        drawn = tuple(override(key, value) for key, value in values.items())
+        if drawn in self._refused:
+            raise RequestError(self._refused[drawn])
+        try:
+            return compose(replaced(self.given, drawn), self.config_dir)
+        except RequestError as error:
+            self._refused[drawn] = str(error)
+            raise
 
-    def _base(self, groups: tuple[str, ...]) -> dict[str, Any] | None:
-        """The config without the drawn values of single keys; None where it would be impossible, or has links."""
+    def _base(self, groups: tuple[str, ...]) -> tuple[dict[str, Any], set[str]] | None:
+        """An entry of `_bases`; None where the config would be impossible."""
         if groups not in self._bases:
-            items = replaced(self.given, groups)
             try:
-                base = compose(items, self.config_dir).plain()
+                config, links = compose_with_links(replaced(self.given, groups), self.config_dir)
+                self._bases[groups] = config.plain(), links
             except RequestError:
                 self._bases[groups] = None
-            else:
-                self._bases[groups] = None if linked(items, self.config_dir) else base
         return self._bases[groups]
+
+
+def _follows(link: str, key: str) -> bool:
+    """Whether what refers to `link` may change with the value of a key; in doubt it may."""
+    if link.startswith("oc.env:"):
+        return False
+    named = re.fullmatch(r"\w+(\.\w+)*", link)  # neither relative, nor within a list, nor made by a function
+    return not named or f"{link}.".startswith(f"{key}.") or f"{key}.".startswith(f"{link}.")
 
 
 def _outcome(make: Callable[[], schema.Config]) -> schema.Config | str:
@@ -131,5 +149,12 @@ def _filled(base: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any
         *above, last = key.split(".")
         for part in above:
             node = node.setdefault(part, {})
-        node[last] = copy.deepcopy(value)
+        node[last] = _merged(node.get(last), value)
     return filled
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """The new value, which in a mapping leaves the entries that it does not name, as an override does."""
+    if isinstance(old, dict) and isinstance(new, Mapping):
+        return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+    return copy.deepcopy(new)

@@ -149,7 +149,7 @@ def interval(spread: dict[str, Any], sign: str = "") -> str:
     """A mean over seeds with its 95% interval, where there is one; with ``+`` for `sign`, positive numbers have it."""
     if spread["low"] is None:
         return f"{spread['mean']:{sign}.4f}"
-    if spread["low"] == spread["high"]:  # on few images, by chance: an interval without width would promise too much
+    if len({f"{each:.4f}" for each in spread["each"]}) == 1:  # by chance: an interval without width would be too sure
         return f"{spread['mean']:{sign}.4f} (equal for all {len(spread['each'])} seeds)"
     return f"{spread['mean']:{sign}.4f} (95% interval {spread['low']:{sign}.4f} … {spread['high']:{sign}.4f})"
 

@@ -21,8 +21,13 @@ from tests.conftest import ROOT
 
 #: The program of Debian's or the system's.
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+#: Names a folder for the README's pictures, where they are wanted: these need Chromium.
+PICTURES = os.environ.get("SCREENSHOTS")
 #: What each test here is marked with.
-IN_A_BROWSER = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")]
+IN_A_BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM and not PICTURES, reason="Chromium is not installed"),
+]
 
 expect.set_options(timeout=90_000)  # MLflow's first page can take long where two cores serve and show it
 
@@ -95,6 +100,7 @@ def serving(folder: Path, module: str, path: str) -> Iterator[str]:
 @pytest.fixture
 def page() -> Iterator[Page]:
     """An empty page of Chromium."""
+    assert CHROMIUM, "the pictures are taken in Chromium, which is not installed"
     with sync_playwright() as playwright:
         quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
@@ -109,10 +115,10 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 def screenshot(page: Page) -> Callable[[str], None]:
-    """Keeps a picture of the page for the README, where SCREENSHOTS names a folder."""
+    """Keeps a picture of the page for the README, where it is wanted."""
 
     def keep(name: str) -> None:
-        if folder := os.environ.get("SCREENSHOTS"):
-            page.screenshot(path=Path(folder) / f"{name}.png")
+        if PICTURES:
+            page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
     return keep
