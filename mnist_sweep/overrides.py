@@ -38,9 +38,9 @@ def text(value: Any) -> str:
 
 
 def _quoted(value: str) -> str:
-    # Within quotes a backslash escapes only a quote, or a backslash in front of one; ${…} is OmegaConf's.
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return "'" + escaped.replace("${", "\\${") + "'"
+    # Within quotes a backslash escapes only a quote, or a backslash in front of one; to OmegaConf likewise a ${.
+    literal = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", value)
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), literal) + "'"
 
 
 def override(key: str, value: Any) -> str:
