@@ -32,8 +32,8 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_le
 def test_read_back_as_written(value: Any) -> None:
     parsed = OverridesParser.create().parse_override(overrides.override("model.key", value))
     assert parsed.key_or_group == "model.key"
-    found = OmegaConf.to_object(OmegaConf.create({"key": parsed.value()}))["key"]
-    assert repr(found) == repr(value)  # so that types are compared as well
+    found = OmegaConf.to_object(OmegaConf.create({"key": parsed.value()}))
+    assert repr(found) == repr({"key": value})  # so that types are compared as well
 
 
 def test_not_a_number_is_written_too() -> None:
