@@ -19,7 +19,7 @@ sweep: setup
 	@$(BIN)/python -m mnist_sweep +sweep=optuna $(ARGS)
 
 test: lint
-	@$(BIN)/python -m pytest -n logical --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)

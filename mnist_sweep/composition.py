@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep import schema
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, uninterrupted
 from mnist_sweep.overrides import key_of, text
 
 _PACKAGED = Path(__file__).parent / "conf"
@@ -81,7 +81,8 @@ def _composed(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
     hydra, outer = GlobalHydra.instance(), GlobalHydra.instance().hydra  # the command line's own, which stays
     hydra.clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        # a signal waits, since Hydra turns whatever comes while it opens a file into an error of its own
+        with uninterrupted(), initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=[*overrides, *search])
     finally:
         hydra.hydra = outer

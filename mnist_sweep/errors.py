@@ -87,3 +87,13 @@ def check_interrupted() -> None:
     """Raise `Interrupted` again where a signal arrived but its exception was lost in foreign code."""
     if _Signals.arrived is not None and not _Signals.shields:
         raise Interrupted(_Signals.arrived)
+
+
+def masked(error: BaseException) -> Interrupted | None:
+    """The interruption that foreign code, cleaning up after it, turned into an error of its own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, Interrupted):
+            return seen
+        seen = seen.__context__
+    return None

@@ -16,7 +16,7 @@ import torch
 from mnist_sweep import data, overrides, processor, record, run_report, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, uninterrupted
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, masked, uninterrupted
 from mnist_sweep.models import ConvNet
 from mnist_sweep.record import Record, folder_of
 from mnist_sweep.result import BEST, Result, Status, last_checkpoint
@@ -133,7 +133,10 @@ class _Run:
         except Exception as error:
             if not self.record.begun:  # the folder is another run's, or cannot be made
                 raise
-            status, (reason, detail) = "failed", _diagnosis(error)
+            if interruption := masked(error):
+                status = "interrupted"
+            else:
+                status, (reason, detail) = "failed", _diagnosis(error)
             if reason == "error":
                 log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         with uninterrupted():  # so that the account, the files and the study agree

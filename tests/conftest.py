@@ -29,14 +29,6 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 Perform = Callable[..., Result]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file share what they set up, as do those in a browser: one process has them all."""
-    for item in items:
-        group = "browser" if item.get_closest_marker("browser") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder of the real MNIST."""

@@ -1,12 +1,17 @@
 """Requests that cannot be carried out: one line with the key, the value and what is allowed; and what composes."""
 
+import os
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
 
+from mnist_sweep import composition
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import Interrupted, RequestError, interruptible
 
 ONE_LINE = re.compile(r"^[^\n]*$")
 
@@ -125,3 +130,18 @@ def test_parameters_carry_the_names_of_the_command_line() -> None:
     assert parameters["model.filters"] == [8, 16, 32]
     assert parameters["data.augmentation.rotation"] == 0.0
     assert "optimizer.name" not in parameters
+
+
+def test_a_signal_waits_until_the_config_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra would turn it into an error of its own, at some moments."""
+    heard = []
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        heard.append("composed")
+        return hydra_compose(*arguments, **options)
+
+    monkeypatch.setattr(composition, "hydra_compose", slow)
+    with interruptible(), pytest.raises(Interrupted):
+        compose([])
+    assert heard == ["composed"]

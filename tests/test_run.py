@@ -132,6 +132,21 @@ def test_an_interrupted_run_is_recorded(perform: Perform, tmp_path: Path) -> Non
     assert (result.status, result.epochs) == ("interrupted", 2)
 
 
+def test_an_interruption_that_foreign_code_masks_is_one(
+    perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> None:
+        try:
+            raise Interrupted(2)
+        finally:
+            raise OSError("while cleaning up")
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    with pytest.raises(Interrupted):
+        perform()
+    assert Result.read(tmp_path / "runs" / "it").status == "interrupted"
+
+
 @pytest.mark.parametrize("items", [[], ["trainer.ema_decay=0.9"]])
 def test_the_best_epochs_probabilities_are_kept_for_the_pictures(
     perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[str]

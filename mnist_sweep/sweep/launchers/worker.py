@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from mnist_sweep.errors import Interrupted, RequestError, interruptible, uninterrupted
+from mnist_sweep.errors import Interrupted, RequestError, interruptible, masked, uninterrupted
 from mnist_sweep.sweep.launchers import Performer, Task
 
 log = logging.getLogger(__name__)
@@ -236,7 +236,9 @@ class _Worker:
             if interruption.result is None:
                 return "not begun", task.id
             return "ended", task.id, interruption.result
-        except Exception:
+        except Exception as error:
+            if masked(error):
+                return "not begun", task.id
             log.exception("a bug in what performs task %d", task.id)
             raise
 

@@ -1,0 +1,128 @@
+"""What a person sees: a sweep in the MLflow UI, its report, and the page to draw a digit on.
+
+In one file, since one process should make the sweep that all look at.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import IN_A_BROWSER, Account
+
+pytestmark = IN_A_BROWSER
+
+Keep = Callable[[str], None]
+Point = tuple[float, float]
+
+#: Strokes in a box of 1 × 1, y downwards.
+STROKES: dict[str, list[Point]] = {
+    "1": [(0.52, 0.15), (0.5, 0.5), (0.48, 0.85)],
+    "7": [(0.25, 0.2), (0.5, 0.19), (0.75, 0.2), (0.6, 0.5), (0.45, 0.85)],
+    "0": [
+        (0.5 + 0.23 * math.cos(2 * math.pi * t / 24), 0.5 + 0.33 * math.sin(2 * math.pi * t / 24)) for t in range(26)
+    ],
+}
+
+
+def expand(page: Page, account: Account) -> None:
+    """Show the children of the sweep's run."""
+    parent = page.get_by_role("link", name=account.content["study"], exact=True)
+    parent.locator("xpath=ancestor::*[@role='presentation'][1]//button").first.click()
+
+
+def test_the_parent_its_children_and_their_curves(account: Account, page: Page, screenshot: Keep) -> None:
+    page.goto(f"{account.url}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    expand(page, account)
+    for number in range(sum(account.content["trials"].values())):
+        expect(page.get_by_role("link", name=f"sweep-{number:04d}", exact=True)).to_be_visible()
+    search = page.get_by_placeholder("Search metric charts")
+    for metric in ("val/accuracy", "val/loss", "val/f1", "train/loss"):
+        search.fill(metric)  # the page makes only the charts that are in sight
+        expect(page.get_by_role("heading", name=metric, exact=True).first).to_be_visible()
+    search.fill("val/")
+    expect(page.locator(".js-plotly-plot path.js-line").nth(10)).to_be_attached()  # one for each trial and chart
+    page.wait_for_timeout(1_000)  # the curves slide into place
+    screenshot("runs")
+
+
+def test_the_metrics_of_a_trial(account: Account, page: Page) -> None:
+    run_id = account.content["best"]["mlflow_run_id"]
+    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/model-metrics?workflowType=machine_learning")
+    expect(page.get_by_text("(train/loss)").first).to_be_visible()  # the page draws what is in sight
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+
+
+def test_the_confusion_matrix(account: Account, page: Page) -> None:
+    run_id = account.content["best"]["mlflow_run_id"]
+    file = "confusion_matrix_validation.png"
+    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts/{file}?workflowType=machine_learning")
+    picture = page.locator(
+        "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
+    ).first
+    expect(picture).to_be_visible()
+
+
+def test_the_report_shows_each_plot(account: Account, page: Page, screenshot: Keep) -> None:
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    file = account.folder / "mlruns" / "runs" / account.content["study"] / "report.html"
+    assert file.stat().st_size < 5_000_000
+    page.context.set_offline(True)
+    page.goto(file.as_uri())
+    page.wait_for_selector("body[data-drawn]")
+    for name in ("history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"):
+        plot = page.locator(f"#{name} .js-plotly-plot .main-svg").first
+        plot.scroll_into_view_if_needed()
+        expect(plot).to_be_visible()
+        assert page.locator(f"#{name} .js-plotly-plot path").count() > 1, name
+    pictures = page.locator("img")
+    ids = page.locator("figure").evaluate_all("all => all.map(each => each.id)")
+    assert {"confusion_of_the_best", "hyperparameters_by_class", "winner-curves", "winner-filters"} <= set(ids)
+    assert {"winner-activations", "winner-calibration_validation", "winner-confusion_matrix_validation"} <= set(ids)
+    assert all(pictures.evaluate_all("all => all.map(each => each.complete && each.naturalWidth > 100)"))
+    rows = page.locator("#leaderboard-table tbody tr")
+    assert rows.count() == sum(account.content["trials"].values())
+    expect(page.get_by_text(account.content["winner"]["command"]).first).to_be_visible()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    page.evaluate("scrollTo(0, 0)")
+    screenshot("report")
+
+
+def test_an_interactive_plot_within_mlflow(account: Account, page: Page) -> None:
+    run_id = account.content["mlflow_run_id"]
+    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts?workflowType=machine_learning")
+    page.get_by_text("study", exact=True).click()
+    page.get_by_text("history.html", exact=True).click()
+    inside = page.frame_locator("iframe").first
+    expect(inside.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+
+
+@pytest.mark.parametrize("digit", list(STROKES))
+def test_a_drawn_digit_is_recognised(demo: str, page: Page, digit: str, screenshot: Keep) -> None:
+    page.goto(demo)
+    canvas = page.locator("#sketch canvas").last
+    expect(canvas).to_be_visible()
+    page.wait_for_timeout(2_000)  # the canvas takes its size after it has appeared
+    box = canvas.bounding_box()
+    assert box is not None
+    side = 0.8 * min(box["width"], box["height"])
+    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+    points = [(left + x * side, top + y * side) for x, y in STROKES[digit]]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=8)
+    page.mouse.up()
+    answer = page.locator("#answer")
+    expect(answer.locator("[data-testid='label-output-value']").first).to_have_text(digit)
+    expect(page.locator("#seen img")).to_be_visible()
+    expect(page.locator("#maps img")).to_be_visible()
+    if digit == "7":
+        page.wait_for_timeout(1_000)
+        screenshot("demo")
