@@ -48,7 +48,7 @@ def free_port() -> int:
     return port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """The command and the address of the README, in an empty folder."""
     folder = tmp_path_factory.mktemp("account")
@@ -63,7 +63,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         yield Account(json.loads((folder / sweep.stdout.strip()).read_text()), url, folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo(account: Account) -> Iterator[str]:
     """The address of the page to draw on, with the champion of the account's sweep."""
     with serving(account.folder, "mnist_sweep.demo", "/") as url:
