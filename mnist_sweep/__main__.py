@@ -3,6 +3,7 @@
 Nothing heavy is imported before the request is known to be right.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -27,8 +30,6 @@ from mnist_sweep.overrides import override, replaced, without
 
 log = logging.getLogger("mnist_sweep")
 
-_FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
-
 
 def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     """The config of a request that can be carried out; nothing has been written.
@@ -39,6 +40,9 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     config = compose(given, config_dir)
     runs = Path(config.output) / "runs"
     _check_writable(config.output, runs)
+    from mnist_sweep.sweep import machine
+
+    machine.check(config)
     if config.sweep:
         from mnist_sweep.sweep.space import Space
 
@@ -48,7 +52,9 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
         from mnist_sweep.sweep import methods, queue
 
         methods.check(config.sweep, space, len(config.sweep.objectives or [config.objective]))
-        queue.enqueued(config.sweep.enqueue, space, without(given, "sweep", "launcher"), config_dir)
+        common = without(given, "sweep", "launcher")
+        compose(common, config_dir)  # what the trials have in common
+        queue.first(config.sweep, space, common, config_dir)
     elif config.name is not None and (runs / config.name).exists():
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
     datasets.verify(config.data)
@@ -57,9 +63,9 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
 
 def _check_writable(output: str, folder: Path) -> None:
     """Folders that do not exist yet are made later; the nearest one that does must take files."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -90,7 +96,9 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
 
         try:
             print(sweep(config, items, config_dir), flush=True)
-        except (Interrupted, RunFailure):
+        except RequestError:  # nothing was begun
+            raise
+        except BaseException:
             print(Path(config.output) / "runs" / config.sweep.name / "sweep.json", flush=True)
             raise
         return console.DONE
@@ -124,19 +132,36 @@ class CheckGrid(Callback):
     """Checks every point of a ``--multirun`` grid before the first is run."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        points = [list(point) for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
+        folder = _config_dir(config.hydra.runtime.config_sources)
         try:
-            names = [check(point, _config_dir(config.hydra.runtime.config_sources)).name for point in points]
+            checked = [check(point, folder) for point in _points(list(config.hydra.overrides.task))]
+            names = [override("sweep.name", c.sweep.name) if c.sweep else override("name", c.name) for c in checked]
             for name in names:
-                if name is not None and names.count(name) > 1:
-                    raise RequestError(f"name={name}: the same for {names.count(name)} runs; allowed: one name each")
+                if name != "name=null" and names.count(name) > 1:
+                    raise RequestError(f"{name}: the same for {names.count(name)} runs; allowed: one name each")
         except RequestError as error:  # Hydra makes warnings of a callback's exceptions
             log.error("error: %s", error)
             sys.exit(console.WRONG)
+
+
+def _points(given: Sequence[str]) -> list[list[str]]:
+    """The runs of a ``--multirun`` grid, each as overrides."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    parsed = OverridesParser.create().parse_overrides(list(given))
+    return [list(point) for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
+
+
+def _why(error: Exception) -> str:
+    """In one line, what Hydra would not compose."""
+    flags = get_args_parser().parse_args()
+    given, folder = flags.overrides, flags.config_dir
+    if folder is not None and not Path(folder).is_dir():
+        return f"--config-dir={folder}: no such folder"
+    if flags.multirun:
+        with contextlib.suppress(HydraException):  # one of them is no override, as will be said
+            given = _points(given)[0]
+    return explain(error, given, folder)
 
 
 def _config_dir(sources: Sequence[Any]) -> str | None:
@@ -176,9 +201,7 @@ def main() -> int:
         log.error("error: %s", error)
         return console.WRONG
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        pairs = zip(sys.argv, sys.argv[1:], strict=False)
-        given = [item for before, item in pairs if not item.startswith("-") and before not in _FLAGS_WITH_VALUE]
-        log.error("error: %s", explain(error, given))
+        log.error("error: %s", _why(error))
         return console.WRONG
     return max(codes, default=console.DONE)
 

@@ -119,8 +119,8 @@ def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
             return (
                 f"{key}={text(node)}: unknown key; the nearest known one is {nearest(key, schema.known_keys() - {key})}"
             )
-        case "missing" if key.startswith("sweep"):
-            return f"{key} is missing: a sweep's config comes with +sweep=optuna"
+        case "missing" if key.startswith("sweep.") and "name" not in composed["sweep"]:
+            return f"{key} is missing: a sweep's config comes with +sweep=optuna, and no experiment sets keys of it"
         case "missing":
             return f"{key} is missing"
         case "value_error" if "=" in str(fault["ctx"]["error"]).split(":")[0]:
@@ -170,7 +170,7 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
     others = [other for other in overrides if other != item]
     try:
         rest = _composed(others, config_dir)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError):
         return None  # another override is at fault as well, and is looked at in its turn
     present = _leaves(OmegaConf.to_container(rest))
     if parsed.is_add():

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+#: What somebody stops a process with.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class RequestError(Exception):
     """What was asked for cannot be done. Its text is one line: the key, the value and what is allowed."""
@@ -28,7 +31,7 @@ class RunFailure(Exception):  # noqa: N818  # a run's failure, as the records ca
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived.
+    """SIGINT, SIGTERM or SIGHUP, as from a terminal that is closed, arrived.
 
     Attributes:
         result: the fields of the result that an interrupted run recorded, for whoever performs runs for others.
@@ -52,7 +55,10 @@ class _Signals:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, the first SIGINT or SIGTERM raises `Interrupted`; a second one ends the process on the spot."""
+    """Within, the first of `SIGNALS` raises `Interrupted`; a second one ends the process on the spot.
+
+    SIGHUP stays ignored where it is, as under nohup.
+    """
 
     def handle(signum: int, _: FrameType | None) -> None:
         if _Signals.arrived is not None:
@@ -61,7 +67,8 @@ def interruptible() -> Iterator[None]:
         if not _Signals.shields:
             raise Interrupted(signum)
 
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, handle) for signum in heard}
     try:
         yield
     finally:

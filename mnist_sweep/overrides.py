@@ -9,6 +9,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 PROGRAM = "python -m mnist_sweep"
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
@@ -51,6 +53,20 @@ def override(key: str, value: Any) -> str:
 def key_of(item: str) -> str:
     """The dotted name that an override concerns: ``a.b`` of ``a.b=1``, ``+a.b=1`` and ``~a.b``."""
     return item.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def assigned(items: Iterable[str]) -> set[str]:
+    """The dotted names that overrides set: ``a.b`` for ``a.b=1``, and for ``a={b: 1}`` as well."""
+    found = set()
+    for parsed in OverridesParser.create().parse_overrides(list(items)):
+        found |= _assigned(parsed.key_or_group, parsed.value())
+    return found
+
+
+def _assigned(key: str, value: Any) -> set[str]:
+    if not isinstance(value, Mapping):
+        return {key}
+    return set().union(*(_assigned(f"{key}.{part}", item) for part, item in value.items()))
 
 
 def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:

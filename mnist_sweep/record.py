@@ -3,8 +3,6 @@
 Without torch, so that the record of a run that is not performed here can be written by whoever watches it.
 """
 
-import contextlib
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +26,35 @@ _STATES: dict[Status, State] = {
 def folder_of(config: schema.Config) -> Path:
     """The run's folder."""
     return Path(config.output) / "runs" / str(config.name)
+
+
+def begun(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """The config, as plain data, and the overrides of the run in a folder; None where they cannot be read."""
+    try:
+        config, items = (
+            yaml.safe_load((folder / name).read_text("utf-8")) for name in ("config.yaml", "overrides.yaml")
+        )
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return (config, items) if isinstance(config, dict) and isinstance(items, list) else None
+
+
+def differences(config: schema.Config) -> list[str]:
+    """How the run in a config's folder was begun otherwise, in what bears on its numbers: ``KEY: VALUE → VALUE``."""
+    if not (there := begun(folder_of(config))):
+        return []
+    try:
+        before = schema.Config.model_validate(there[0]).material()
+    except ValueError as error:  # of another version of this program
+        return [" ".join(str(error).split())[:200]]
+    now = config.material()
+    if now["trainer.precision"] == "auto":  # which came to what stands there
+        now["trainer.precision"] = before["trainer.precision"]
+    return [
+        f"{key}: {overrides.text(before.get(key))} → {overrides.text(now.get(key))}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
 
 
 class Record:
@@ -71,7 +98,7 @@ class Record:
             resume: the folder may be there already.
 
         Raises:
-            RequestError: it is, but should not be.
+            RequestError: it is, but should not be, or that attempt was at another config.
         """
         config = self.config
         try:
@@ -80,6 +107,11 @@ class Record:
             if not resume:
                 raise RequestError(
                     f"name={config.name}: {self.folder} is there already; choose another name"
+                ) from error
+            if changed := differences(config):
+                raise RequestError(
+                    f"name={config.name}: the run in {self.folder} was begun otherwise ({'; '.join(changed)}); "
+                    "allowed: its own settings, or another name"
                 ) from error
             self._taken_up, self._noted = True, noted(self.folder)
             self.attempt = 1 + self._noted.get("attempts", 0)
@@ -94,11 +126,11 @@ class Record:
 
         Args:
             parent: MLflow's id of the parent run.
-            tags: for MLflow; with ``study`` and its name the run is found again.
+            tags: for MLflow; with the study's id as ``study.id`` the run is found again.
         """
         config, earlier = self.config, self._noted.get("mlflow_run_id")
-        if self._taken_up and earlier is None and "study" in tags:  # died before it could note the id
-            earlier = find_run(config.tracking, str(tags["study"]), str(config.name))
+        if self._taken_up and earlier is None and "study.id" in tags:  # died before it could note the id
+            earlier = find_run(config.tracking, str(tags["study.id"]), str(config.name))
         with uninterrupted():  # so that no run is left open that nobody knows of
             self.account = Account(config.tracking, Path(config.output), str(config.name), parent, tags, earlier)
             self._logged = list(self._noted.get("history", [])) if self.account.resumed else []
@@ -214,78 +246,6 @@ def ended(config: schema.Config) -> Result | None:
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return result if result.status in ("finished", "pruned") else None
-
-
-def abandon(
-    config: schema.Config,
-    given: Sequence[str],
-    *,
-    config_dir: str | None,
-    parent: str | None,
-    tags: Mapping[str, Any],
-    reason: str,
-    detail: str,
-) -> Result:
-    """The record of a run whose process died or hung: failed, with as much of its history as it noted.
-
-    Args:
-        config, given, config_dir: as for `Record`.
-        parent, tags: as for `Record.open`.
-        reason: one word for programs: ``crashed``, ``timeout`` or ``error``.
-        detail: one line for people.
-
-    Returns:
-        The result; the run's own, where its process died after it had come to its end.
-    """
-    if own := ended(config):
-        return own
-    before = noted(folder_of(config))
-    record = Record(config, given, config_dir, before.get("device", "cpu"), before.get("threads", 1))
-    known: dict[str, Any] = {"history": before.get("history", []), "parameters": before.get("parameters")}
-    known |= {key: round(before.get(key, 0.0), 3) for key in ("seconds", "train_seconds")}
-    with uninterrupted():
-        _open_for(record, parent, tags, before.get("attempts", 1), known["parameters"])
-        record.epoch(known["history"], known["parameters"], known["train_seconds"])
-        return record.close(record.result("failed", reason=reason, detail=detail, **known))
-
-
-def repeat(
-    config: schema.Config,
-    given: Sequence[str],
-    earlier: Result,
-    *,
-    config_dir: str | None,
-    parent: str | None,
-    tags: Mapping[str, Any],
-) -> Result:
-    """The record of a run that is not performed because an equal one was: the same numbers, marked as taken over.
-
-    Args:
-        config, given, config_dir: as for `Record`.
-        earlier: of the equal run.
-        parent, tags: as for `Record.open`.
-    """
-    original = earlier.duplicate_of or Path(earlier.folder).name
-    record = Record(config, given, config_dir, earlier.device, earlier.threads)
-    with uninterrupted():
-        _open_for(record, parent, {**tags, "duplicate_of": original}, 1, earlier.parameters)
-        record.epoch(earlier.history, earlier.parameters, 0.0)
-        own: dict[str, Any] = {"seconds": 0.0, "train_seconds": 0.0, "checkpoint": None, "attempts": 1}
-        own |= {"overrides": record.overrides, "command": record.command, "folder": str(record.folder)}
-        own |= {"mlflow_run_id": record.account.run_id, "duplicate_of": original, "seed": config.seed}
-        return record.close(dataclasses.replace(earlier, **own))
-
-
-def _open_for(
-    record: Record, parent: str | None, tags: Mapping[str, Any], attempt: int, parameters: int | None
-) -> None:
-    """Open the record of a run that may have been begun, but is not performed here, which is no attempt."""
-    record.make_folder(resume=True)
-    record.attempt = attempt
-    record.open(parent, tags)
-    record.account.tags({"parameters": parameters})
-    with contextlib.suppress(RequestError):  # a damaged file is the business of those that read it
-        record.describe()
 
 
 def _exact(config: schema.Config, given: Sequence[str], device: str, threads: int) -> list[str]:

@@ -19,13 +19,14 @@ def _kind(value: object) -> str:
     return "list" if isinstance(value, list) else "number"
 
 
+Width = Annotated[int, Field(ge=1, le=100_000)]
 Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1)]
 Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
 Convolutions = Annotated[int, Field(ge=1, le=100)]
 
 
 class Model(Section):
-    filters: list[Positive]
+    filters: list[Width]
     kernel_size: Annotated[
         Annotated[Kernel, Tag("number")] | Annotated[list[Kernel], Tag("list")], Discriminator(_kind)
     ]
@@ -38,7 +39,7 @@ class Model(Section):
     activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
     batch_norm: bool
     global_pool: bool
-    hidden: list[Positive]
+    hidden: list[Width]
     dropout: Fraction
 
     @field_validator("kernel_size")
@@ -184,6 +185,8 @@ class InlineLauncher(Section):
 Launcher = Annotated[LocalLauncher | InlineLauncher, Field(discriminator="name")]
 
 
+#: The parts of the config that describe what is trained.
+_TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
 _IMMATERIAL = {"output", "tracking", "trainer.threads", "trainer.accelerator", "data.root", "data.fallback"}
 
@@ -205,12 +208,30 @@ class Config(Section):
     launcher: Launcher
     sweep: Sweep | None = None  # there only with +sweep=optuna
 
+    @field_validator("output")
+    @classmethod
+    def _part_of_an_url(cls, value: str) -> str:
+        if found := set(value) & {"?", "%"}:  # in the URL of a database they begin a query, or stand for others
+            raise ValueError(f"allowed: a folder without {' and '.join(sorted(found))} in its path")
+        return value
+
     @field_validator("objective")
     @classmethod
     def _logged(cls, value: str) -> str:
         if value not in metrics.EPOCH_METRICS:
             raise ValueError(f"not logged in an epoch; allowed: {', '.join(metrics.EPOCH_METRICS)}")
         return value
+
+    @model_validator(mode="after")
+    def _normalisable(self) -> Self:
+        """Batch normalisation cannot be trained on a single number."""
+        one = self.data.batch_size == 1 and shapes.smallest_map(self.model.blocks()) == 1
+        if one and self.model.batch_norm:
+            raise ValueError(
+                "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
+                "needs two; allowed there: at least 2, or model.batch_norm=false"
+            )
+        return self
 
     def with_precision(self, precision: Literal[32, "bf16"]) -> "Config":
         """The same config with the precision that ``auto`` came to."""
@@ -250,6 +271,12 @@ class Config(Section):
             for key, value in self.parameters().items()
             if not any(key == name or key.startswith(f"{name}.") for name in _IMMATERIAL)
         }
+
+
+def searchable(key: str) -> bool:
+    """Whether a sweep may draw a key, by its dotted name: it is part of what is trained, and leaves trials comparable."""
+    unsuitable = any(key == name or key.startswith(f"{name}.") for name in {*_IMMATERIAL, "data.split_seed"})
+    return key.partition(".")[0] in _TRAINED and not unsuitable
 
 
 def known_keys(section: Any = Config, prefix: str = "") -> set[str]:

@@ -99,6 +99,17 @@ def blocks(
     ]
 
 
+def smallest_map(blocks: Sequence[Block]) -> int:
+    """Side of the smallest map that a convolution makes; without one, that of the images."""
+    smallest = size = IMAGE_SIZE
+    for block in blocks:
+        for _ in range(block.convolutions):
+            size = block.convolved_size(size)
+            smallest = min(smallest, size)
+        size //= block.pool
+    return smallest
+
+
 def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int]) -> list[Layer]:
     """The table of a network's layers, from the first block to the output.
 

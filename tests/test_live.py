@@ -13,7 +13,7 @@ from tests import stubs
 def test_the_live_view_has_counts_the_best_and_each_running_trial(tmp_path: Path) -> None:
     driver = stubs.search(tmp_path, "sweep.trials=12")
     proposal = stubs.a_proposal()
-    view = View(driver.config, driver.study, driver.budget)
+    view = View(driver.config, driver.study, driver.budget, driver.settings.trials)
     view.began(12, proposal)
     view.reported(12, 3, {"val/accuracy": 0.7777})
     console = Console(width=110, record=True, file=(tmp_path / "terminal").open("w"))
@@ -32,9 +32,9 @@ def test_the_live_view_has_counts_the_best_and_each_running_trial(tmp_path: Path
 
 def test_the_time_left_is_known_after_the_first_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = stubs.search(tmp_path, "sweep.trials=4")
-    view = View(driver.config, driver.study, driver.budget)
+    view = View(driver.config, driver.study, driver.budget, driver.settings.trials)
     assert view._left() == "starting the workers"
     view.already, view.started = 0, 100.0
     monkeypatch.setattr("mnist_sweep.sweep.live.time.monotonic", lambda: 140.0)
-    view.settings = view.settings.model_copy(update={"trials": 16})
+    view.total = 16
     assert view._left() == "about 2:00 left"  # ten seconds a trial, pruned ones included, for twelve more

@@ -84,7 +84,19 @@ def test_a_grid(program: Program, tmp_path: Path) -> None:
         (["+sweep=optuna", "name=mine"], "name=mine: a sweep is named by sweep.name"),
         (["--multirun", "seed=0,1", "optimizer.lr=0.1,-1"], "optimizer.lr=-1: should be greater than 0"),
         (["--multirun", "seed=0,1", "name=same"], "name=same: the same for 2 runs"),
-        (["--config-dir", "nowhere"], "nowhere"),
+        (["--config-dir", "nowhere", "experiment=own"], "--config-dir=nowhere: no such folder"),
+        (["--config-dir=mine", "experiment=own", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
+        (["--config-dir", "mine", "experiment=owm"], "did you mean own? allowed: accurate, balanced, fast99, few, own, "),
+        (["--cfg", "job", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
+        (["--multirun", "seed=0,1", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
+        (["--multirun", "+sweep=optuna", "seed=0,1"], "sweep.name=sweep: the same for 2 runs"),
+        (["seed=1", "model=null"], "model=null: unknown option; allowed: "),
+        (["+sweep=optuna", "sweep.warm_start=elsewhere"], "sweep.warm_start=elsewhere: no such study in sqlite:///"),
+        (["+sweep=optuna", "~sweep.pruner"], "sweep.pruner is missing"),
+        (["--config-dir", "mine", "+sweep=optuna", "experiment=few"], "and no experiment sets keys of it"),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: no GPU here that torch can use"),
+        (["output=a?b"], "output='a?b': allowed: a folder without ? in its path"),
+        (["output=" + 300 * "a"], "File name too long"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -94,6 +106,10 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     root = tmp_path / "damaged"
     (root / "MNIST" / "raw").mkdir(parents=True)
     (root / "MNIST" / "raw" / "train-labels-idx1-ubyte").write_text("cut")
+    own = tmp_path / "mine" / "experiment"
+    own.mkdir(parents=True)
+    (own / "own.yaml").write_text("# @package _global_\nseed: 3\n")
+    (own / "few.yaml").write_text("# @package _global_\nsweep: {trials: 3}\n")
     before = sorted(tmp_path.rglob("*"))
     done = program(*(argument.replace("DAMAGED", str(root)) for argument in arguments))
     assert done.returncode == 2

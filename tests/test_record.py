@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_sweep import datasets, record, run, tracking
+from mnist_sweep import datasets, record, run, tracking, unperformed
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result, last_checkpoint, noted
@@ -31,7 +31,7 @@ def report(epoch, values):
     if epoch == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return True
-run(compose(sys.argv[1:]), sys.argv[1:], report=report, tags={"study": "dead"})
+run(compose(sys.argv[1:]), sys.argv[1:], report=report, tags={"study.id": "dead"})
 """
 
 
@@ -63,13 +63,13 @@ def perform(given: list[str], **arguments: Any) -> Result:
 
 
 def abandon(given: list[str], **tags: Any) -> Result:
-    return record.abandon(
+    return unperformed.abandon(
         compose(given), given, config_dir=None, parent=None, tags=tags, reason="crashed", detail="it died twice"
     )
 
 
 def repeat(given: list[str], earlier: Result, **tags: Any) -> Result:
-    return record.repeat(compose(given), given, earlier, config_dir=None, parent=None, tags=tags)
+    return unperformed.repeat(compose(given), given, earlier, config_dir=None, parent=None, tags=tags)
 
 
 def kept(store: Path, result: Result) -> Any:
@@ -171,7 +171,7 @@ def test_a_run_whose_process_died_is_a_failure(store: Path, tmp_path: Path) -> N
     said = json.loads(notes.read_text())
     assert said.pop("mlflow_run_id") == before
     notes.write_text(json.dumps(said))  # as if it had died before it could note the id
-    result = abandon(given, study="dead")
+    result = abandon(given, **{"study.id": "dead"})
     assert (result.status, result.reason, result.detail) == ("failed", "crashed", "it died twice")
     assert (result.epochs, len(result.history), result.attempts) == (3, 3, 1)
     assert result.objective == max(epoch["val/accuracy"] for epoch in result.history)
@@ -191,14 +191,14 @@ def test_a_run_whose_process_died_is_a_failure(store: Path, tmp_path: Path) -> N
 
 def test_a_run_that_never_began_is_a_failure(store: Path) -> None:
     given = given_to(store, "never", tracked=True)
-    result = abandon(given, study="dead")
+    result = abandon(given, **{"study.id": "dead"})
     assert (result.status, result.epochs, result.objective, result.checkpoint) == ("failed", 0, None, None)
     assert {path.name for path in (store / "runs" / "never").iterdir()} == {
         *("config.yaml", "overrides.yaml", "result.json"),
     }
     found = kept(store, result)
     assert found.info.status == "FAILED"
-    assert (found.data.tags["command"], found.data.tags["study"]) == (result.command, "dead")
+    assert (found.data.tags["command"], found.data.tags["study.id"]) == (result.command, "dead")
     assert found.data.params["model.filters"] == "[4]"
 
 
@@ -214,7 +214,7 @@ def test_a_run_is_abandoned_whatever_became_of_its_data(tmp_path: Path, monkeypa
 def test_an_equal_run_is_taken_over(store: Path, status: str, state: str) -> None:
     items = ["trainer.max_epochs=3"]
     earlier = perform(given_to(store, status, *items), report=lambda *_: status == "finished")
-    result = repeat(given_to(store, f"{status}-again", *items, tracked=True), earlier, study="live")
+    result = repeat(given_to(store, f"{status}-again", *items, tracked=True), earlier, **{"study.id": "live"})
     assert (result.duplicate_of, result.status, result.attempts) == (status, status, 1)
     assert (result.metrics, result.history) == (earlier.metrics, earlier.history)
     assert (result.best_epoch, result.objective) == (earlier.best_epoch, earlier.objective)
@@ -224,7 +224,7 @@ def test_an_equal_run_is_taken_over(store: Path, status: str, state: str) -> Non
     assert not (store / "runs" / f"{status}-again" / "checkpoints").exists()
     found = kept(store, result)
     assert (found.info.status, found.data.tags["duplicate_of"]) == (state, status)
-    assert (found.data.tags["study"], found.data.params["trainer.max_epochs"]) == ("live", "3")
+    assert (found.data.tags["study.id"], found.data.params["trainer.max_epochs"]) == ("live", "3")
     assert logged(store, result) == of(result)
     third = repeat(given_to(store, f"{status}-third", *items), result)
     assert third.duplicate_of == status  # the run that was performed

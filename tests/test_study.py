@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from mnist_sweep.errors import RequestError
@@ -30,6 +31,12 @@ def test_a_resumed_search_reads_back_what_it_needs(tmp_path: Path) -> None:
         (["sweep.space.data.batch_size.choices=[32,64]"], "choices: [32, 64, 128, 256] → [32, 64]", False),
         (["sweep.space.optimizer._group_=[adam,sgd]"], '["adam", "adamw", "sgd"] → ["adam", "sgd"]', False),
         (["sweep.space.model.dropout.low=0", "sweep.space.model.dropout.high=0"], "dropout.high: 0.6 → 0", False),
+        (["~sweep.space.optimizer.lr.log"], "sweep.space.optimizer.lr.log: true → not there", False),
+        (
+            ["++sweep.space.trainer.max_epochs={choices: [1, 2]}", "~sweep.space.trainer.max_epochs.low"],
+            "Optuna cannot draw trainer.max_epochs otherwise than before",
+            False,
+        ),
         (["optimizer.lr=0.01"], "sweep.space.optimizer.lr.high: 0.3 → not there", True),
         (["+sweep.space.model.pool={choices: [max, avg]}"], 'pool.choices: not there → ["max", "avg"]', True),
         (["objective=val/loss"], '["maximize val/accuracy"] → ["minimize val/loss"]', False),
@@ -77,3 +84,22 @@ def test_another_study_warms_up(tmp_path: Path) -> None:
     for old, new in zip(best, taken, strict=True):
         kept = {key: value for key, value in old.items() if key != "model.dropout" or value <= 0.1}
         assert {key: new[key] for key in kept} == kept
+
+
+def test_another_study_without_anything_to_take_over_is_refused(tmp_path: Path) -> None:
+    stubs.search(tmp_path, "sweep.name=first", "sweep.trials=3", "sweep.constraints={gap/accuracy: {max: 0}}")
+    with pytest.raises(RequestError, match=r"sweep\.warm_start=first: no trial of a sweep there finished and kept its"):
+        stubs.search(tmp_path, "sweep.warm_start=first", "sweep.name=second")
+    stubs.search(tmp_path, "sweep.name=rate", "++sweep.space={optimizer.lr: {low: 0.01, high: 0.1}}", "sweep.trials=2")
+    pools = "++sweep.space={model.pool: {choices: [max, avg]}}"
+    with pytest.raises(RequestError, match=r"sweep\.warm_start=rate: nothing that its best trials drew is within"):
+        stubs.search(tmp_path, "sweep.warm_start=rate", "sweep.name=second", pools)
+
+
+def test_the_study_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    study = optuna.create_study(study_name="sweep", storage=storage, direction="maximize")
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(RequestError, match=r"sweep\.name=sweep: this study was begun by another program"):
+        stubs.search(tmp_path)
+    assert optuna.load_study(study_name="sweep", storage=storage).user_attrs == {}

@@ -280,7 +280,8 @@ def test_a_sweep_that_is_done_starts_no_worker(tmp_path: Path) -> None:
 def test_two_processes_do_not_share_a_sweep(tmp_path: Path) -> None:
     from filelock import FileLock
 
-    with FileLock(tmp_path / ".sweep.lock"), pytest.raises(RequestError, match="another process is at this sweep"):
+    held = FileLock(tmp_path / ".sweep-sweep.lock")
+    with held, pytest.raises(RequestError, match="another process is at this sweep"):
         perform(tmp_path)
 
 
@@ -296,6 +297,10 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to look like one" * 20)
     with pytest.raises(RequestError, match=r"sweep\.storage=sqlite:////.*: cannot be opened \("):
         perform(tmp_path)
+    for url in ("nonsense", "nodatabase://here/it"):
+        with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: a URL such as"):
+            perform(tmp_path / "new", f"sweep.storage={url}")
+    assert not (tmp_path / "new").exists()
 
 
 def test_interval_over_seeds() -> None:

@@ -144,7 +144,7 @@ def test_a_store_that_breaks_down_fails_no_run(
 def test_runs_of_a_process_that_died_are_closed(store: Path) -> None:
     settings = compose([f"output={store}"]).tracking
     studies = ("dead", "dead", "alive")
-    accounts = [tracking.Account(settings, store, "open", tags={"study": study}) for study in studies]
+    accounts = [tracking.Account(settings, store, "open", tags={"study.id": study}) for study in studies]
     tracking.close_running(settings, "dead", "crashed", keep=accounts[1].run_id)
     kept = client(store)
     states = [kept.get_run(account.run_id).info.status for account in accounts]
@@ -167,7 +167,7 @@ def steps(store: Path, result: Result, name: str = "val/loss") -> list[tuple[int
     return [(metric.step, metric.value) for metric in client(store).get_metric_history(result.mlflow_run_id, name)]
 
 
-@pytest.mark.parametrize("tags", [{"study": "resumed"}, {}])
+@pytest.mark.parametrize("tags", [{"study.id": "resumed"}, {}])
 def test_a_resumed_run_goes_on_in_its_own_account(store: Path, tags: dict[str, str]) -> None:
     name = f"resumed-{len(tags)}"
     with pytest.raises(Interrupted):
@@ -187,8 +187,8 @@ def test_a_resumed_run_goes_on_in_its_own_account(store: Path, tags: dict[str, s
 
 def test_an_epoch_that_is_done_again_is_logged_once(store: Path) -> None:
     with pytest.raises(Interrupted):
-        perform(store, "twice", "trainer.max_epochs=3", report=interrupt_in(2), tags={"study": "twice"})
-    result = perform(store, "twice", "trainer.max_epochs=3", resume=True, tags={"study": "twice"})
+        perform(store, "twice", "trainer.max_epochs=3", report=interrupt_in(2), tags={"study.id": "twice"})
+    result = perform(store, "twice", "trainer.max_epochs=3", resume=True, tags={"study.id": "twice"})
     assert steps(store, result) == [(n, epoch["val/loss"]) for n, epoch in enumerate(result.history, start=1)]
 
 
@@ -196,7 +196,7 @@ def test_a_resumed_run_without_an_account_gets_one_with_all_its_epochs(store: Pa
     given = [*SMALL, f"output={store}", "name=late", "trainer.max_epochs=3"]
     with pytest.raises(Interrupted):
         run.run(compose(given), given, report=interrupt_in(3))
-    result = perform(store, "late", "trainer.max_epochs=3", resume=True, tags={"study": "late"})
+    result = perform(store, "late", "trainer.max_epochs=3", resume=True, tags={"study.id": "late"})
     assert steps(store, result) == [(n, epoch["val/loss"]) for n, epoch in enumerate(result.history, start=1)]
 
 
@@ -273,7 +273,7 @@ def test_the_test_set_is_measured_into_the_runs_own_account(store: Path) -> None
 def test_a_run_is_found_by_its_study_and_name(store: Path) -> None:
     settings = compose([f"output={store}"]).tracking
     made = [
-        tracking.Account(settings, store, name, tags={"study": study})
+        tracking.Account(settings, store, name, tags={"study.id": study})
         for study, name in (("one", "it"), ("one", "it"), ("two", "it"), ("one", "other"))
     ]
     for account in made:
@@ -288,6 +288,6 @@ def test_a_run_is_found_by_its_study_and_name(store: Path) -> None:
 
 def test_runs_can_be_closed_as_interrupted(store: Path) -> None:
     settings = compose([f"output={store}"]).tracking
-    account = tracking.Account(settings, store, "open", tags={"study": "signalled"})
+    account = tracking.Account(settings, store, "open", tags={"study.id": "signalled"})
     tracking.close_running(settings, "signalled", "interrupted", keep=None, state="KILLED")
     assert client(store).get_run(account.run_id).info.status == "KILLED"

@@ -104,3 +104,18 @@ def test_the_own_values_are_not_pruned_when_they_are_to_race(tmp_path: Path, cap
     assert [each["trial"] for each in found["candidates"]] == [found["trial"]] == [0]
     assert found["gain"]["mean"] == 0
     assert any("nothing better was found" in line for line in caplog.messages)
+
+
+def test_a_sweep_of_a_further_folder_of_configs_ends_whole(tmp_path: Path) -> None:
+    """By a loss, so that the best network of the winner is the one with the least."""
+    own = tmp_path / "mine" / "experiment"
+    own.mkdir(parents=True)
+    (own / "own.yaml").write_text("# @package _global_\nmodel: {hidden: [12]}\n")
+    given = [*TWO, "experiment=own", f"output={tmp_path}", "objective=val/loss", "sweep.winner.seeds=3"]
+    given = [item for item in given if not item.startswith("model.hidden")]
+    path = sweep(compose(given, str(own.parent)), given, str(own.parent))
+    found = json.loads(path.read_text())["winner"]
+    least = min(found["seeds"], key=lambda seed: found["validation"]["each"][found["seeds"].index(seed)])
+    assert f"The winner (seed {least}): " in (path.parent / "report.html").read_text()
+    repeated = compose(["experiment=best"], str(path.parent / "conf"))
+    assert repeated.model.hidden == [12]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.launchers import Died, Ended, Event, Launcher, Refused, Reported, Task
 
@@ -42,6 +42,7 @@ class Crew:
         self._attempts: dict[int, int] = {}
         self._killed: dict[int, str] = {}
         self._stopping = False
+        self._broken: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -81,9 +82,11 @@ class Crew:
             decide: whether a run may go on after an epoch.
 
         Raises:
-            RunFailure: no worker can be started.
+            RunFailure: no worker can be started, or a task can no longer be composed.
             Interrupted: by a signal; `stop` comes next.
         """
+        if self._broken:
+            raise RunFailure("error", self._broken)
         self._kill_late()
         events = self.launcher.wait(timeout, decide)
         outcomes = [outcome for event in events for outcome in self._ended(event)]
@@ -98,6 +101,7 @@ class Crew:
             Their results by the tasks' ids.
 
         Raises:
+            RunFailure: as in `wait`.
             Interrupted: after those that were running have recorded themselves.
         """
         left, results = deque(tasks), dict[int, Result]()
@@ -106,7 +110,9 @@ class Crew:
                 while left and self.free():
                     self.submit(left.popleft())
                 for task, result in self.wait(1.0, lambda _: True):
-                    if result is not None:
+                    if result is None or result.status == "interrupted":  # by somebody else than this process
+                        left.append(dataclasses.replace(task, resume=True))
+                    else:
                         results[task.id] = result
         finally:
             with uninterrupted():
@@ -160,14 +166,14 @@ class Crew:
 
     def _abandon(self, task: Task, reason: str, detail: str) -> Result | None:
         """The record of a run that could not write its own."""
-        from mnist_sweep import record
+        from mnist_sweep import unperformed
 
         try:
             config = compose(task.overrides, task.config_dir)
-        except RequestError as error:
-            log.warning("%s: %s", _name(task), error)
+        except RequestError as error:  # a file of the configs has changed meanwhile: other tasks would fare no better
+            self._broken = f"{_name(task)} could be composed when it was proposed, and now cannot: {error}"
             return None
-        return record.abandon(
+        return unperformed.abandon(
             config,
             task.overrides,
             config_dir=task.config_dir,

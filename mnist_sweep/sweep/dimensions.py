@@ -28,6 +28,21 @@ class Dimension:
         return all(_known(key, known) in allowed for key, allowed in self.when.items())
 
 
+def nested(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with a node for each part of a dotted name: ``{model.pool: LEAF}`` as ``{model: {pool: LEAF}}``."""
+    tree: dict[str, Any] = {}
+    for name, item in node.items():
+        *above, last = str(name).split(".")
+        place = tree
+        for part in above:
+            place = place.setdefault(part, {})
+        if name == "when" or not isinstance(item, Mapping):
+            place[last] = item
+        else:
+            place[last] = {**place.get(last, {}), **nested(item)}
+    return tree
+
+
 def dimensions(node: Mapping[str, Any], prefix: str, above: Mapping[str, tuple[Any, ...]]) -> list[Dimension]:
     """The leaves below a node of the tree.
 
@@ -63,7 +78,13 @@ def _options(group: str, names: Any) -> Choice:
     options = schema.options(group)
     found = choice(f"{group}._group_", names)
     unknown = [name for name in found.choices if name not in options]
-    if options and unknown:
+    if not options:
+        groups = [name for name in schema.Config.model_fields if schema.options(name) and schema.searchable(name)]
+        raise RequestError(
+            f"{ROOT}.{group}._group_: an option of {group} is not searched; allowed for {', '.join(groups)}, "
+            f"or leaves of its keys"
+        )
+    if unknown:
         raise RequestError(
             f"{ROOT}.{group}._group_={text(names)}: no option {text(unknown[0])}; allowed: {', '.join(options)}"
         )

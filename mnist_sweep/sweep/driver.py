@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,12 +20,13 @@ from mnist_sweep.result import Result
 from mnist_sweep.sweep import machine, methods, queue, summary, winner
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.sweep.database import open_study, storage_file
 from mnist_sweep.sweep.launchers import Launcher
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.search import Search
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import BASELINE, Study, best_of, objectives, open_study
+from mnist_sweep.sweep.study import Study, objectives
 from mnist_sweep.sweep_schema import Sweep
 from mnist_sweep.tracking import State
 
@@ -73,16 +75,9 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
     explanations = methods.check(config.sweep, space, len(objectives(config)))
     divided = machine.share(config)
     items = common(config, given, divided)
-    first = _first(config.sweep, space, items, config_dir)
+    first = queue.first(config.sweep, space, items, config_dir)
     folder = Path(config.output) / "runs" / name
-    Path(config.output).mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(Path(config.output) / f".{name}.lock").acquire(timeout=0)
-    except Timeout as error:
-        raise RequestError(
-            f"sweep.name={name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
-        ) from error
-    with lock:
+    with _alone(config.sweep, Path(config.output)):
         study = open_study(config, space, datasets.verify(config.data))
         _check_folder(config.sweep, folder, study)
         if divided.why:
@@ -90,6 +85,24 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
         for line in explanations:
             log.info("%s", line)
         yield Driver(config, items, config_dir, space, study, folder, divided, first)
+
+
+@contextlib.contextmanager
+def _alone(settings: Sweep, output: Path) -> Iterator[None]:
+    """Hold the sweep's folder and its study, which may lie elsewhere: two drivers would write one number twice."""
+    held = [output / f".sweep-{settings.name}.lock"]
+    if file := storage_file(settings):
+        held.append(file.absolute().parent / f".{file.name}-{settings.name}.lock")
+    with contextlib.ExitStack() as stack:
+        for path in held:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(path).acquire(timeout=0))
+            except Timeout as error:
+                raise RequestError(
+                    f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
+                ) from error
+        yield
 
 
 def common(config: schema.Config, given: Sequence[str], divided: machine.Share) -> list[str]:
@@ -110,25 +123,18 @@ def common(config: schema.Config, given: Sequence[str], divided: machine.Share) 
     return replaced(items, [override(key, value) for key, value in hardware.items()])
 
 
-def _first(
-    settings: Sweep, space: Space, items: Sequence[str], config_dir: str | None
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What a new study tries first: parameters, and attributes that say where they come from."""
-    asked = queue.enqueued(settings.enqueue, space, items, config_dir)
-    first: list[tuple[dict[str, Any], dict[str, Any]]]
-    first = [(parameters, {"enqueued": index}) for index, parameters in enumerate(asked)]
-    for rank, values in enumerate(best_of(settings) if settings.warm_start else [], start=1):
-        first.append((space.partial(values), {"warm_start": f"{settings.warm_start}, rank {rank}"}))
-    own = queue.baseline(space)
-    return first if own is None else [*first, (own, {BASELINE: True})]
-
-
 def _check_folder(settings: Sweep, folder: Path, study: Study) -> None:
-    first = folder.parent / f"{folder.name}-0000"
-    if first.exists() and not study.trials():
-        optuna.delete_study(study_name=settings.name, storage=study.storage.database)
+    """A sweep's folder is no run's, and what is named like the trials of a new one is not there yet."""
+    taken = [folder] if (folder / "config.yaml").exists() else []
+    if not study.trials():
+        run = re.compile(rf"{re.escape(folder.name)}-\d{{4,}}(-seed\d+)?")
+        runs = (path.parent for path in folder.parent.glob("*/config.yaml"))
+        taken += sorted(path for path in runs if run.fullmatch(path.name))
+    if taken:
+        if not study.trials():
+            optuna.delete_study(study_name=settings.name, storage=study.storage.database)
         raise RequestError(
-            f"sweep.name={settings.name}: {first} is there, but its study is not in {settings.storage}; "
+            f"sweep.name={settings.name}: {taken[0]} is there, but its study is not in {settings.storage}; "
             "allowed: sweep.name=ANOTHER"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +163,7 @@ class Driver:
         study: Study,
         folder: Path,
         divided: machine.Share,
-        first: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+        first: Sequence[queue.First],
     ) -> None:
         assert config.sweep is not None
         self.config, self.settings, self.config_dir = config, config.sweep, config_dir
@@ -177,23 +183,27 @@ class Driver:
         state: State = "KILLED"
         crowned: dict[str, Any] | None = None
         page: Path | None = None
+        failure: RunFailure | None = None
         try:
             with Crew(launch) as crew:
                 self.begin(crew)
                 self.search(crew)
                 if not self.study.ranking():
-                    raise RunFailure("error", f"no trial finished; {self.study.frequent_failure()}")
+                    raise RunFailure("error", self._nothing())
                 crowned = winner.crown(self.config, self.config_dir, self.study, crew)
             from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
 
             page = report(self.config, self.config_dir, self.study, crowned, self.folder, self._seconds(), self.account)
             state = "FINISHED"
-        except RunFailure:
-            state = "FAILED"
+        except RequestError as error:  # what was right when the sweep began is so no more
+            failure = RunFailure("error", str(error))
+            raise failure from error
+        except Exception as error:
+            failure = error if isinstance(error, RunFailure) else RunFailure("error", " ".join(repr(error).split()))
             raise
         finally:
             with uninterrupted():
-                path = self._end(state, crowned)
+                path = self._end("FAILED" if failure else state, crowned, failure)
         summary.show(self.config, self.study, crowned, self.folder, self.config_dir)
         if page:
             log.info("%-18s %s", "the report", page)
@@ -219,13 +229,22 @@ class Driver:
         gc.collect()
         gc.freeze()  # else each collection goes through all that MLflow has imported: a tenth of a second
         try:
-            with View(self.config, self.study, self.budget) as view:
+            total = methods.total(self.settings, self.space)
+            with View(self.config, self.study, self.budget, total) as view:
                 search.perform(crew, view)
         finally:
             gc.unfreeze()
             self.study.remember("search_seconds", self.budget.seconds())
 
-    def _end(self, state: State, crowned: dict[str, Any] | None) -> Path:
+    def _nothing(self) -> str:
+        """Why there is no trial that could win."""
+        if self.study.trials(TrialState.COMPLETE):
+            return "no trial keeps the constraints (sweep.constraints)"
+        if not self.study.counted() and (why := self.budget.over()):
+            return f"no trial was begun: {why}"
+        return f"no trial finished; {self.study.frequent_failure()}"
+
+    def _end(self, state: State, crowned: dict[str, Any] | None, failure: RunFailure | None) -> Path:
         """``sweep.json``, and the end of the account."""
         seconds = self._seconds()
         self.study.remember("seconds", seconds)
@@ -233,7 +252,7 @@ class Driver:
         self.account.file(path)
         self.account.tags({f"trials.{state}": count for state, count in self.study.counts().items()})
         self.account.tags({f"failures.{reason}": count for reason, count in self.study.failures().items()})
-        self.account.end(state)
+        self.account.end(state, *((failure.reason, failure.detail) if failure else ()))
         return path
 
     def _seconds(self) -> float:
@@ -244,15 +263,17 @@ class Driver:
         """The sweep's own run in MLflow: a new one, or that of the earlier sittings."""
         resumed = self.study.recall("mlflow_run_id")
         settings = self.settings
+        tags = {"study": settings.name, "study.id": self.study.id}
         self.account = tracking.Account(
-            self.config.tracking, Path(self.config.output), settings.name, tags={"study": settings.name}, resume=resumed
+            self.config.tracking, Path(self.config.output), settings.name, tags=tags, resume=resumed
         )
         if self.account.run_id != resumed:
             self.account.parameters(
                 {"objective": ", ".join(goal.metric for goal in self.study.goals), "data": self.config.data.name}
                 | {f"sweep.space.{key}": said for key, said, _ in self.space.describe()}
             )
-            self.study.remember("mlflow_run_id", self.account.run_id)
+            if self.account.run_id:  # else a later sitting would open a second one
+                self.study.remember("mlflow_run_id", self.account.run_id)
         self.account.tags({"sweep.trials": settings.trials, "dataset": self.config.data.name})
 
     def _settle(self) -> None:
@@ -266,7 +287,7 @@ class Driver:
             else:
                 self.study.tell(asked, result)
         tracking.close_running(
-            self.config.tracking, self.settings.name, "interrupted", keep=self.account.run_id, state="KILLED"
+            self.config.tracking, self.study.id, "interrupted", keep=self.account.run_id, state="KILLED"
         )
 
     def _queue(self) -> None:
@@ -278,6 +299,11 @@ class Driver:
             log.info(
                 "going on with the study %s: %d of %d trials are done", self.settings.name, done, self.settings.trials
             )
-        if not self.study.trials():
+        if self.study.recall("queued") or (done and self.study.recall("queued") is None):
+            return
+        there = [trial.user_attrs for trial in self.study.trials()]  # queued by a sitting that died meanwhile
+        with uninterrupted():
             for parameters, attributes in self.first:
-                self.study.study.enqueue_trial(parameters, user_attrs=attributes)
+                if not any(attributes.items() <= queued.items() for queued in there):
+                    self.study.study.enqueue_trial(parameters, user_attrs=attributes)
+            self.study.remember("queued", True)

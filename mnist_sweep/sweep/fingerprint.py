@@ -4,6 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.trial import FrozenTrial
+
 from mnist_sweep import schema
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep_schema import Objective
@@ -47,6 +56,41 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[list[str
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     lines = [f"{key}: {before.get(key, 'not there')} → {now.get(key, 'not there')}" for key in changed]
     return lines, not any(_breaks(key, before.get(key), now.get(key)) for key in changed)
+
+
+def conflict(trials: Sequence[FrozenTrial], space: Space) -> str | None:
+    """A parameter that Optuna cannot draw any more as the space says, because of how trials have drawn it; or None."""
+    recorder, known = _Recorder(), dict(space.base)
+    for dimension in space.dimensions:
+        known[dimension.key] = dimension.leaf.suggest(recorder, dimension.key, known)
+    for trial in trials:
+        for name, before in trial.distributions.items():
+            try:
+                check_distribution_compatibility(before, recorder.found.get(name, before))
+            except ValueError:
+                return name
+    return None
+
+
+class _Recorder:
+    """A trial that notes what it is to draw from, the longest lists included."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, BaseDistribution] = {}
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        self.found[name] = IntDistribution(low, high, log=log, step=step)
+        return high
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        self.found[name] = FloatDistribution(low, high, log=log, step=step)
+        return high
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self.found[name] = CategoricalDistribution(choices)
+        return max(choices) if name.endswith(".length") else choices[0]
 
 
 def _breaks(key: str, before: str | None, now: str | None) -> bool:

@@ -1,7 +1,6 @@
 """The leaves of a search space: how one key is drawn. Pure; a trial is anything that has Optuna's ``suggest_*``."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,6 +12,8 @@ from mnist_sweep.overrides import text
 ROOT = "sweep.space"
 NUMBER = {"low", "high", "log", "step"}
 LEAF = {*NUMBER, "choices", "length", "each", "when"}
+#: Beyond this, floats do not tell whole numbers apart.
+_LARGEST = 1e15
 
 
 class Trial(Protocol):
@@ -254,8 +255,8 @@ def _number(name: str, item: Mapping[str, Any]) -> Number:
         if bound not in item:
             raise RequestError(f"{ROOT}.{name}: {bound} is missing; allowed: {{low: NUMBER, high: NUMBER}}")
         value = item[bound]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RequestError(f"{ROOT}.{name}.{bound}={text(value)}: allowed: a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+            raise RequestError(f"{ROOT}.{name}.{bound}={text(value)}: allowed: a number, at most {_LARGEST:g}")
     low, high, log, step = item["low"], item["high"], item.get("log", False), item.get("step")
     if not isinstance(log, bool):
         raise RequestError(f"{ROOT}.{name}.log={text(log)}: allowed: true, false")
@@ -265,6 +266,8 @@ def _number(name: str, item: Mapping[str, Any]) -> Number:
         raise RequestError(f"{ROOT}.{name}.low={text(low)}: with log=true allowed: above 0")
     if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or not step > 0):
         raise RequestError(f"{ROOT}.{name}.step={text(step)}: allowed: a number above 0, without log")
+    if step is not None and (high - low) / step > _LARGEST:
+        raise RequestError(f"{ROOT}.{name}.step={text(step)}: too small for this range; allowed: a greater one")
     integer = isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int))
     if step is not None:  # the last value that a step reaches, in decimals as they were written
         first, width = Decimal(str(low)), Decimal(str(step))

@@ -1,5 +1,6 @@
 """What a person sees of a sweep while it lasts: one live view on a terminal, one line a trial elsewhere."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -28,10 +29,12 @@ class View:
         config: of the sweep.
         study: what has been recorded.
         budget: of the sweep.
+        total: trials that it comes to.
     """
 
-    def __init__(self, config: schema.Config, study: Study, budget: Budget) -> None:
+    def __init__(self, config: schema.Config, study: Study, budget: Budget, total: int) -> None:
         assert config.sweep is not None
+        self.total = total
         self.settings, self.study, self.budget = config.sweep, study, budget
         self.metric = study.goals[0].metric
         self.better = max if study.goals[0].direction == "maximize" else min
@@ -52,7 +55,8 @@ class View:
 
     def __exit__(self, *_: object) -> None:
         if self.live:
-            self.live.stop()
+            with contextlib.suppress(OSError):  # the terminal has been closed
+                self.live.stop()
 
     def tick(self) -> None:
         """Draw the view again."""
@@ -84,7 +88,7 @@ class View:
         log.info(
             "%3d of %d  trial %d %s%s%s  %s  %s  %d epoch%s, %.1f s",
             self.study.counted(),
-            self.settings.trials,
+            self.total,
             number,
             result.status,
             why,
@@ -107,7 +111,7 @@ class View:
         done = self.study.counted() - self.already
         if not done:
             return "time left: known when the first has ended" if self.running else "starting the workers"
-        seconds = (time.monotonic() - self.started) / done * (self.settings.trials - self.study.counted())
+        seconds = (time.monotonic() - self.started) / done * max(0, self.total - self.study.counted())
         if self.settings.budget_minutes is not None:
             seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.budget.seconds()))
         minutes, rest = divmod(round(seconds), 60)
@@ -120,7 +124,7 @@ class View:
             for state, word in _WORDS.items()
             if counts.get(state) or state == "running"
         ]
-        head = Text(f"{self.study.counted()} of {self.settings.trials} trials: {', '.join(words)}; {self._left()}")
+        head = Text(f"{self.study.counted()} of {self.total} trials: {', '.join(words)}; {self._left()}")
         lines: list[Text | Table] = [head, Text(self._best(), style="bold")]
         if not self.study.several and (best := self.study.best()):
             lines.append(Text(best.user_attrs["result"]["command"], style="dim"))

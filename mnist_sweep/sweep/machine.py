@@ -41,6 +41,12 @@ def gpus() -> tuple[str, ...]:
     return tuple(named[:count]) if len(named) >= count else tuple(str(index) for index in range(count))
 
 
+def check(config: schema.Config) -> None:
+    """Raise a `RequestError` where a config asks for a GPU and there is none."""
+    if config.trainer.accelerator == "gpu" and not gpus():
+        raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
+
+
 def share(config: schema.Config) -> Share:
     """The division of this machine for a sweep.
 
@@ -48,10 +54,8 @@ def share(config: schema.Config) -> Share:
         RequestError: a GPU is asked for and there is none.
     """
     assert config.sweep is not None
-    wanted = config.trainer.accelerator
-    found = () if wanted == "cpu" else gpus()
-    if wanted == "gpu" and not found:
-        raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
+    check(config)
+    found = () if config.trainer.accelerator == "cpu" else gpus()
     precision = processor.precision(config.trainer.precision, bool(found))
     if isinstance(config.launcher, schema.InlineLauncher):
         if (config.sweep.workers or 1) > 1:

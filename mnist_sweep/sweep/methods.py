@@ -109,8 +109,13 @@ def pruner(settings: Sweep, max_epochs: int) -> optuna.pruners.BasePruner:
 
 def total(settings: Sweep, space: Space) -> int:
     """The trials that a sweep comes to: ``sweep.trials``, or a grid's points where there are fewer."""
-    points = _points(space) if isinstance(settings.sampler, sweep_schema.Grid) else None
-    return min(settings.trials, points) if points else settings.trials
+    size = points(settings, space)
+    return min(settings.trials, size) if size else settings.trials
+
+
+def points(settings: Sweep, space: Space) -> int | None:
+    """The points of a grid; None where there are too many to count, or another sampler."""
+    return _points(space) if isinstance(settings.sampler, sweep_schema.Grid) else None
 
 
 def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
@@ -153,12 +158,12 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
     if name in ("cmaes", "qmc") and space.categorical:
         explained.append(f"sweep/sampler={name}: drawn at random, being choices: {', '.join(space.categorical)}")
     if name == "grid":
-        points = _points(space)
-        if points is None or points > settings.trials:
-            size = f"more than {_MOST_POINTS:,}" if points is None else f"{points:,}"
-            explained.append(f"the grid has {size} points; {settings.trials} of them are tried, at random")
-        elif points < settings.trials:
-            explained.append(f"the grid has {points} points: as many trials, not {settings.trials}")
+        size = _points(space)
+        if size is None or size > settings.trials:
+            counted = f"more than {_MOST_POINTS:,}" if size is None else f"{size:,}"
+            explained.append(f"the grid has {counted} points; {settings.trials} of them are tried, at random")
+        elif size < settings.trials:
+            explained.append(f"the grid has {size} points: as many trials, not {settings.trials}")
     return explained
 
 

@@ -60,7 +60,7 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
     rate = _probe(config, possible, config_dir)
     seconds = [rate.trial(proposal) for proposal in possible]
     mean = statistics.fmean(seconds)
-    settings = config.sweep
+    settings, trials = config.sweep, methods.total(config.sweep, space)
     content = {
         "study": settings.name,
         "space": {key: {"range": said, "when": when} for key, said, when in space.describe()},
@@ -75,8 +75,8 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
             "shortest": round(min(seconds), 2),
             "longest": round(max(seconds), 2),
         },
-        "trials": settings.trials,
-        "minutes": round(settings.trials * mean / divided.workers / 60, 2),
+        "trials": trials,
+        "minutes": round(trials * mean / divided.workers / 60, 2),
         "trials_in_budget": int(60 * settings.budget_minutes * divided.workers / mean)
         if settings.budget_minutes
         else None,

@@ -11,11 +11,58 @@ from hydra.errors import HydraException
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override, replaced, text
+from mnist_sweep.sweep.database import best_of
 from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.study import BASELINE
+from mnist_sweep.sweep_schema import Sweep
 
 log = logging.getLogger(__name__)
 
 Entry = str | list[str] | dict[str, Any]
+#: Parameters, and attributes that say where they come from.
+First = tuple[dict[str, Any], dict[str, Any]]
+
+
+def first(settings: Sweep, space: Space, given: Sequence[str], config_dir: str | None) -> list[First]:
+    """All of it, each point once: with the attributes of every entry that asks for it.
+
+    Args:
+        settings: of the sweep.
+        space: what is searched.
+        given: the overrides that all trials have in common.
+        config_dir: the further folder of configs.
+
+    Raises:
+        RequestError: an entry of ``sweep.enqueue`` or the study of ``sweep.warm_start`` does not fit.
+    """
+    asked = enqueued(settings.enqueue, space, given, config_dir)
+    entries: list[First] = [(parameters, {"enqueued": index}) for index, parameters in enumerate(asked)]
+    entries += _warm(settings, space) if settings.warm_start else []
+    if (own := baseline(space)) is not None:
+        entries.append((own, {BASELINE: True}))
+    found: list[First] = []
+    for parameters, attributes in entries:
+        if same := next((known for point, known in found if point == parameters), None):
+            same |= {key: value for key, value in attributes.items() if key not in same}
+        else:
+            found.append((parameters, dict(attributes)))
+    return found
+
+
+def _warm(settings: Sweep, space: Space) -> list[First]:
+    """What was best in another study, as far as it is searched here."""
+    ranked = [space.partial(values) for values in best_of(settings)]
+    if not any(ranked):
+        searched = ", ".join(dimension.key for dimension in space.dimensions)
+        raise RequestError(
+            f"sweep.warm_start={settings.warm_start}: nothing that its best trials drew is within sweep.space here; "
+            f"allowed: a study that drew one of {searched}"
+        )
+    return [
+        (parameters, {"warm_start": f"{settings.warm_start}, rank {rank}"})
+        for rank, parameters in enumerate(ranked, start=1)
+        if parameters
+    ]
 
 
 def baseline(space: Space) -> dict[str, Any] | None:
@@ -49,7 +96,11 @@ def enqueued(
 def _overrides(index: int, entry: Entry) -> list[str]:
     if isinstance(entry, Mapping):
         return [override(key, value) for key, value in entry.items()]
-    items = shlex.split(entry) if isinstance(entry, str) else list(entry)
+    refused = f"sweep.enqueue[{index}]={text(entry)}: allowed: overrides such as optimizer.lr=0.1"
+    try:
+        items = shlex.split(entry) if isinstance(entry, str) else list(entry)
+    except ValueError as error:  # a quote without an end
+        raise RequestError(refused) from error
     if isinstance(entry, str):  # a shell's word loses the quotes of Hydra's grammar; whole, it may be one override
         try:
             OverridesParser.create().parse_overrides([entry])
@@ -60,9 +111,7 @@ def _overrides(index: int, entry: Entry) -> list[str]:
     try:
         OverridesParser.create().parse_overrides(items)
     except HydraException as error:
-        raise RequestError(
-            f"sweep.enqueue[{index}]={text(entry)}: allowed: overrides such as optimizer.lr=0.1"
-        ) from error
+        raise RequestError(refused) from error
     return items
 
 

@@ -15,7 +15,7 @@ from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.sweep import insight, plots, summary
 from mnist_sweep.sweep.page import Picture, Section, page, png
-from mnist_sweep.sweep.study import Study
+from mnist_sweep.sweep.study import Study, best_run
 from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
@@ -174,8 +174,8 @@ class _Report:
             return []
         runs = [Path(checkpoint).parent.parent.name for checkpoint in self.crowned["checkpoints"]]
         results = [Result.read(self.runs / name) for name in runs]
-        sign = 1 if self.config.direction == "maximize" else -1
-        result = max(results, key=lambda each: sign * (each.objective or 0.0))
+        goal = next(goal for goal in self.study.goals if goal.metric == self.crowned["metric"])
+        result = best_run(goal, results)
         here = [override("name", Path(result.folder).name), override("output", str(self.runs.parent))]
         config = compose(replaced(result.overrides, here), self.config_dir)
         classifier = inspection.load(self.runs / Path(result.folder).name / BEST)

@@ -1,14 +1,15 @@
 """The loop of a sweep: ask → check → submit → report → tell. The only place that writes the study."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from mnist_sweep import metrics, record, schema
+from mnist_sweep import metrics, schema, unperformed
 from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
 from mnist_sweep.overrides import override
 from mnist_sweep.result import Result
@@ -19,7 +20,7 @@ from mnist_sweep.sweep.launchers import Reported, Task
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposal, Proposals
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import BASELINE, Study
+from mnist_sweep.sweep.study import BASELINE, Study, keeps
 from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 MOST_IMPOSSIBLE = 200
 #: Seconds between two looks at the clock, while nothing happens.
 _TICK = 0.5
+#: Seconds of the search that are forgotten at most where its process dies.
+_KEPT_EVERY = 10.0
 
 
 class Search:
@@ -58,7 +61,12 @@ class Search:
         self.study.study.pruner = methods.pruner(self.settings, _most_epochs(config, space))
         goal = study.goals[0].metric
         self.pruned_by = goal if goal in metrics.EPOCH_METRICS and not study.several else None
-        self.total = methods.total(self.settings, space)
+        self.points = methods.points(self.settings, space)
+        #: The points of a grid that have been proposed, each as JSON.
+        self.visited = {_point(each) for each in study.trials() if self.points and each.state != TrialState.WAITING}
+        self.repeated = study.duplicates()
+        if not study.several and (best := study.best()):
+            budget.value(best.values[0])
         self.done = study.counted()
         self.asked: dict[int, tuple[optuna.Trial, Proposal]] = {}
         self.trained = self._known()  # trials by the digest of what they train or have trained
@@ -81,6 +89,7 @@ class Search:
                 for task, result in crew.wait(0 if ready else _TICK, lambda reported: self._decide(reported, view)):
                     self._told(task.id, result, view)
                 view.tick()
+                self._remember()
         finally:
             with uninterrupted():  # nothing is left running, whatever ended the loop
                 for task, result in crew.stop():
@@ -96,7 +105,12 @@ class Search:
 
     def _more(self) -> bool:
         """Whether another trial is to be begun."""
-        return self.done + len(self.asked) < self.total and self.budget.over() is None
+        done = self.done
+        if self.points:  # a point is tried once, however many trials propose it
+            done -= self.repeated
+            if len(self.visited) >= self.points and not self.study.trials(TrialState.WAITING):
+                return False
+        return done + len(self.asked) < self.settings.trials and self.budget.over() is None
 
     def _propose(self, crew: Crew, view: View) -> None:
         """Ask for one proposal and train it, unless it is impossible or known."""
@@ -106,18 +120,27 @@ class Search:
         self.study.study.sampler = methods.sampler(self.settings, self.space, self.config.seed, number, before)
         trial = self.study.study.ask()
         values = self.space.suggest(trial)
+        if self.points:
+            self.visited.add(_point(trial))
         try:
             proposal = self.proposals.make(values)
         except RequestError as error:
             self._impossible(trial, str(error))
             return
         self.impossible = 0
-        self.asked[number] = trial, proposal
-        if "digest" not in trial.user_attrs:  # a trial that goes on has them
-            attributes = {"proposed": proposal.drawn, "values": proposal.values, "digest": proposal.digest}
-            for key, value in attributes.items():
-                trial.set_user_attr(key, value)
+        folder = self.runs / self.name(number)
+        begun = trial.user_attrs.get("digest")  # of a trial that goes on
+        attributes = {"proposed": proposal.drawn, "values": proposal.values, "digest": proposal.digest}
+        for key, value in attributes.items() if begun is None else []:
+            trial.set_user_attr(key, value)
         self.study.begin(trial)
+        if begun is None and folder.exists():
+            self._lost(trial, f"{folder} is there already, of another run")
+            return
+        if begun not in (None, proposal.digest):
+            self._superseded(trial, folder)
+            return
+        self.asked[number] = trial, proposal
         equal = self.trained.setdefault(proposal.digest, number)
         if equal in self.asked and equal != number:
             self.followers.setdefault(equal, []).append(number)
@@ -125,7 +148,6 @@ class Search:
             self._told(number, self._repeat(number, equal), view)
         else:
             self.trained[proposal.digest] = number
-            folder = self.runs / self.name(number)
             crew.submit(
                 Task(
                     id=number,
@@ -139,8 +161,25 @@ class Search:
             )
             view.began(number, proposal)
 
+    def _remember(self) -> None:
+        """Keep the time that is spent, in case this process dies."""
+        if self.budget.seconds() > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
+            self.study.remember("search_seconds", self.budget.seconds())
+
     def _tags(self, number: int) -> dict[str, Any]:
-        return {"study": self.settings.name, "trial": number}
+        return {"study": self.settings.name, "study.id": self.study.id, "trial": number}
+
+    def _lost(self, trial: optuna.Trial, detail: str) -> None:
+        """Fail a trial that cannot be performed, and go on with another."""
+        log.warning("trial %d is not performed: %s", trial.number, detail)
+        self.study.fail(trial, "error", detail)
+        self.done += 1
+
+    def _superseded(self, trial: optuna.Trial, folder: Path) -> None:
+        """Give up a trial that was interrupted, and that the changed settings would go on with otherwise."""
+        detail = "it was begun with settings that have changed since (sweep.allow_changes)"
+        unperformed.give_up(folder, parent=self.account.run_id, tags=self._tags(trial.number), detail=detail)
+        self._lost(trial, detail)
 
     def _impossible(self, trial: optuna.Trial, detail: str) -> None:
         self.study.fail(trial, "infeasible", detail)
@@ -152,7 +191,7 @@ class Search:
         """The result of a trial that is not trained, because an equal one was."""
         _, proposal = self.asked[number]
         config = self.proposals.config(proposal.values).model_copy(update={"name": self.name(number)})
-        return record.repeat(
+        return unperformed.repeat(
             config,
             [*proposal.overrides, override("name", self.name(number))],
             Result.read(self.runs / self.name(equal)),
@@ -189,8 +228,9 @@ class Search:
         view.ended(number, result)
         for follower in waiting:
             self._told(follower, self._repeat(follower, number), view)
-        if state == TrialState.COMPLETE:
-            self.budget.value(float(self.study.trials()[number].values[0]))
+        ended = self.study.trials()[number]
+        if state == TrialState.COMPLETE and keeps(ended):
+            self.budget.value(float(ended.values[0]))
             self._improved(number)
         if result.duplicate_of is None:
             self.budget.ended(result)
@@ -206,10 +246,12 @@ class Search:
         trial, proposal = self.asked.pop(number)
         if result is None or result.status == "interrupted":
             self.study.park(trial)
+            self.visited.discard(_point(trial))
             return TrialState.WAITING
         if result.status == "failed" and result.reason != "diverged" and self.trained.get(proposal.digest) == number:
             del self.trained[proposal.digest]  # the same config may do better another time
         self.done += 1
+        self.repeated += result.duplicate_of is not None
         return self.study.tell(trial, result)
 
     def _left(self, number: int) -> Result | None:
@@ -223,6 +265,11 @@ class Search:
         """The trials of earlier sittings that need not be trained again, by digest."""
         ended = self.study.trials(TrialState.COMPLETE, TrialState.PRUNED)
         return {trial.user_attrs["digest"]: trial.number for trial in ended if "duplicate_of" not in trial.user_attrs}
+
+
+def _point(trial: optuna.Trial | FrozenTrial) -> str:
+    """What was drawn, as JSON."""
+    return json.dumps(trial.params, sort_keys=True)
 
 
 def _most_epochs(config: schema.Config, space: Space) -> int:

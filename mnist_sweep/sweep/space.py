@@ -23,8 +23,8 @@ from typing import Any
 from mnist_sweep import schema
 from mnist_sweep.composition import nearest
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import key_of, override, text
-from mnist_sweep.sweep.dimensions import Dimension, dimensions, without_length
+from mnist_sweep.overrides import assigned, override, text
+from mnist_sweep.sweep.dimensions import Dimension, dimensions, nested, without_length
 from mnist_sweep.sweep.leaves import ROOT, Choice, Leaf, Number, OutsideError, Sequence, Trial, Walk
 
 
@@ -42,14 +42,16 @@ class Space:
 
     def __init__(self, tree: Mapping[str, Any], base: Mapping[str, Any], fixed: Iterable[str] = ()) -> None:
         self.base = dict(base)
-        self.tree = tree
-        found = {dimension.key: dimension for dimension in dimensions(tree, "", {})}
+        self.tree = nested(tree)
+        found = {dimension.key: dimension for dimension in dimensions(self.tree, "", {})}
         leaves = {key for key in schema.known_keys() if not key.endswith(".name")} | {
             k for k in base if schema.options(k)
         }
         for key in found:
             if key not in leaves:
                 raise RequestError(f"{ROOT}.{key}: no such key in the config; nearest: {nearest(key, leaves)}")
+            if not schema.searchable(key):
+                raise RequestError(f"{ROOT}.{key}: not searched, being no part of what is trained; leave it out")
         for dimension in found.values():
             for key in dimension.needs() - leaves:
                 raise RequestError(f"{ROOT}.{dimension.key}: {key} is no key; nearest: {nearest(key, leaves)}")
@@ -73,7 +75,7 @@ class Space:
             RequestError: as above.
         """
         assert config.sweep is not None
-        space = cls(config.sweep.space, config.parameters(), {key_of(item) for item in given})
+        space = cls(config.sweep.space, config.parameters(), assigned(given))
         space._check_values()
         return space
 
@@ -81,13 +83,17 @@ class Space:
         """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out.
 
         Raises:
-            RequestError: a bound or a choice is not within the bounds of its key.
+            RequestError: a bound, a choice or a condition is not within the bounds of its key.
         """
         for dimension in self.dimensions:
             for value in [] if schema.options(dimension.key) else dimension.leaf.ends():
                 part = isinstance(value, Mapping)  # the rest of it is the config's own
                 if not part and (fault := schema.fault(dimension.key, value)):
                     raise RequestError(f"{ROOT}.{dimension.key}: {text(value)} {fault}")
+            for key, value in ((key, value) for key, allowed in dimension.when.items() for value in allowed):
+                plain = not schema.options(key) and key == without_length(key)
+                if plain and (fault := schema.fault(key, value)):
+                    raise RequestError(f"{ROOT}.{dimension.key}.when: {override(key, value)} never occurs; it {fault}")
 
     def _check_groups(self, drawn: Mapping[str, Dimension]) -> None:
         """Each key below a group must exist in every option under which it is drawn."""

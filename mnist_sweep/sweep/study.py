@@ -1,23 +1,19 @@
 """Optuna's record of a sweep: opened or resumed, and only if it is still the same sweep; asked and told."""
 
-import json
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import metrics, schema
-from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.errors import uninterrupted
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.fingerprint import changes, fingerprint
-from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.storage import Database, Mirror
-from mnist_sweep.sweep_schema import Bound, Objective, Sweep
+from mnist_sweep.sweep.storage import Mirror
+from mnist_sweep.sweep_schema import Bound, Objective
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -40,75 +36,15 @@ def measured(metric: str, result: Result) -> float | None:
     return None if value is None else float(value)
 
 
-def open_study(config: schema.Config, space: Space, digest: str) -> "Study":
-    """The study of this name, new or resumed.
-
-    Args:
-        config: with its ``sweep``.
-        space: what is searched.
-        digest: of the data set.
-
-    Raises:
-        RequestError: the storage cannot be opened, or the study was begun with another space, objective, data set or
-            other settings; each difference is named.
-    """
-    assert config.sweep is not None
-    settings, goals = config.sweep, objectives(config)
-    database = _database(settings.storage)
-    optuna.create_study(
-        study_name=settings.name,
-        storage=database,
-        load_if_exists=True,
-        directions=[goal.direction for goal in goals],
-    )
-    storage = Mirror(database, settings.name)
-    study = optuna.load_study(study_name=settings.name, storage=storage)
-    now, before = fingerprint(config, goals, space, digest), study.user_attrs.get("fingerprint")
-    if before is None:
-        study.set_user_attr("fingerprint", now)
-    elif before != now:
-        differences, bearable = changes(before, now)
-        refused = f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join(differences)}); allowed: "
-        if not bearable:
-            raise RequestError(refused + "the settings it was begun with, or sweep.name=ANOTHER")
-        if not settings.allow_changes:
-            raise RequestError(refused + "sweep.name=ANOTHER, or sweep.allow_changes=true")
-        study.set_user_attr("fingerprint", now)
-    return Study(study, storage, goals, settings.constraints or {})
+def best_run(goal: Objective, results: Sequence[Result]) -> Result:
+    """The best of a winner's runs on validation, since the best on the test set would be the luckiest there."""
+    sign = 1 if goal.direction == "maximize" else -1
+    return max(results, key=lambda result: sign * float(measured(goal.metric, result) or 0.0))
 
 
-def _database(url: str) -> Database:
-    try:
-        if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return Database(url)
-    except Exception as error:  # SQLAlchemy's and each driver's own
-        line = " ".join(str(error).split())[:200]
-        raise RequestError(f"sweep.storage={url}: cannot be opened ({line})") from error
-
-
-def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
-    """The parameters of the best trials of ``sweep.warm_start``, the best first.
-
-    Raises:
-        RequestError: there is no such study, or no trial of it finished.
-    """
-    assert settings.warm_start is not None
-    try:
-        study = optuna.load_study(study_name=settings.warm_start, storage=_database(settings.storage))
-    except KeyError as error:
-        names = ", ".join(optuna.get_all_study_names(_database(settings.storage))) or "none yet"
-        raise RequestError(
-            f"sweep.warm_start={settings.warm_start}: no such study in {settings.storage}; there: {names}"
-        ) from error
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        raise RequestError(f"sweep.warm_start={settings.warm_start}: no trial of that study finished")
-    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
-    ranked = sorted(complete, key=lambda trial: (sign * (trial.values or [0.0])[0], trial.number))
-    drawn = [trial.user_attrs["values"] for trial in ranked if "values" in trial.user_attrs]
-    distinct = {json.dumps(values, sort_keys=True): values for values in drawn}
-    return list(distinct.values())[: settings.warm_start_top]
+def keeps(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps the constraints of its study."""
+    return all(violation <= 0 for violation in trial.constraints.values())
 
 
 class Study:
@@ -128,6 +64,11 @@ class Study:
         self._ended = 0
         self._counted = sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
         self._best: tuple[int, FrozenTrial | None] | None = None
+
+    @property
+    def id(self) -> str:
+        """By which its runs are known in MLflow, where another study may have the same name."""
+        return str(self.recall("id", self.study.study_name))
 
     @property
     def several(self) -> bool:
@@ -161,26 +102,36 @@ class Study:
             if result.status == "interrupted":
                 self.park(trial)
                 return TrialState.WAITING
-            self._counted += result.reason != "infeasible"
             trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
             if result.duplicate_of:
                 trial.set_user_attr("duplicate_of", result.duplicate_of)
+            judged = self._as_trained(result)
             for name, bound in self.constraints.items():
-                if (value := measured(name, result)) is not None:
+                if (value := measured(name, judged)) is not None:
                     trial.set_constraint(name, bound.violation(value))
-            values = [measured(goal.metric, result) for goal in self.goals]
+            values = [measured(goal.metric, judged) for goal in self.goals]
             if result.status == "finished" and all(value is not None and math.isfinite(value) for value in values):
+                self._counted += 1
                 self.study.tell(trial, [value for value in values if value is not None])
                 return TrialState.COMPLETE
             if result.status == "pruned":
+                self._counted += 1
                 self.study.tell(trial, state=TrialState.PRUNED)
                 return TrialState.PRUNED
             self.fail(trial, result.reason or "error", result.detail or f"no {self.goals[0].metric}")
             return TrialState.FAIL
 
+    def _as_trained(self, result: Result) -> Result:
+        """The result; of a repeated one with the time that the original took, which an objective may ask for."""
+        if not result.duplicate_of:
+            return result
+        original = self.trials()[int(result.duplicate_of.rpartition("-")[2])]
+        return dataclasses.replace(result, seconds=original.user_attrs["result"]["seconds"])
+
     def fail(self, trial: optuna.Trial, reason: str, detail: str) -> None:
         """Record that a trial failed, or was impossible, and why."""
         with uninterrupted():
+            self._counted += reason != "infeasible"
             trial.set_user_attr("reason", reason)
             trial.set_user_attr("detail", detail)
             self.study.tell(trial, state=TrialState.FAIL)
@@ -221,8 +172,7 @@ class Study:
 
     def feasible(self) -> list[FrozenTrial]:
         """The complete trials that keep the constraints."""
-        complete = self.trials(TrialState.COMPLETE)
-        return [trial for trial in complete if all(violation <= 0 for violation in trial.constraints.values())]
+        return [trial for trial in self.trials(TrialState.COMPLETE) if keeps(trial)]
 
     def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
         """The feasible complete trials, the best first; of equal ones the earlier first; duplicates are left out.

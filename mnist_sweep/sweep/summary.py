@@ -98,8 +98,11 @@ def show(
         best = next(trial for trial in study.ranking() if trial.number == crowned["trial"])
     kind = "winner" if crowned else "first one" if study.several else "best trial"
     log.info("%-18s %s", f"{kind} again", best.user_attrs["result"]["command"])
-    path = overlay(best, study.goals[0].metric, folder, config_dir)
-    log.info("%-18s %s --config-dir %s experiment=best", "or as an overlay", PROGRAM, path)
+    try:
+        path = overlay(best, study.goals[0].metric, folder, config_dir)
+        log.info("%-18s %s --config-dir %s experiment=best", "or as an overlay", PROGRAM, path)
+    except OSError as error:  # the sweep is done, whatever became of the files that it was composed of
+        log.warning("the best trial could not be left as an overlay (%s)", error)
     if crowned:
         _crowned(config, crowned)
     if isinstance(config.tracking, schema.MLflow):

@@ -11,12 +11,14 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from mnist_sweep import datasets, processor, schema, tracking
+from mnist_sweep.composition import compose
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.overrides import override, replaced
+from mnist_sweep.record import differences
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.launchers import Task
-from mnist_sweep.sweep.study import Study, measured
+from mnist_sweep.sweep.study import Study, best_run, measured
 from mnist_sweep.sweep_schema import Objective
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
         log.warning("sweep.winner.baseline=true: no complete trial has the config's own values; they do not race")
     elif settings.baseline and reference and reference.number not in [trial.number for trial in candidates]:
         candidates.append(reference)
-    seeds = [config.seed + 1 + index for index in range(settings.seeds)]
+    seeds = [(config.seed + 1 + index) % 2**32 for index in range(settings.seeds)]
     known: dict[str, Any] | None = study.recall("winner")
     if (
         known
@@ -73,7 +75,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
         ", ".join(f"trial {trial.number}" for trial in candidates),
         len(seeds),
     )
-    races = _race(config, config_dir, candidates, seeds, crew)
+    races = _race(config, config_dir, study, candidates, seeds, crew)
     scores = {
         trial.number: [float(measured(goal.metric, result) or 0.0) for result in races[trial.number]]
         for trial in candidates
@@ -104,7 +106,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
             for trial in candidates
         ],
     }
-    crowned = content | _test(config, study, goal, races[best.number])
+    crowned = content | _test(config, config_dir, study, goal, races[best.number])
     study.remember("winner", crowned)
     return crowned
 
@@ -120,10 +122,16 @@ def _gain(
 
 
 def _race(
-    config: schema.Config, config_dir: str | None, candidates: Sequence[FrozenTrial], seeds: Sequence[int], crew: Crew
+    config: schema.Config,
+    config_dir: str | None,
+    study: Study,
+    candidates: Sequence[FrozenTrial],
+    seeds: Sequence[int],
+    crew: Crew,
 ) -> dict[int, list[Result]]:
     """The results of each candidate over the seeds; those of earlier sittings are taken as they are."""
     assert config.sweep is not None
+    minutes = config.sweep.trial_timeout_minutes
     results: dict[tuple[int, int], Result] = {}
     tasks: dict[int, tuple[int, int, Task]] = {}
     # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
@@ -133,18 +141,22 @@ def _race(
         for seed in seeds:
             name = f"{config.sweep.name}-{trial.number:04d}-seed{seed}"
             folder = Path(config.output) / "runs" / name
+            earlier_run = trial.user_attrs["result"]
+            items = replaced(earlier_run["overrides"], [override("seed", seed), override("name", name)])
+            if folder.exists() and (changed := differences(compose(items, config_dir))):
+                raise RunFailure("error", f"{folder} is there already, of another run ({'; '.join(changed)})")
             if (folder / "result.json").is_file() and (earlier := Result.read(folder)).status == "finished":
                 results[trial.number, seed] = earlier
                 continue
-            earlier_run = trial.user_attrs["result"]
             number = _FIRST_ID + len(tasks)
             task = Task(
                 id=number,
-                overrides=replaced(earlier_run["overrides"], [override("seed", seed), override("name", name)]),
+                overrides=items,
                 config_dir=config_dir,
                 parent=earlier_run["mlflow_run_id"],
-                tags={"study": config.sweep.name, "winner": "true", "trial": trial.number},
+                tags={"study": config.sweep.name, "study.id": study.id, "winner": "true", "trial": trial.number},
                 resume=folder.exists(),
+                deadline=60 * minutes if minutes else None,
             )
             tasks[number] = trial.number, seed, task
     asked = [task for _, _, task in tasks.values()]
@@ -183,17 +195,17 @@ def widened(tasks: Sequence[Task], workers: int, cores: int) -> list[Task]:
     ]
 
 
-def _test(config: schema.Config, study: Study, goal: Objective, runs: Sequence[Result]) -> dict[str, Any]:
+def _test(
+    config: schema.Config, config_dir: str | None, study: Study, goal: Objective, runs: Sequence[Result]
+) -> dict[str, Any]:
     """Open the test set for the winner's networks, one for each seed; register the one that is best on validation."""
     from mnist_sweep.run import open_test
 
-    results = open_test([Path(result.folder) for result in runs])
+    results = open_test([Path(result.folder) for result in runs], config_dir)
     opened = max(str(result.test_opened_at) for result in results)
     openings = [*study.recall("test_openings", []), opened]
     study.remember("test_openings", openings)
-    # by validation, since the best on the test set would be the luckiest there
-    sign = 1 if goal.direction == "maximize" else -1
-    chosen = max(results, key=lambda result: sign * float(measured(goal.metric, result) or 0.0))
+    chosen = best_run(goal, results)
     accuracies = [result.metrics["test/accuracy"] for result in results]
     return {
         "test_accuracy": _spread(accuracies),

@@ -231,7 +231,7 @@ def warm_up() -> None:
 
 
 def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
-    """MLflow's id of a run of a study, the newest of this name; None where there is none."""
+    """MLflow's id of a run of a study, by the study's id, the newest of this name; None where there is none."""
     if not isinstance(settings, schema.MLflow):
         return None
     with uninterrupted():
@@ -240,7 +240,7 @@ def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
             experiment = client.get_experiment_by_name(settings.experiment)
             if experiment is None:
                 return None
-            query = f"tags.study = '{study}' and attributes.run_name = '{name}'"
+            query = f"tags.`study.id` = '{study}' and attributes.run_name = '{name}'"
             order = ["attributes.start_time DESC"]
             found = client.search_runs([experiment.experiment_id], query, order_by=order, max_results=1)
         except Exception as error:
@@ -256,7 +256,7 @@ def close_running(
 
     Args:
         settings: the config's ``tracking``.
-        study: as in the runs' tag of this name.
+        study: its id, as in the runs' tag ``study.id``.
         reason: becomes a tag.
         keep: the id of the run that is alive: the sweep's own.
         state: what they become.
@@ -267,7 +267,7 @@ def close_running(
         try:
             client = client_of(settings.uri)
             experiment = client.get_experiment_by_name(settings.experiment)
-            query = f"tags.study = '{study}' and attributes.status = 'RUNNING'"
+            query = f"tags.`study.id` = '{study}' and attributes.status = 'RUNNING'"
             for found in client.search_runs([experiment.experiment_id], query):
                 if found.info.run_id != keep:
                     client.set_tag(found.info.run_id, "reason", reason)

@@ -20,12 +20,12 @@ from mnist_sweep.tracking.store import client_of
 from tests.conftest import ROOT
 
 LONG = ["data=mnist5k", "data.limit=500", "model.filters=[8]", "model.hidden=[16]", "trainer.threads=1"]
-#: Trials that all have the same number of epochs, six in all.
+#: Trials that all have the same number of epochs, four in all.
 SWEEP = [
     "+sweep=optuna",
     *LONG,
     "trainer.max_epochs=4",
-    "sweep.trials=6",
+    "sweep.trials=4",
     "sweep.winner.seeds=1",
     "data.batch_size=20",
     "sweep/pruner=none",
@@ -112,7 +112,7 @@ def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
     raise AssertionError("no trial was seen running")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_stopped_says_so(tmp_path: Path, signum: int, code: int) -> None:
     with started(tmp_path, *LONG, "trainer.max_epochs=500", "name=long") as process:
         wait_for(process, "epoch 3 of 500")
@@ -144,8 +144,8 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     content = json.loads((tmp_path / out.strip()).read_text())
-    assert content["trials"] == {"complete": 6, "pruned": 0, "fail": 0}
-    assert states(tmp_path) == ["COMPLETE"] * 6
+    assert content["trials"] == {"complete": 4, "pruned": 0, "fail": 0}
+    assert states(tmp_path) == ["COMPLETE"] * 4
     agree(tmp_path)
     assert set(statuses(tmp_path)) == {"FINISHED"}
 
@@ -159,7 +159,7 @@ def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert states(tmp_path) == ["COMPLETE"] * 6
+    assert states(tmp_path) == ["COMPLETE"] * 4
     assert json.loads((tmp_path / out.strip()).read_text())["failures"] == {}
     agree(tmp_path)
     assert set(statuses(tmp_path)) == {"FINISHED"}
@@ -222,3 +222,12 @@ def test_the_handlers_that_were_there_come_back() -> None:
     with interruptible():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does it
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

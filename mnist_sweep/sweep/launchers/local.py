@@ -245,7 +245,7 @@ def _interrupts_blocked() -> Iterator[None]:
     Only the driver decides what becomes of the runs. For the driver itself the signal waits until the end of the block.
     """
     resource_tracker.ensure_running()  # which else would be started within, and unblocks SIGINT (CPython 3.11)
-    before: set[Any] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before: set[Any] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -1,0 +1,127 @@
+"""Where studies are kept: opened or resumed, and only if it is still the same sweep; the best of another one."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from mnist_sweep import schema
+from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.fingerprint import changes, conflict, fingerprint
+from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.storage import Database, Mirror
+from mnist_sweep.sweep.study import Study, keeps, objectives
+from mnist_sweep.sweep_schema import Sweep
+
+
+def open_study(config: schema.Config, space: Space, digest: str) -> Study:
+    """The study of this name, new or resumed.
+
+    Args:
+        config: with its ``sweep``.
+        space: what is searched.
+        digest: of the data set.
+
+    Raises:
+        RequestError: the storage cannot be opened, or the study was begun with another space, objective, data set or
+            other settings; each difference is named.
+    """
+    assert config.sweep is not None
+    settings, goals = config.sweep, objectives(config)
+    database = _database(settings)
+    optuna.create_study(
+        study_name=settings.name,
+        storage=database,
+        load_if_exists=True,
+        directions=[goal.direction for goal in goals],
+    )
+    storage = Mirror(database, settings.name)
+    study = optuna.load_study(study_name=settings.name, storage=storage)
+    now, before = fingerprint(config, goals, space, digest), study.user_attrs.get("fingerprint")
+    if before is None:
+        if study.trials:
+            raise RequestError(
+                f"sweep.name={settings.name}: this study was begun by another program; allowed: sweep.name=ANOTHER"
+            )
+        study.set_user_attr("fingerprint", now)
+        study.set_user_attr("id", uuid.uuid4().hex)
+    elif before != now:
+        differences, bearable = changes(before, now)
+        if bearable and (name := conflict(study.get_trials(deepcopy=False), space)):
+            differences.append(f"Optuna cannot draw {name} otherwise than before")
+            bearable = False
+        refused = f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join(differences)}); allowed: "
+        if not bearable:
+            raise RequestError(refused + "the settings it was begun with, or sweep.name=ANOTHER")
+        if not settings.allow_changes:
+            raise RequestError(refused + "sweep.name=ANOTHER, or sweep.allow_changes=true")
+        study.set_user_attr("fingerprint", now)
+    return Study(study, storage, goals, settings.constraints or {})
+
+
+def storage_file(settings: Sweep) -> Path | None:
+    """The file of ``sweep.storage``; None where that is a server.
+
+    Raises:
+        RequestError: it is no URL of a database, or the package that talks to such is not installed.
+    """
+    try:
+        url = make_url(settings.storage)
+        url.get_dialect().import_dbapi()
+    except (SQLAlchemyError, ImportError) as error:
+        raise _not_opened(settings, error) from error
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _database(settings: Sweep) -> Database:
+    try:
+        if file := storage_file(settings):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        return Database(settings.storage)
+    except RequestError:
+        raise
+    except Exception as error:  # SQLAlchemy's and each driver's own
+        raise _not_opened(settings, error) from error
+
+
+def _not_opened(settings: Sweep, error: Exception) -> RequestError:
+    line = " ".join(str(error).split())[:200]
+    return RequestError(
+        f"sweep.storage={settings.storage}: cannot be opened ({line}); allowed: a URL such as sqlite:///FILE"
+    )
+
+
+def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
+    """The drawn values of the best trials of ``sweep.warm_start``, the best first.
+
+    Raises:
+        RequestError: there is no such study, or no trial of it finished and kept its constraints.
+    """
+    assert settings.warm_start is not None
+    file = storage_file(settings)
+    names: list[str] = []
+    if file is None or file.exists():  # else to look would make it
+        names = optuna.get_all_study_names(_database(settings))
+    if settings.warm_start not in names:
+        raise RequestError(
+            f"sweep.warm_start={settings.warm_start}: no such study in {settings.storage}; "
+            f"there: {', '.join(names) or 'none yet'}"
+        )
+    study = optuna.load_study(study_name=settings.warm_start, storage=_database(settings))
+    kept = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if keeps(trial)]
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    ranked = sorted(kept, key=lambda trial: (sign * (trial.values or [0.0])[0], trial.number))
+    drawn = [trial.user_attrs["values"] for trial in ranked if "values" in trial.user_attrs]
+    if not drawn:
+        raise RequestError(
+            f"sweep.warm_start={settings.warm_start}: no trial of a sweep there finished and kept its constraints"
+        )
+    distinct = {json.dumps(values, sort_keys=True): values for values in drawn}
+    return list(distinct.values())[: settings.warm_start_top]
