@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +38,7 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     """
     config = compose(given, config_dir)
     runs = Path(config.output) / "runs"
-    _check_writable(config.output, runs)
+    console.check_writable(f"output={config.output}", runs)
     from mnist_sweep.sweep import machine
 
     machine.check(config)
@@ -59,19 +58,6 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
     datasets.verify(config.data)
     return config
-
-
-def _check_writable(output: str, folder: Path) -> None:
-    """Folders that do not exist yet are made later; the nearest one that does must take files."""
-    try:
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RequestError(
-            f"output={output}: {folder} cannot be written ({error.strerror}); allowed: a folder that can"
-        ) from error
 
 
 def perform(given: Sequence[str], config_dir: str | None) -> int:

@@ -16,6 +16,10 @@ from mnist_sweep import metrics, schema, shapes
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.result import best_epoch
 
+#: From the first learning rate to the peak; with less, torch would begin at neither.
+_WARMUP_STEPS = 2
+#: First, peak, last: in fewer steps there is no cycle, and the learning rate stays at its peak.
+_ONECYCLE_STEPS = 3
 #: And whether torch has a fused form of it, one call for all parameters.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], bool]] = {
     "adam": (torch.optim.Adam, True),
@@ -269,13 +273,15 @@ def _schedules(
             return None, lr_scheduler.StepLR(optimizer, size, gamma)
         case schema.Cosine(final_lr=final):
             return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=final), None
+        case schema.OneCycle() if steps < _ONECYCLE_STEPS:
+            return None, None
         case schema.OneCycle(warmup=warmup, initial_div=initial, final_div=final):
             # momentum stays the optimizer's own: it is a key of its own, and may be searched
             return lr_scheduler.OneCycleLR(
                 optimizer,
                 config.optimizer.lr,
                 steps,
-                pct_start=warmup,
+                pct_start=max(warmup, _WARMUP_STEPS / steps),
                 cycle_momentum=False,
                 div_factor=initial,
                 final_div_factor=final,

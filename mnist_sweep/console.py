@@ -1,14 +1,18 @@
 """What the command lines have in common: lines on standard error, and exit codes."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
+from mnist_sweep import schema
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
 
 log = logging.getLogger("mnist_sweep")
@@ -72,13 +76,66 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_store(arguments: argparse.ArgumentParser) -> None:
-    """Let the user say where MLflow keeps its account."""
+    """Let the user say where MLflow keeps its account; an empty text is none, which MLflow takes for a file here."""
+    default = os.environ.get("MLFLOW_TRACKING_URI") or STORE
     arguments.add_argument(
         "--tracking-uri",
         metavar="URI",
-        default=os.environ.get("MLFLOW_TRACKING_URI", STORE),
-        help="MLflow's store (default: $MLFLOW_TRACKING_URI, else %(default)s)",
+        default=default,
+        type=lambda given: given or default,
+        help=f"MLflow's store (default: $MLFLOW_TRACKING_URI, else {STORE})",
     )
+
+
+@contextlib.contextmanager
+def usable(said: str, allowed: str) -> Iterator[None]:
+    """Within, a file or folder that the system refuses, for its rights or its name, is a wrong request.
+
+    Args:
+        said: what named it, as the user gave it.
+        allowed: in its place.
+
+    Raises:
+        RequestError: in one line, why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{said}: {error.strerror}; allowed: {allowed}") from error
+
+
+def check_writable(said: str, folder: Path) -> None:
+    """Of a folder that does not exist yet, which is made later, the nearest one that does must take files.
+
+    Args:
+        said: what named it, such as ``output=mlruns``.
+        folder: where something is to be written.
+
+    Raises:
+        RequestError: it does not.
+    """
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"{said}: {folder} cannot be written ({error.strerror}); allowed: a folder that can"
+        ) from error
+
+
+def config_of(folder: Path) -> schema.Config:
+    """What a run in this folder was asked for, by its ``config.yaml``.
+
+    Raises:
+        RequestError: there is none that can be read.
+    """
+    file = folder / "config.yaml"
+    try:
+        return schema.Config.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RequestError(f"{file}: no config that can be read; allowed: the folder of a single run") from error
 
 
 def classifier(options: argparse.Namespace) -> tuple[Any, str]:

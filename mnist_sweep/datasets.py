@@ -121,8 +121,17 @@ def verify(data: schema.Data) -> str:
         A digest of the whole set, for the record: MD5 over the files' MD5s.
 
     Raises:
-        RequestError: a file is cut or altered; it is named.
+        RequestError: a file is cut or altered, or cannot be read; it is named.
     """
+    try:
+        return _digest(data)
+    except OSError as error:
+        raise RequestError(
+            f"data.root={data.root}: {error.filename} cannot be read ({error.strerror}); allowed: a folder that can"
+        ) from error
+
+
+def _digest(data: schema.Data) -> str:
     source = SOURCES[data.name]
     digest = hashlib.md5(usedforsecurity=False)
     for path in _files(data):
@@ -138,7 +147,7 @@ def verify(data: schema.Data) -> str:
         wanted = source.raw.get(path.name)
         right = found == wanted if wanted else _matches_archive(path, source.archives[path.name])
         if right is None:
-            log.warning("%s cannot be verified: its archive %s.gz is not beside it", path, path.name)
+            _warn(path)
         elif not right:
             raise RequestError(
                 f"data.root={data.root}: {path} is damaged: its bytes are not those published (MD5 {found}, "
@@ -208,6 +217,12 @@ def _matches_archive(path: Path, archive_md5: str) -> bool | None:
         return None
     with gzip.open(archive) as file:
         return zlib.crc32(file.read()) == zlib.crc32(path.read_bytes())
+
+
+@functools.cache
+def _warn(path: Path) -> None:
+    """Once, however often the file is looked at."""
+    log.warning("%s cannot be verified: its archive %s.gz is not beside it", path, path.name)
 
 
 def _download(data: schema.Data) -> str | None:

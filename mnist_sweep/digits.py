@@ -5,6 +5,7 @@ anti-aliasing, and placed in 28 × 28 so that its centre of mass is at the centr
 database of handwritten digits, http://yann.lecun.com/exdb/mnist/).
 """
 
+import contextlib
 import io
 import warnings
 from pathlib import Path
@@ -71,7 +72,10 @@ def decode(content: bytes) -> Array:
                 if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
                     raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
                 picture.draft("L", (2 * _WORKING_SIZE, 2 * _WORKING_SIZE))
-                return np.asarray(to_grey(ImageOps.exif_transpose(picture)))
+                picture.load()
+                with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
+                    ImageOps.exif_transpose(picture, in_place=True)
+                return np.asarray(to_grey(picture))
         except UnidentifiedImageError as error:
             raise PictureError("not a PNG or JPEG picture, whatever its name says") from error
         except Image.DecompressionBombError as error:
@@ -84,9 +88,9 @@ def decode(content: bytes) -> Array:
 
 def to_grey(picture: Image.Image) -> Image.Image:
     """Grey, 8 bits; transparency over white."""
-    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel
+    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel, in which some programs store 8
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
+        top = 65535.0 if values.max() > 255 else 255.0
         return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
     if "A" in picture.getbands() or "transparency" in picture.info:
         seen = picture.convert("RGBA")

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -10,8 +11,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mnist_sweep import console, datasets, metrics, schema, tracking
 from mnist_sweep.composition import compose
@@ -34,7 +33,7 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
     Raises:
         RequestError: fewer than two, or runs that do not go together.
     """
-    sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
+    sweeps = [folder for folder in folders if _is_sweep(folder)]
     if sweeps and len(folders) > 1:
         raise RequestError(f"{sweeps[0]}: a sweep among {len(folders)} folders; allowed: one sweep, or folders of runs")
     found = _of_sweep(sweeps[0]) if sweeps else [_of_run(folder) for folder in dict.fromkeys(folders)]
@@ -45,14 +44,24 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
     return found
 
 
-def _of_run(folder: Path) -> Result:
-    """A finished run with its checkpoint."""
+def _is_sweep(folder: Path) -> bool:
+    with console.usable(str(folder), "a folder that can be read"):
+        return (folder / "sweep.json").is_file()
+
+
+def _read(folder: Path) -> Result:
+    """What a run left, from wherever it was started."""
     try:
-        result = replace(Result.read(folder), folder=str(folder))
+        return replace(Result.read(folder), folder=str(folder))
     except (OSError, ValueError, TypeError) as error:
         raise RequestError(
             f"{folder}: no result.json that can be read; allowed: the folder of a finished run, or of a sweep"
         ) from error
+
+
+def _of_run(folder: Path) -> Result:
+    """A finished run with its checkpoint."""
+    result = _read(folder)
     if result.status != "finished" or not (folder / BEST).is_file():
         raise RequestError(f"{folder}: the run is {result.status}; allowed: a finished one with its {BEST}")
     return result
@@ -62,9 +71,7 @@ def _of_sweep(folder: Path) -> list[Result]:
     """All finished runs of a sweep, its trials and their repetitions with other seeds."""
     own = re.compile(re.escape(folder.name) + r"-\d+(-seed\d+)?")
     runs = [path.parent for path in sorted(folder.parent.glob(f"{folder.name}-*/result.json"))]
-    results = [
-        replace(Result.read(run), folder=str(run)) for run in runs if own.fullmatch(run.name) and (run / BEST).is_file()
-    ]
+    results = [_read(run) for run in runs if own.fullmatch(run.name) and (run / BEST).is_file()]
     return [result for result in results if result.status == "finished"]
 
 
@@ -75,9 +82,9 @@ def _merit(result: Result) -> tuple[float, float]:
 
 def _check_alike(results: Sequence[Result]) -> None:
     """Their validation images must be the same, or the choice would have seen what another member was trained on."""
-    used = [yaml.safe_load((Path(result.folder) / "config.yaml").read_text(encoding="utf-8")) for result in results]
+    used = [console.config_of(Path(result.folder)).data for result in results]
     for key in ("name", "split_seed"):
-        values = sorted({str(config["data"][key]) for config in used})
+        values = sorted({str(getattr(data, key)) for data in used})
         if len(values) > 1:
             raise RequestError(f"the runs differ in data.{key} ({', '.join(values)}); allowed: one for all")
 
@@ -88,17 +95,21 @@ def perform(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help="of a sweep, or of runs, at least two")
     parser.add_argument("--top", type=int, default=TOP, help="so many of a sweep's runs (default: %(default)s)")
     parser.add_argument("--name", help="of the ensemble and its folder (default: that of the first folder, -ensemble)")
-    console.add_store(parser)
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow's store (default: that of the best member, if any)"
+    )
     options = parser.parse_args(arguments)
     if options.top < 2:
         raise RequestError(f"--top {options.top}: allowed: at least 2")
-    if options.name is not None and Path(options.name).name != options.name:
-        raise RequestError(f"--name {options.name}: allowed: the name of a folder, without /")
-    first: Path = options.folders[0]
-    folder = first.parent / (options.name or f"{first.name}-ensemble")
-    if folder.exists():
-        raise RequestError(f"{folder}: is there already; allowed: another --name")
-    chosen = members(options.folders, options.top)
+    folders = [folder.resolve() for folder in options.folders]  # two ways to one run are one member
+    name = options.name or f"{folders[0].name}-ensemble"
+    if fault := schema.fault("name", name):
+        raise RequestError(f"--name {name}: {fault}")
+    folder = folders[0].parent / name
+    with console.usable(str(folder), "a folder that can be read"):
+        if folder.exists():
+            raise RequestError(f"{folder}: is there already; allowed: another --name")
+    chosen = members(folders, options.top)
     result = make(chosen, folder, options.tracking_uri)
     log.info(
         "%d members: val/accuracy %.4f, of the best member %.4f; test/accuracy %.4f on %s",
@@ -109,30 +120,57 @@ def perform(arguments: Sequence[str]) -> int:
     return console.DONE
 
 
-def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
+def make(chosen: Sequence[Result], folder: Path, tracking_uri: str | None) -> Result:
     """Put the networks together, measure them on validation and, once, on the test set, and keep the account of it.
 
     Args:
         chosen: finished runs, see `members`.
-        folder: to be made.
-        tracking_uri: MLflow's store.
+        folder: to be made; it is taken away again where that fails, so that the same command can be given again.
+        tracking_uri: MLflow's store; None = the members' own, if they have one.
 
     Raises:
-        RequestError: their data set is not there any more.
+        RequestError: a checkpoint cannot be read, the folder not be made, or their data set is damaged or gone.
+    """
+    from mnist_sweep import inspection
+
+    started = time.monotonic()
+    checkpoints = [Path(result.folder) / BEST for result in chosen]
+    networks = [inspection.load(checkpoint) for checkpoint in checkpoints]
+    config = networks[0].config
+    digest = datasets.verify(config.data)
+    if missing := datasets.missing(config.data):
+        raise RequestError(
+            f"data.root={config.data.root}: {missing[0]} is not there, but the members are measured on it; "
+            "allowed: this command in the folder where they were trained, or the file put there"
+        )
+    with console.usable(str(folder), "a folder that can be written"):
+        folder.mkdir()
+    try:
+        (folder / BEST).parent.mkdir()
+        inspection.save_ensemble(checkpoints, folder / BEST)
+        settings = _account(config, folder.parent.parent, tracking_uri)
+        return _complete(chosen, folder, settings, digest, started)
+    finally:
+        if not (folder / "result.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _complete(chosen: Sequence[Result], folder: Path, settings: schema.Tracking, digest: str, started: float) -> Result:
+    """The rest of `make`, from the ensemble's checkpoint to its result.
+
+    Args:
+        chosen, folder: as there.
+        settings: where its account is kept.
+        digest: of the data set's bytes.
+        started: by the monotonic clock, in seconds.
     """
     import torch
 
     from mnist_sweep import data, inspection, run_report
 
-    started = time.monotonic()
-    checkpoints = [Path(result.folder) / BEST for result in chosen]
-    config = inspection.load(checkpoints[0]).config
-    if missing := datasets.missing(config.data):
-        raise RequestError(f"{missing[0]}: not there, but the members are measured on it; allowed: data.root as then")
-    (folder / BEST).parent.mkdir(parents=True)
-    inspection.save_ensemble(checkpoints, folder / BEST)
     ensemble = inspection.load(folder / BEST)
     assert isinstance(ensemble, inspection.Ensemble)
+    config = ensemble.config
     _, validation = data.training_and_validation(
         config.data.name, config.data.root, config.data.split_seed, config.data.limit
     )
@@ -140,11 +178,9 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
     log.info("the test set is opened (%s)", opened)
     found = _measured("val", ensemble, validation)
     ensemble.test = _measured("test", ensemble, data.test_set(config.data.name, config.data.root))
-    settings = schema.MLflow(name="mlflow", uri=tracking_uri, experiment=_experiment(config.tracking))
-    output = folder.parent.parent
     with uninterrupted():
-        names = [Path(result.folder).name for result in chosen]
-        account = tracking.Account(settings, output, folder.name, tags={"ensemble": "true", "members": " ".join(names)})
+        tags = {"ensemble": "true", "members": " ".join(Path(result.folder).name for result in chosen)}
+        account = tracking.Account(settings, folder.parent.parent, folder.name, tags=tags)
         command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), "--name", folder.name])
         result = Result(
             status="finished", reason=None, detail=None, objective=found.metrics["val/accuracy"],
@@ -155,16 +191,19 @@ def make(chosen: Sequence[Result], folder: Path, tracking_uri: str) -> Result:
             multiply_adds=sum(each.multiply_adds or 0 for each in chosen), test_opened_at=opened,
             confusion=found.confusion.tolist(),
         )  # fmt: skip
-        account.tags({"command": command, "dataset": config.data.name, "test.opened_at": opened})
-        account.metrics(found.metrics, 0)
-        run_report.keep_ensemble(account, result, ensemble, validation, found, _table(chosen, result))
-        run_report.keep_test(account, config, result, ensemble)
-        account.file(folder / BEST, "checkpoints")
-        account.end("FINISHED")
-        digest = datasets.verify(config.data)
-        tracking.register(settings, account.run_id, config.data.name, digest, result.metrics["test/accuracy"])
-        result = replace(result, seconds=round(time.monotonic() - started, 3))
-        result.write()
+        try:
+            account.tags({"command": command, "dataset": config.data.name, "test.opened_at": opened})
+            account.metrics(found.metrics, 0)
+            run_report.keep_ensemble(account, result, ensemble, validation, found, _table(chosen, result))
+            run_report.keep_test(account, config, result, ensemble)
+            account.file(folder / BEST, "checkpoints")
+            account.end("FINISHED")
+            tracking.register(settings, account.run_id, config.data.name, digest, result.metrics["test/accuracy"])
+            result = replace(result, seconds=round(time.monotonic() - started, 3))
+            result.write()
+        except Exception as error:
+            account.end("FAILED", "error", f"{type(error).__name__}: {error}")
+            raise
     return result
 
 
@@ -182,11 +221,22 @@ def _measured(part: str, ensemble: Any, images: Any) -> metrics.Measured:
     return metrics.Measured({f"{part}/{name}": value for name, value in values.items()}, confusion, probabilities)
 
 
-def _experiment(settings: schema.Tracking) -> str:
-    """The experiment of the members; of those that were not tracked, the usual one."""
-    tracked = settings if isinstance(settings, schema.MLflow) else compose(["tracking=mlflow"]).tracking
-    assert isinstance(tracked, schema.MLflow)
-    return tracked.experiment
+def _account(config: schema.Config, output: Path, uri: str | None) -> schema.Tracking:
+    """Where the account of an ensemble is kept: where its members' is, unless the user says where.
+
+    Args:
+        config: of a member.
+        output: where the members are now, from wherever they were started; their store is where it was beside them.
+        uri: what the user says.
+    """
+    members = config.tracking
+    if uri:
+        tracked = members if isinstance(members, schema.MLflow) else compose(["tracking=mlflow"]).tracking
+        return tracked.model_copy(update={"uri": uri})
+    if isinstance(members, schema.MLflow):
+        here = members.uri.replace(f"sqlite:///{config.output}/", f"sqlite:///{output}/", 1)
+        return members.model_copy(update={"uri": here})
+    return members
 
 
 def _table(chosen: Sequence[Result], result: Result) -> str:

@@ -5,8 +5,9 @@ import io
 import json
 import logging
 import sys
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def onnx(classifier: Any, file: Path) -> float:
         The greatest difference between ONNX Runtime's probabilities and the network's on `CHECKED` images.
 
     Raises:
-        RunFailure: they differ by more than `TOLERANCE`; the file is taken away again.
+        RequestError: a file of the network's data set is damaged.
+        RunFailure: they differ by more than `TOLERANCE`.
     """
     import onnxruntime
     import torch
@@ -56,7 +58,6 @@ def onnx(classifier: Any, file: Path) -> float:
     with torch.no_grad():
         difference = float((torch.from_numpy(found) - served(images)).abs().max())
     if not difference <= TOLERANCE:
-        file.unlink()
         raise RunFailure("error", f"the ONNX file differs from the network by {difference:.2g}; nothing is left of it")
     return difference
 
@@ -80,11 +81,29 @@ def _images(settings: schema.Data) -> Any:
 
     from mnist_sweep import data, datasets
 
+    datasets.verify(settings)
     own = not datasets.missing(settings)
     name, root = (settings.name, settings.root) if own else ("mnist5k", settings.root)
     training, validation = data.training_and_validation(name, root, settings.split_seed, None)
     pixels = torch.cat([validation.images, training.take(torch.arange(min(CHECKED, len(training))))])[:CHECKED]
     return pixels.float() / 255
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """Where to write a file that is to be there whole and checked, or not at all.
+
+    Raises:
+        RequestError: it is there already, or its folder takes no files.
+    """
+    with console.usable(str(file), "a new file in a folder that can be written"):
+        if file.exists():
+            raise RequestError(f"{file}: is there already; allowed: a new file")
+        scratch = tempfile.TemporaryDirectory(prefix=".export-", dir=file.parent)
+    with scratch as folder:
+        part = Path(folder) / file.name
+        yield part
+        part.replace(file)
 
 
 def perform(arguments: Sequence[str]) -> int:
@@ -94,20 +113,17 @@ def perform(arguments: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE", type=Path, help="to be written; it must not be there yet")
     console.add_model(parser)
     options = parser.parse_args(arguments)
-    if options.file.exists():
-        raise RequestError(f"{options.file}: is there already; allowed: a new file")
-    if not options.file.parent.is_dir():
-        raise RequestError(f"{options.file}: there is no folder {options.file.parent}; allowed: a folder that is there")
-    classifier, name = console.classifier(options)
-    if options.to == "onnx":
-        difference = onnx(classifier, options.file)
-        log.info(
-            "%s: checked with ONNX Runtime on %d images, greatest difference of a probability %.2g",
-            name, CHECKED, difference,
-        )  # fmt: skip
-    else:
-        safetensors(classifier, options.file)
-        log.info("%s: %d tensors, the config in the metadata", name, len(classifier.state_dict()))
+    with _whole(options.file) as part:
+        classifier, name = console.classifier(options)
+        if options.to == "onnx":
+            difference = onnx(classifier, part)
+            log.info(
+                "%s: checked with ONNX Runtime on %d images, greatest difference of a probability %.2g",
+                name, CHECKED, difference,
+            )  # fmt: skip
+        else:
+            safetensors(classifier, part)
+            log.info("%s: %d tensors, the config in the metadata", name, len(classifier.state_dict()))
     print(options.file)
     return console.DONE
 

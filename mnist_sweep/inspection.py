@@ -121,7 +121,8 @@ def load(checkpoint: Path) -> Network:
         ) from error
     except Exception as error:  # torch's, zipfile's and pickle's own
         cause = " ".join(str(error).split())
-        hostile = "Unsupported" in cause or "Weights only" in cause
+        # of the first byte of a text or a picture, which is no pickle at all, torch says "Unsupported operand"
+        hostile = "Weights only" in cause and "Unsupported operand" not in cause
         said = "it holds more than plain data, and nothing of it was executed" if hostile else "it is no checkpoint"
         raise RequestError(f"{checkpoint}: refused: {said}; allowed: the best.ckpt of a run") from error
     try:

@@ -71,10 +71,19 @@ def files(given: Sequence[Path]) -> Iterator[Path]:
         Also what is not there, for which there will be a line.
     """
     for path in given:
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in digits.SUFFIXES)
+        if _is_folder(path):
+            found = (file for file in path.rglob("*") if file.suffix.lower() in digits.SUFFIXES)
+            yield from sorted(file for file in found if not _is_folder(file))
         else:
             yield path
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one that can be looked at; of what cannot, reading it says why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def perform(arguments: Sequence[str]) -> int:
@@ -85,7 +94,7 @@ def perform(arguments: Sequence[str]) -> int:
     console.add_model(parser)
     options = parser.parse_args(arguments)
     classifier, name = console.classifier(options)
-    empty = [path for path in options.images if path.is_dir() and not list(files([path]))]
+    empty = [path for path in options.images if _is_folder(path) and not list(files([path]))]
     for path in empty:
         log.error("error: %s: no pictures in this folder; allowed: %s", path, ", ".join(digits.SUFFIXES))
     paths = list(files(options.images))
@@ -120,8 +129,9 @@ def _table(found: Iterator[Answer | None], name: str) -> bool:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=name, box=box.SIMPLE, title_justify="left")
+    table = Table(title=Text(name), box=box.SIMPLE, title_justify="left")
     for column in ("image", "digit", "probability", "next"):
         table.add_column(column, overflow="fold")
     right = True
@@ -131,7 +141,8 @@ def _table(found: Iterator[Answer | None], name: str) -> bool:
             continue
         order = np.argsort(answer.probabilities)[::-1]
         others = "  ".join(f"{label}: {100 * answer.probabilities[label]:.1f}%" for label in order[1:3])
-        table.add_row(answer.image, str(answer.digit), f"{100 * answer.probabilities[order[0]]:.1f}%", others)
+        image = Text(answer.image)  # in a plain string, Rich takes [a] and :cat: for markup
+        table.add_row(image, str(answer.digit), f"{100 * answer.probabilities[order[0]]:.1f}%", others)
     Console().print(table)
     return right
 

@@ -30,21 +30,25 @@ def folder_of(config: schema.Config) -> Path:
 
 def begun(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     """The config, as plain data, and the overrides of the run in a folder; None where they cannot be read."""
+    config, items = _loaded(folder / "config.yaml"), _loaded(folder / "overrides.yaml")
+    return (config, items) if isinstance(config, dict) and isinstance(items, list) else None
+
+
+def _loaded(path: Path) -> Any:
+    """Plain data; None where it is not there or damaged, as by a process that was killed while it wrote."""
     try:
-        config, items = (
-            yaml.safe_load((folder / name).read_text("utf-8")) for name in ("config.yaml", "overrides.yaml")
-        )
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    return (config, items) if isinstance(config, dict) and isinstance(items, list) else None
 
 
 def differences(config: schema.Config) -> list[str]:
     """How the run in a config's folder was begun otherwise, in what bears on its numbers: ``KEY: VALUE → VALUE``."""
-    if not (there := begun(folder_of(config))):
+    there = _loaded(folder_of(config) / "config.yaml")
+    if there is None:
         return []
     try:
-        before = schema.Config.model_validate(there[0]).material()
+        before = schema.Config.model_validate(there).material()
     except ValueError as error:  # of another version of this program
         return [" ".join(str(error).split())[:200]]
     now = config.material()

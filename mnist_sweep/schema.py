@@ -274,7 +274,7 @@ class Config(Section):
 
 
 def searchable(key: str) -> bool:
-    """Whether a sweep may draw a key, by its dotted name: it is part of what is trained, and leaves trials comparable."""
+    """Whether a sweep may draw the key of this name: it is part of what is trained, and leaves trials comparable."""
     unsuitable = any(key == name or key.startswith(f"{name}.") for name in {*_IMMATERIAL, "data.split_seed"})
     return key.partition(".")[0] in _TRAINED and not unsuitable
 

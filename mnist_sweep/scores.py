@@ -10,13 +10,18 @@ from pathlib import Path
 from mnist_sweep import console, datasets, schema
 from mnist_sweep.composition import CONF, compose
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.overrides import override
+from mnist_sweep.overrides import key_of, override, without
+from mnist_sweep.record import differences, folder_of
 from mnist_sweep.result import Result
 
 log = logging.getLogger("mnist_sweep.scores")  # __name__ is __main__ here
 
 RECIPES = ("tutorial", "fast99", "balanced", "accurate", "tiny")
 SEEDS = 5
+#: What a row and a column of the table stand for, which no override may change.
+_OWN = ("experiment", "data", "data.name", "seed", "name")
+#: So many differences from an earlier request are told.
+_TOLD = 3
 #: Between these lines of a file the table is put.
 MARKS = ("<!-- scores -->", "<!-- /scores -->")
 
@@ -71,16 +76,43 @@ class Score:
         return f"{100 * statistics.fmean(self.accuracies):.2f}{deviation}%"
 
 
-def score(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> Score:
-    """Train a recipe with seeds 0, 1, … one after another on the whole machine, each measured once on the test set.
-
-    Runs that are there already, from a call before, are not repeated.
+def overrides_of(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> list[list[str]]:
+    """The overrides of a recipe's runs, with seeds 0, 1, …
 
     Args:
         recipe: option of ``experiment``.
         dataset: its name.
         seeds: how many.
         more: further overrides.
+    """
+    return [
+        [f"experiment={recipe}", f"data={dataset}", f"seed={seed}", *more,
+         override("name", f"score-{recipe}-{dataset}-{seed}")]
+        for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def check(config: schema.Config) -> None:
+    """Refuse a run whose folder is that of another request: its result, or its checkpoint, would pass for this one's.
+
+    Raises:
+        RequestError: the folder's config has other values, of which the first are told.
+    """
+    if changes := differences(config):
+        more = f" and {len(changes) - _TOLD} more" if len(changes) > _TOLD else ""
+        raise RequestError(
+            f"{folder_of(config)} is there already, of another request ({', '.join(changes[:_TOLD])}{more}); "
+            "allowed: the same request, another output=, or this folder taken away"
+        )
+
+
+def score(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> Score:
+    """Train a recipe with seeds 0, 1, … one after another on the whole machine, each measured once on the test set.
+
+    Runs that are there already, from a call before with the same request (see `check`), are not repeated.
+
+    Args:
+        recipe, dataset, seeds, more: as for `overrides_of`.
 
     Raises:
         RunFailure: a run failed.
@@ -88,12 +120,11 @@ def score(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> Score:
     from mnist_sweep.run import run
 
     results = []
-    for seed in range(seeds):
-        name = f"score-{recipe}-{dataset}-{seed}"
-        items = [f"experiment={recipe}", f"data={dataset}", f"seed={seed}", *more, override("name", name)]
-        result = run(compose(items), items, open_test=True, progress=True, resume=True)
+    for seed, items in enumerate(overrides_of(recipe, dataset, seeds, more)):
+        config = compose(items)
+        result = run(config, items, open_test=True, progress=True, resume=True)
         if result.status != "finished":
-            raise RunFailure(str(result.reason), f"{name}: {result.detail}")
+            raise RunFailure(str(result.reason), f"{config.name}: {result.detail}")
         log.info(
             "%s, seed %d: test/accuracy %.4f, %.0f s", recipe, seed, result.metrics["test/accuracy"], result.seconds
         )
@@ -167,15 +198,24 @@ def perform(arguments: Sequence[str]) -> int:
         raise RequestError(f"{unknown[0]}: no such recipe; allowed: {', '.join(known)}")
     if options.seeds < 1:
         raise RequestError(f"--seeds {options.seeds}: allowed: at least 1")
+    for item in options.set:
+        if key_of(item) in _OWN or not without([item], "sweep"):
+            raise RequestError(
+                f"--set {item}: RECIPE, --data and --seeds say which runs there are; "
+                f"allowed: any key but {', '.join(_OWN)} and sweep"
+            )
     if options.into:
         _marked(options.into)
     configs = {name: compose([f"data={name}", *options.set]) for name in options.data}
+    for recipe in recipes:  # before the first of them takes minutes
+        for name in options.data:
+            for items in overrides_of(recipe, name, options.seeds, options.set):
+                check(compose(items))
+    output = configs[options.data[0]].output
+    console.check_writable(f"output={output}", Path(output))
     at_hand = [name for name, config in configs.items() if _at_hand(config)]
     if not at_hand:
         raise RequestError(f"--data {' '.join(options.data)}: none of them is at hand or to be had")
-    for recipe in recipes:  # before the first of them takes minutes
-        for name in at_hand:
-            compose([f"experiment={recipe}", f"data={name}", *options.set])
     others = [] if options.recipes else [recipe for recipe in known if recipe not in RECIPES]
     found = table([score(recipe, name, options.seeds, options.set) for recipe in recipes for name in at_hand], others)
     print(found)

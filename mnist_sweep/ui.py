@@ -6,9 +6,8 @@ import shlex
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mnist_sweep import console
+from mnist_sweep import console, tracking
 from mnist_sweep.errors import RequestError
 
 log = logging.getLogger("mnist_sweep.ui")  # __name__ is __main__ here
@@ -25,14 +24,14 @@ def perform(arguments: Sequence[str]) -> int:
     """Become MLflow's server.
 
     Raises:
-        RequestError: there is no account yet, or the port is taken.
+        RequestError: there is no account yet, or what is there is none, or the port is taken.
     """
     parser = console.parser("ui", "Open MLflow's UI on the runs and sweeps of this folder.")
     parser.add_argument("--port", type=int, default=5000, help="of the page (default: %(default)s)")
     console.add_store(parser)
     options = parser.parse_args(arguments)
     uri = options.tracking_uri
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if not tracking.is_there(uri):
         raise RequestError(
             f"--tracking-uri={uri}: there is no such file; allowed: the store of a run or a sweep "
             "(python -m mnist_sweep makes one in mlruns/)"

@@ -85,8 +85,21 @@ def test_a_set_without_its_archives_is_used_with_a_warning(
     raw.mkdir(parents=True)
     for name, size in datasets.SIZES.items():
         (raw / name).write_bytes(bytes(size))
-    datasets.verify(data("data=kmnist", f"data.root={tmp_path}"))
+    for _ in range(2):  # said once
+        datasets.verify(data("data=kmnist", f"data.root={tmp_path}"))
     assert caplog.text.count("cannot be verified") == 4
+
+
+def test_what_cannot_be_read_is_named(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match=r"data\.root=x+: x+/MNIST/.* cannot be read \(File name too long\)"):
+        datasets.verify(data(f"data.root={'x' * 300}"))
+
+    def refused(path: Path, _: int) -> str:  # as to anybody but the superuser
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(datasets, "_md5", refused)
+    with pytest.raises(RequestError, match=r"train-images-idx3-ubyte cannot be read \(Permission denied\)"):
+        datasets.verify(data(f"data.root={mnist}"))
 
 
 def test_what_cannot_be_had_falls_back(

@@ -125,11 +125,21 @@ def test_a_damaged_file_never_crashes(at: int, value: int, length: int) -> None:
             assert found.shape == (28, 28)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "I;16"])
+@pytest.mark.parametrize(("tag", "value"), [(0x11A, 72.0), (0x128, 2)])
+def test_odd_exif_is_no_hindrance_and_the_picture_is_turned(tag: int, value: float) -> None:
+    """Data of a type that the tag does not have, which Pillow reads but cannot write."""
+    exif = Image.Exif()
+    exif[0x112], exif[tag] = 6, value  # lies on its side
+    content = encoded(NOISE.resize((80, 60)), "JPEG", exif=exif)
+    at = content.index(tag.to_bytes(2, "big"))
+    assert digits.decode(content[: at + 2] + b"\x00\x07" + content[at + 4 :]).shape == (80, 60)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "I;16", "I;16 with 8 bits"])
 def test_every_kind_of_pixel(mode: str) -> None:
     grey = drawn(100, 90, 20, 20, 50, 255, 0)
-    if mode == "I;16":
-        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    if mode.startswith("I;16"):
+        picture = Image.fromarray(grey.astype(np.uint16) * (257 if mode == "I;16" else 1))
     elif mode in ("RGBA", "LA"):  # black ink on nothing
         picture = Image.merge("LA", [Image.new("L", (90, 100)), Image.fromarray(255 - grey)]).convert(mode)
     else:

@@ -1,6 +1,8 @@
 """Networks that answer together: who they are, what they say, what is kept of them."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_sweep import data, ensemble, export, inspection, predict, run
+from mnist_sweep import data, datasets, ensemble, export, inspection, predict, run, run_report
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.tracking.store import client_of
 from tests.conftest import SMALL
@@ -127,7 +129,106 @@ def test_an_ensemble_recognises_pictures_and_is_exported(
 def test_a_wrong_name_and_a_top_of_one_are_refused(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"study-0000: is there already; allowed: another --name"):
         ensemble.perform([str(folder / "study"), "--name", "study-0000"])
-    with pytest.raises(RequestError, match=r"--name \.\./up: allowed: the name of a folder, without /"):
-        ensemble.perform([str(folder / "study"), "--name", "../up"])
+    for name, fault in (("../up", "should match pattern"), ("..", "should match"), ("x" * 300, "at most 100 char")):
+        with pytest.raises(RequestError, match=f"--name {name}: String should .*{fault.removeprefix('should ')}"):
+            ensemble.perform([str(folder / "study"), "--name", name])
     with pytest.raises(RequestError, match="--top 1: allowed: at least 2"):
         ensemble.perform([str(folder / "study"), "--top", "1"])
+
+
+@pytest.fixture
+def pair(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of two members that a test may spoil."""
+    (tmp_path / "runs").mkdir()
+    found = tmp_path / "runs" / "first", tmp_path / "runs" / "second"
+    for copy, name in zip(found, ("study-0000", "study-0001-seed4"), strict=True):
+        shutil.copytree(folder / name, copy)
+    return found
+
+
+def test_what_is_refused_or_fails_leaves_nothing_and_the_same_command_can_be_given_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = pair
+    monkeypatch.chdir(first)
+    store = f"sqlite:///{first.parent.parent}/store.db"
+    command, made = [".", "../second", "--tracking-uri", store], first.parent / "first-ensemble"
+
+    def fails(error: BaseException) -> Any:
+        def raising(*_: Any) -> None:
+            raise error
+
+        return raising
+
+    for module, name, error in (
+        (datasets, "verify", RequestError("data.root=there: a file is damaged")),
+        (data, "test_set", Interrupted(2)),
+        (run_report, "keep_ensemble", ValueError("a bug")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fails(error))
+            with pytest.raises(type(error)):
+                ensemble.perform(command)
+        assert sorted(path.name for path in first.parent.iterdir()) == ["first", "second"]
+    client = client_of(store)
+    (failed,) = client.search_runs([client.get_experiment_by_name("mnist_sweep").experiment_id])
+    assert (failed.info.status, failed.data.tags["detail"]) == ("FAILED", "ValueError: a bug")
+    assert ensemble.perform(command[:2]) == 0
+    assert Result.read(made).mlflow_run_id is None, "like its members, which are not tracked"
+    assert sorted(path.name for path in first.parent.parent.iterdir()) == [".mlflow.lock", "runs", "store.db"]
+
+
+def test_damaged_images_are_named_before_anything_is_written(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(datasets.SOURCES["mnist5k"], raw={"mnist_5k.csv.gz": "0" * 32})
+    monkeypatch.setitem(datasets.SOURCES, "mnist5k", other)
+    with pytest.raises(RequestError, match=r"mnist_5k\.csv\.gz is damaged"):
+        ensemble.perform([str(path) for path in pair])
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "missing", lambda _: [Path("nowhere")])
+    with pytest.raises(
+        RequestError, match=r"data\.root=.*: nowhere is not there, .*; allowed: this command in the folder"
+    ):
+        ensemble.perform([str(path) for path in pair])
+    assert not (pair[0].parent / "first-ensemble").exists()
+
+
+def test_two_ways_to_a_run_are_one_member(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(RequestError, match="1 finished run; allowed: at least two"):
+        ensemble.perform([str(pair[0]), f"{pair[1]}/../first"])
+
+
+def test_members_that_are_broken_are_named(pair: tuple[Path, Path]) -> None:
+    first, second = pair
+    sweep = first.parent / "study"
+    sweep.mkdir()
+    (sweep / "sweep.json").write_text("{}")
+    for number in (0, 1):
+        shutil.copytree(first, first.parent / f"study-{number:04}")
+    (first.parent / "study-0001" / "result.json").write_text('{"status"')
+    with pytest.raises(RequestError, match=r"study-0001: no result\.json that can be read"):
+        ensemble.perform([str(sweep)])
+    (second / BEST).write_bytes(b"broken")
+    with pytest.raises(RequestError, match=r"second/checkpoints/best\.ckpt: refused: it is no checkpoint"):
+        ensemble.perform([str(first), str(second)])
+    (second / "config.yaml").unlink()  # as of an ensemble
+    with pytest.raises(RequestError, match=r"second/config\.yaml: no config .*; allowed: the folder of a single run"):
+        ensemble.perform([str(first), str(second)])
+    with pytest.raises(RequestError, match="File name too long"):
+        ensemble.perform([str(first), "x" * 300])
+
+
+@pytest.mark.parametrize(
+    ("items", "asked", "uri"),
+    [
+        (["output=then"], None, "sqlite:////now/mlflow.db"),
+        (["output=/then"], None, "sqlite:////now/mlflow.db"),
+        (["tracking.uri=http://there:5000"], None, "http://there:5000"),
+        ([], "sqlite:///other.db", "sqlite:///other.db"),
+        (["tracking=none"], "sqlite:///other.db", "sqlite:///other.db"),
+        (["tracking=none"], None, None),
+    ],
+)
+def test_the_account_is_kept_where_that_of_the_members_is(items: list[str], asked: str | None, uri: str | None) -> None:
+    assert getattr(ensemble._account(compose(items), Path("/now"), asked), "uri", None) == uri

@@ -67,12 +67,13 @@ def test_a_hostile_file_is_refused_and_nothing_is_executed(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Hostile()}, "zip.ckpt")
     Path("raw.ckpt").write_bytes(pickle.dumps(Hostile()))
-    Path("text.ckpt").write_text("hello")
+    Path("text.ckpt").write_text("name: one\nseed: 0\n")
     torch.save({"state_dict": {}}, "other.ckpt")
     for name in ("zip", "raw", "text", "other", "none"):
         with pytest.raises(RequestError, match=f"{name}.ckpt") as caught:
             inspection.load(Path(f"{name}.ckpt"))
         assert "\n" not in str(caught.value)
+        assert ("it holds more than plain data" in str(caught.value)) == (name == "zip")
     assert not Path("executed").exists()
 
 

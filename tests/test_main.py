@@ -86,7 +86,10 @@ def test_a_grid(program: Program, tmp_path: Path) -> None:
         (["--multirun", "seed=0,1", "name=same"], "name=same: the same for 2 runs"),
         (["--config-dir", "nowhere", "experiment=own"], "--config-dir=nowhere: no such folder"),
         (["--config-dir=mine", "experiment=own", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
-        (["--config-dir", "mine", "experiment=owm"], "did you mean own? allowed: accurate, balanced, fast99, few, own, "),
+        (
+            ["--config-dir", "mine", "experiment=owm"],
+            "did you mean own? allowed: accurate, balanced, fast99, few, own, ",
+        ),
         (["--cfg", "job", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
         (["--multirun", "seed=0,1", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
         (["--multirun", "+sweep=optuna", "seed=0,1"], "sweep.name=sweep: the same for 2 runs"),

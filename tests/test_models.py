@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,7 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 
 from mnist_sweep import onednn, schema, shapes
 from mnist_sweep.composition import compose
+from mnist_sweep.errors import RequestError
 from mnist_sweep.models import ACTIVATIONS, MONOTONE, ConvNet
 
 NARROW = st.integers(1, 6)
@@ -199,6 +201,30 @@ def test_a_map_that_vanishes_is_named() -> None:
         shapes.layers(shapes.blocks([4, 4, 4], 3, [7, 4, 2], 1, "same"), False, False, [])
     with pytest.raises(shapes.ShapeError, match="block 2 convolves a 4 × 4 map by 5 × 5"):
         shapes.layers(shapes.blocks([4, 4], 5, [6, 1], 1, "valid"), False, False, [])
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (
+            ["model.hidden=[99999999999999999999]"],
+            "model.hidden[0]=99999999999999999999: should be less than or equal to",
+        ),
+        (["model.filters=[8,100001]"], "model.filters[1]=100001: should be less than or equal to 100000"),
+        (
+            ["data.batch_size=1", "model.batch_norm=true", "model.filters=[8,8]", "model.pool_size=[28,1]"],
+            "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true",
+        ),
+    ],
+)
+def test_what_torch_could_not_build_or_train_is_refused(items: list[str], said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)):
+        compose(items)
+
+
+def test_a_batch_of_one_is_normalised_where_its_maps_are_larger() -> None:
+    config = compose(["data.batch_size=1", "model.batch_norm=true", "model.filters=[8]", "model.pool_size=28"])
+    assert ConvNet(config.model).train()(torch.rand(1, 1, 28, 28)).shape == (1, 10)
 
 
 def test_valid_convolutions_and_global_pooling_of_a_published_network() -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mnist_sweep import scores
 from mnist_sweep.composition import CONF, compose
@@ -56,6 +57,23 @@ def test_scores_are_those_of_the_runs_and_are_not_measured_twice(
     assert [(folder / "result.json").stat().st_mtime_ns for folder in folders] == written
 
 
+def test_the_runs_of_another_request_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
+    more = [*TINY, f"output={tmp_path}"]
+    *_, items = scores.overrides_of("tutorial", "mnist5k", 2, more)
+    folder = tmp_path / "runs" / "score-tutorial-mnist5k-1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(compose(items).with_precision("bf16").plain()))
+    scores.check(compose([*items, "trainer.threads=1"]))
+    said = (
+        f"{folder} is there already, of another request (model.filters: [4] → [6], optimizer.lr: 0.001 → 0.01, "
+        "trainer.max_epochs: 1 → 3 and 1 more); allowed: the same request, another output=, or this folder taken away"
+    )
+    other = ["trainer.max_epochs=3", "model.filters=[6]", "optimizer.lr=0.01", "trainer.patience=2"]
+    with pytest.raises(RequestError, match=re.escape(said)):
+        scores.perform(["tutorial", "--seeds", "2", "--data", "mnist5k", "--set", *more, *other])
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name], "the first seed was not begun"
+
+
 def test_the_table_has_a_column_for_each_data_set_and_says_who_chose_on_what() -> None:
     given = [*SMALL, "output=nowhere", "name=one"]
     result = Result(
@@ -84,6 +102,14 @@ def test_the_table_has_a_column_for_each_data_set_and_says_who_chose_on_what() -
         (["tutorial", "--into", "nowhere.md"], "--into nowhere.md: allowed: a file with one line <!-- scores -->"),
         (["tutorial", "--data", "mnits"], "data=mnits: unknown option; did you mean mnist?"),
         (["tutorial", "--data", "mnist5k", "--set", "optimizer.lrr=1"], "the nearest known one is optimizer.lr"),
+        (
+            ["tutorial", "--set", "output=/dev/null/x"],
+            "output=/dev/null/x: /dev/null cannot be written (Not a directory)",
+        ),
+        *(
+            (["tutorial", "--set", "tracking=none", item], f"--set {item}: RECIPE, --data and --seeds say which runs")
+            for item in ("seed=3", "data=mnist5k", "data.name=mnist5k", "name=one", "experiment=tiny", "+sweep=optuna")
+        ),
     ],
 )
 def test_refused(arguments: list[str], said: str) -> None:

@@ -16,6 +16,7 @@ from mnist_sweep.result import Result
 from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.driver import opened
 from mnist_sweep.sweep.launchers import Task
+from mnist_sweep.sweep.launchers.inline import Inline
 from tests import stubs
 
 pytestmark = pytest.mark.usefixtures("fresh_stubs")
@@ -139,7 +140,7 @@ def test_the_account_is_found_again_after_a_sitting_without_one(tmp_path: Path) 
     tracked = f"tracking=mlflow tracking.uri=sqlite:///{tmp_path}/mlflow.db".split()
     for items in (tracked, ["tracking=none"], tracked):
         given = ["+sweep=optuna", "data=mnist5k", f"output={tmp_path}", "sweep.trials=1", *items]
-        with opened(compose(given), given) as driver, Crew(lambda: stubs.Inline(stubs.STUB)) as crew:
+        with opened(compose(given), given) as driver, Crew(lambda: Inline(stubs.STUB)) as crew:
             driver.begin(crew)
         if items is tracked:
             assert driver.account.run_id
@@ -153,7 +154,7 @@ def test_another_study_of_this_name_in_the_same_store_is_left_alone(tmp_path: Pa
     sittings = []
     for name in ("one", "other"):
         given = ["+sweep=optuna", "data=mnist5k", f"output={tmp_path / name}", f"tracking.uri={uri}"]
-        with opened(compose(given), given) as driver, Crew(lambda: stubs.Inline(stubs.STUB)) as crew:
+        with opened(compose(given), given) as driver, Crew(lambda: Inline(stubs.STUB)) as crew:
             driver.begin(crew)
             sittings.append(driver.account.run_id)
     assert [client_of(uri).get_run(run).info.status for run in sittings] == ["RUNNING", "RUNNING"]
@@ -213,6 +214,6 @@ def test_the_race_takes_an_interrupted_run_up_again(tmp_path: Path) -> None:
     stubs.twist.append(once)
     items = ["data=mnist5k", "tracking=none", f"output={tmp_path}", "seed=1", "name=again"]
     task = Task(id=7, overrides=items, config_dir=None, parent=None, tags={})
-    with Crew(lambda: stubs.Inline(stubs.STUB)) as crew:
+    with Crew(lambda: Inline(stubs.STUB)) as crew:
         assert crew.perform([task])[7].status == "finished"
     assert len(stubs.performed) == 2

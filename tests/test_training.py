@@ -152,6 +152,19 @@ def test_onecycle_schedule_peaks_at_the_learning_rate(perform: Perform) -> None:
     assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
+@pytest.mark.parametrize("warmup", ["0.01", "0.0625", "0.1"])
+def test_onecycle_warms_up_for_two_steps_at_least(perform: Perform, warmup: str) -> None:
+    rates = learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", f"scheduler.warmup={warmup}")
+    assert rates[:2] == pytest.approx([0.1 / 25, 0.1])
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_too_few_steps_for_onecycle_are_made_at_the_peak(perform: Perform, epochs: int) -> None:
+    few = ["data.batch_size=200", f"trainer.max_epochs={epochs}"]
+    assert learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", *few) == [0.1] * epochs
+
+
 def test_early_stopping(perform: Perform) -> None:
     result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-9")
     assert result.status == "finished"

@@ -1,7 +1,7 @@
 """MLflow: the account of runs, their models, the store. The only place that imports it."""
 
 from mnist_sweep.tracking.account import Account, State, close_running, find_run, warm_up
-from mnist_sweep.tracking.models import SavedModel, checkpoint_of, register, registered, registered_name
+from mnist_sweep.tracking.models import SavedModel, checkpoint_of, is_there, register, registered, registered_name
 
 __all__ = [
     "Account",
@@ -10,6 +10,7 @@ __all__ = [
     "checkpoint_of",
     "close_running",
     "find_run",
+    "is_there",
     "register",
     "registered",
     "registered_name",

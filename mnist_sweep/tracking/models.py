@@ -191,6 +191,46 @@ def _alias(client: Any, name: str) -> Any:
         return None
 
 
+#: What a SQLite database begins with (https://www.sqlite.org/fileformat.html); an empty file is one, too.
+_SQLITE = b"SQLite format 3\0"
+_STORES = "sqlite:///FILE of a run or a sweep, or the address of MLflow's server"
+
+
+def is_there(tracking_uri: str) -> bool:
+    """Whether there is a store; of any but a file, which MLflow would make, the first request tells.
+
+    Raises:
+        RequestError: the file cannot be read, which MLflow tries for minutes, or is no database.
+    """
+    if not tracking_uri.startswith("sqlite:///"):
+        return True
+    try:
+        with Path(tracking_uri.removeprefix("sqlite:///")).open("rb") as file:
+            head = file.read(len(_SQLITE))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RequestError(f"--tracking-uri={tracking_uri}: {error.strerror}; allowed: {_STORES}") from error
+    if head not in (_SQLITE, b""):
+        raise RequestError(f"--tracking-uri={tracking_uri}: the file is no SQLite database; allowed: {_STORES}")
+    return True
+
+
+def _answering(tracking_uri: str) -> Any:
+    """The client of a store that answers.
+
+    Raises:
+        RequestError: it does not, or there can be no such store.
+    """
+    try:
+        client = client_of(tracking_uri)
+        client.search_registered_models(max_results=1)
+    except Exception as error:  # MLflow's, and those of what it stands on
+        said = f"--tracking-uri={tracking_uri}: cannot be used ({line(error)})"
+        raise RequestError(f"{said}; allowed: {_STORES}") from error
+    return client
+
+
 def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     """Fetch the checkpoint of a model in MLflow.
 
@@ -200,13 +240,13 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
         folder: where to put it.
 
     Raises:
-        RequestError: there is no such model, or it is not one of ours.
+        RequestError: there is no such store or model, or it is not one of ours.
     """
-    database = Path(tracking_uri.removeprefix("sqlite:///"))
     makes = "python -m mnist_sweep +sweep=optuna makes one"
-    if tracking_uri.startswith("sqlite:///") and not database.is_file():
+    if not is_there(tracking_uri):
+        database = tracking_uri.removeprefix("sqlite:///")
         raise RequestError(f"{uri}: no model is registered yet, there is no {database}; {makes}")
-    client = client_of(tracking_uri)
+    client = _answering(tracking_uri)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -241,8 +281,12 @@ def _download(client: Any, uri: str, folder: Path) -> str:
 
 
 def registered(tracking_uri: str, names: list[str]) -> str | None:
-    """The address of the first of these that has a champion; None where none has."""
-    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+    """The address of the first of these that has a champion; None where none has.
+
+    Raises:
+        RequestError: the store cannot be used.
+    """
+    if not is_there(tracking_uri):
         return None
-    client = client_of(tracking_uri)
+    client = _answering(tracking_uri)
     return next((f"models:/{name}@{CHAMPION}" for name in names if _alias(client, name)), None)
