@@ -28,10 +28,13 @@ def folder_of(config: schema.Config) -> Path:
     return Path(config.output) / "runs" / str(config.name)
 
 
-def begun(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """The config, as plain data, and the overrides of the run in a folder; None where they cannot be read."""
+def begun(folder: Path) -> tuple[schema.Config, list[str]] | None:
+    """The config and the overrides of the run in a folder; None where there is none that can be read."""
     config, items = _loaded(folder / "config.yaml"), _loaded(folder / "overrides.yaml")
-    return (config, items) if isinstance(config, dict) and isinstance(items, list) else None
+    try:
+        return schema.Config.model_validate(config), [*items]
+    except (ValueError, TypeError):  # of another version of this program, or damaged
+        return None
 
 
 def _loaded(path: Path) -> Any:

@@ -90,14 +90,12 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
 @contextlib.contextmanager
 def _alone(settings: Sweep, output: Path) -> Iterator[None]:
     """Hold the sweep's folder and its study, which may lie elsewhere: two drivers would write one number twice."""
-    held = [output / f".sweep-{settings.name}.lock"]
-    if file := storage_file(settings):
-        held.append(file.absolute().parent / f".{file.name}-{settings.name}.lock")
+    file = storage_file(settings)
     with contextlib.ExitStack() as stack:
-        for path in held:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in sorted({output.resolve(), file.resolve().parent if file else output.resolve()}):
+            folder.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(FileLock(path).acquire(timeout=0))
+                stack.enter_context(FileLock(folder / f".sweep-{settings.name}.lock").acquire(timeout=0))
             except Timeout as error:
                 raise RequestError(
                     f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"

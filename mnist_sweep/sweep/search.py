@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mnist_sweep import metrics, schema, unperformed
 from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
 from mnist_sweep.overrides import override
+from mnist_sweep.record import differences
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import methods
 from mnist_sweep.sweep.budget import Budget
@@ -72,6 +73,7 @@ class Search:
         self.trained = self._known()  # trials by the digest of what they train or have trained
         self.followers: dict[int, list[int]] = {}  # trials that wait for the end of an equal one
         self.impossible = 0
+        self.kept = budget.seconds()  # of the time that is spent, what the study knows
 
     def perform(self, crew: Crew, view: View) -> None:
         """Begin and end trials until there are enough.
@@ -137,7 +139,7 @@ class Search:
         if begun is None and folder.exists():
             self._lost(trial, f"{folder} is there already, of another run")
             return
-        if begun not in (None, proposal.digest):
+        if begun is not None and (begun != proposal.digest or differences(self._config(number, proposal))):
             self._superseded(trial, folder)
             return
         self.asked[number] = trial, proposal
@@ -163,8 +165,12 @@ class Search:
 
     def _remember(self) -> None:
         """Keep the time that is spent, in case this process dies."""
-        if self.budget.seconds() > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
-            self.study.remember("search_seconds", self.budget.seconds())
+        if (spent := self.budget.seconds()) > self.kept + _KEPT_EVERY:
+            self.study.remember("search_seconds", spent)
+            self.kept = spent
+
+    def _config(self, number: int, proposal: Proposal) -> schema.Config:
+        return self.proposals.config(proposal.values).model_copy(update={"name": self.name(number)})
 
     def _tags(self, number: int) -> dict[str, Any]:
         return {"study": self.settings.name, "study.id": self.study.id, "trial": number}
@@ -177,8 +183,14 @@ class Search:
 
     def _superseded(self, trial: optuna.Trial, folder: Path) -> None:
         """Give up a trial that was interrupted, and that the changed settings would go on with otherwise."""
-        detail = "it was begun with settings that have changed since (sweep.allow_changes)"
-        unperformed.give_up(folder, parent=self.account.run_id, tags=self._tags(trial.number), detail=detail)
+        detail = "it was begun with settings that have changed since"
+        unperformed.give_up(
+            folder,
+            config_dir=self.proposals.config_dir,
+            parent=self.account.run_id,
+            tags=self._tags(trial.number),
+            detail=detail,
+        )
         self._lost(trial, detail)
 
     def _impossible(self, trial: optuna.Trial, detail: str) -> None:
@@ -190,9 +202,8 @@ class Search:
     def _repeat(self, number: int, equal: int) -> Result:
         """The result of a trial that is not trained, because an equal one was."""
         _, proposal = self.asked[number]
-        config = self.proposals.config(proposal.values).model_copy(update={"name": self.name(number)})
         return unperformed.repeat(
-            config,
+            self._config(number, proposal),
             [*proposal.overrides, override("name", self.name(number))],
             Result.read(self.runs / self.name(equal)),
             config_dir=self.proposals.config_dir,

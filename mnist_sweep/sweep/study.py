@@ -55,20 +55,19 @@ class Study:
         storage: holds it.
         goals: one objective or several.
         constraints: what a trial's metrics may be.
+
+    Attributes:
+        id: by which its runs are known in MLflow, where another study may have the same name.
     """
 
     def __init__(
         self, study: optuna.Study, storage: Mirror, goals: Sequence[Objective], constraints: Mapping[str, Bound]
     ) -> None:
         self.study, self.storage, self.goals, self.constraints = study, storage, list(goals), constraints
+        self.id = str(self.recall("id", study.study_name))
         self._ended = 0
         self._counted = sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
         self._best: tuple[int, FrozenTrial | None] | None = None
-
-    @property
-    def id(self) -> str:
-        """By which its runs are known in MLflow, where another study may have the same name."""
-        return str(self.recall("id", self.study.study_name))
 
     @property
     def several(self) -> bool:
