@@ -148,6 +148,31 @@ def test_the_account_is_found_again_after_a_sitting_without_one(tmp_path: Path) 
             assert driver.study.recall("mlflow_run_id") == driver.account.run_id
 
 
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (ZeroDivisionError("by 0"), ZeroDivisionError, "ZeroDivisionError('by 0')"),
+        (RequestError("experiment=own: unknown option"), RunFailure, "experiment=own: unknown option"),
+    ],
+)
+def test_the_account_says_why_a_sweep_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception], said: str
+) -> None:
+    from mnist_sweep.tracking.store import client_of
+
+    def crown(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("mnist_sweep.sweep.winner.crown", crown)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    given = ["+sweep=optuna", "data=mnist5k", f"output={tmp_path}", f"tracking.uri={uri}", "sweep.trials=1"]
+    with opened(compose(given), given) as driver, pytest.raises(raised):
+        driver.drive(lambda: Inline(stubs.STUB))
+    run = client_of(uri).get_run(driver.account.run_id)
+    assert (run.info.status, run.data.tags["reason"], run.data.tags["detail"]) == ("FAILED", "error", said)
+    assert (tmp_path / "runs" / "sweep" / "sweep.json").is_file()
+
+
 def test_another_study_of_this_name_in_the_same_store_is_left_alone(tmp_path: Path) -> None:
     from mnist_sweep.tracking.store import client_of
 

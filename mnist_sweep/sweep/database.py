@@ -67,7 +67,7 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
 
 
 def storage_file(settings: Sweep) -> Path | None:
-    """The file of ``sweep.storage``; None where that is a server.
+    """The file of ``sweep.storage``; None where that is a server, or memory.
 
     Raises:
         RequestError: it is no URL of a database, or the package that talks to such is not installed.
@@ -77,7 +77,8 @@ def storage_file(settings: Sweep) -> Path | None:
         url.get_dialect().import_dbapi()
     except (SQLAlchemyError, ImportError) as error:
         raise _not_opened(settings, error) from error
-    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    return Path(file) if file and file != ":memory:" else None
 
 
 def _database(settings: Sweep) -> Database:
