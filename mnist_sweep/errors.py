@@ -57,18 +57,20 @@ class _Signals:
 def interruptible() -> Iterator[None]:
     """Within, the first of `SIGNALS` raises `Interrupted`; a second one ends the process on the spot.
 
-    SIGHUP stays ignored where it is, as under nohup.
+    But for SIGHUP: it stays ignored where it is, as under nohup, and a closed terminal sends more than one.
     """
 
     def handle(signum: int, _: FrameType | None) -> None:
         if _Signals.arrived is not None:
+            if signum == signal.SIGHUP:
+                return
             os._exit(128 + signum)
         _Signals.arrived = signum
         if not _Signals.shields:
             raise Interrupted(signum)
 
-    heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, handle) for signum in heard}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    before = {signum: signal.signal(signum, handle) for signum in SIGNALS if signum != signal.SIGHUP or not ignored}
     try:
         yield
     finally:

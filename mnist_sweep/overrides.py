@@ -55,18 +55,18 @@ def key_of(item: str) -> str:
     return item.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
-def assigned(items: Iterable[str]) -> set[str]:
-    """The dotted names that overrides set: ``a.b`` for ``a.b=1``, and for ``a={b: 1}`` as well."""
-    found = set()
+def assigned(items: Iterable[str]) -> dict[str, Any]:
+    """What overrides set, by dotted name: ``a.b`` for ``a.b=1``; the mapping ``a`` and ``a.b`` for ``a={b: 1}``."""
+    found: dict[str, Any] = {}
     for parsed in OverridesParser.create().parse_overrides(list(items)):
-        found |= _assigned(parsed.key_or_group, parsed.value())
+        _assign(found, parsed.key_or_group, parsed.value())
     return found
 
 
-def _assigned(key: str, value: Any) -> set[str]:
-    if not isinstance(value, Mapping):
-        return {key}
-    return set().union(*(_assigned(f"{key}.{part}", item) for part, item in value.items()))
+def _assign(found: dict[str, Any], key: str, value: Any) -> None:
+    found[key] = value
+    for part, item in value.items() if isinstance(value, Mapping) else []:
+        _assign(found, f"{key}.{part}", item)
 
 
 def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:

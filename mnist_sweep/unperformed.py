@@ -48,17 +48,27 @@ def abandon(
         return record.close(record.result("failed", reason=reason, detail=detail, **known))
 
 
-def give_up(folder: Path, *, config_dir: str | None, parent: str | None, tags: Mapping[str, Any], detail: str) -> None:
+def give_up(
+    folder: Path,
+    tracking: schema.Tracking,
+    *,
+    config_dir: str | None,
+    parent: str | None,
+    tags: Mapping[str, Any],
+    detail: str,
+) -> None:
     """Close the record of a run that was interrupted and will not go on; nothing where none was begun.
 
     Args:
         folder: of the run, wherever it was started from.
+        tracking: where its account is from here.
         config_dir: as for `Record`.
         parent, tags: as for `Record.open`.
         detail: one line for people.
     """
     if there := begun(folder):
-        config = there[0].model_copy(update={"output": str(folder.parent.parent), "name": folder.name})
+        here = {"output": str(folder.parent.parent), "name": folder.name, "tracking": tracking}
+        config = there[0].model_copy(update=here)
         abandon(config, there[1], config_dir=config_dir, parent=parent, tags=tags, reason="error", detail=detail)
 
 

@@ -27,6 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("here")
 def test_what_it_states_is_what_the_trial_was() -> None:
     items = ["experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"]
+    items += ["data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"]
     folder = str(overlay(best(*items), "val/accuracy", FOLDER, "mine"))
     assert compose(["experiment=best"], folder) == compose(items, "mine")
 

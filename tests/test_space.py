@@ -333,3 +333,24 @@ def test_a_space_that_cannot_be_read_is_refused_in_one_line(tree: Mapping[str, A
     with pytest.raises(RequestError, match=ONE_LINE) as caught:
         Space(tree, BASE)
     assert said in str(caught.value)
+
+
+def test_what_is_set_as_a_mapping_is_not_searched() -> None:
+    def fixed(space: str, *items: str) -> list[str]:
+        request = ["+sweep=optuna", "sweep/space=empty", f"++sweep.space={space}", *items]
+        return Space.of(compose(request), request).fixed
+
+    rate = "{optimizer: {_group_: [adam, sgd], lr: {low: 0.1, high: 0.2}}, model.pool: {choices: [max, avg]}}"
+    assert fixed(rate, "optimizer={lr: 0.1}") == ["optimizer.lr"]
+    assert fixed(rate, "optimizer=sgd", "optimizer.lr=0.1") == ["optimizer", "optimizer.lr"]
+    turned = "{data.augmentation: {choices: [{rotation: 5}, {rotation: 9}]}, model.pool: {choices: [max, avg]}}"
+    assert fixed(turned, "data.augmentation={rotation: 1.0}") == ["data.augmentation"]
+
+
+def test_dotted_names_and_trees_are_one_tree() -> None:
+    leaf = {"low": 0.1, "high": 0.2}
+    tree = {"data.augmentation.shift": leaf, "data": {"augmentation": {"rotation": leaf}}, "model.dropout": leaf}
+    keys = {dimension.key for dimension in Space(tree, BASE).dimensions}
+    assert keys == {"data.augmentation.shift", "data.augmentation.rotation", "model.dropout"}
+    with pytest.raises(RequestError, match=r"sweep\.space\.model\.pool: model is there twice"):
+        Space({"model": 3, "model.pool": {"choices": ["max", "avg"]}}, BASE)

@@ -65,6 +65,8 @@ class Crew:
 
     def free(self) -> int:
         """Tasks that can be submitted now."""
+        if self._broken:
+            return 0
         return max(0, self.launcher.free() - len(self._again))
 
     def submit(self, task: Task) -> None:
@@ -111,6 +113,7 @@ class Crew:
                     self.submit(left.popleft())
                 for task, result in self.wait(1.0, lambda _: True):
                     if result is None or result.status == "interrupted":  # by somebody else than this process
+                        self._attempts[task.id] = 0  # no worker has died
                         left.append(dataclasses.replace(task, resume=True))
                     else:
                         results[task.id] = result

@@ -54,6 +54,9 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
         study.set_user_attr("id", uuid.uuid4().hex)
     elif before != now:
         differences, bearable = changes(before, now)
+        if settings.sampler.name == "grid" and any(line.startswith("sweep.space.") for line in differences):
+            differences.append("another grid")
+            bearable = False
         if bearable and (name := conflict(study.get_trials(deepcopy=False), space)):
             differences.append(f"Optuna cannot draw {name} otherwise than before")
             bearable = False
@@ -76,7 +79,7 @@ def storage_file(settings: Sweep) -> Path | None:
         url = make_url(settings.storage)
         url.get_dialect().import_dbapi()
     except (SQLAlchemyError, ImportError) as error:
-        raise _not_opened(settings, error) from error
+        raise not_opened(settings, error) from error
     file = url.database if url.get_backend_name() == "sqlite" else None
     return Path(file) if file and file != ":memory:" else None
 
@@ -89,10 +92,11 @@ def _database(settings: Sweep) -> Database:
     except RequestError:
         raise
     except Exception as error:  # SQLAlchemy's and each driver's own
-        raise _not_opened(settings, error) from error
+        raise not_opened(settings, error) from error
 
 
-def _not_opened(settings: Sweep, error: Exception) -> RequestError:
+def not_opened(settings: Sweep, error: Exception) -> RequestError:
+    """What is said where ``sweep.storage`` cannot be used."""
     line = " ".join(str(error).split())[:200]
     return RequestError(
         f"sweep.storage={settings.storage}: cannot be opened ({line}); allowed: a URL such as sqlite:///FILE"

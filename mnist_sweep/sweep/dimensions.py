@@ -29,18 +29,28 @@ class Dimension:
 
 
 def nested(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with a node for each part of a dotted name: ``{model.pool: LEAF}`` as ``{model: {pool: LEAF}}``."""
+    """The tree with a node for each part of a dotted name: ``{model.pool: LEAF}`` as ``{model: {pool: LEAF}}``.
+
+    Raises:
+        RequestError: a part of a dotted name is no mapping.
+    """
     tree: dict[str, Any] = {}
     for name, item in node.items():
-        *above, last = str(name).split(".")
-        place = tree
-        for part in above:
-            place = place.setdefault(part, {})
-        if name == "when" or not isinstance(item, Mapping):
-            place[last] = item
-        else:
-            place[last] = {**place.get(last, {}), **nested(item)}
+        inner = nested(item) if isinstance(item, Mapping) and name != "when" else item
+        for part in reversed(str(name).split(".")):
+            inner = {part: inner}
+        _merge(tree, inner, str(name))
     return tree
+
+
+def _merge(tree: dict[str, Any], other: Mapping[str, Any], name: str) -> None:
+    for key, item in other.items():
+        if key in tree and not (isinstance(tree[key], dict) and isinstance(item, Mapping)):
+            raise RequestError(f"{ROOT}.{name}: {key} is there twice; allowed: once")
+        if key in tree:
+            _merge(tree[key], item, name)
+        else:
+            tree[key] = item
 
 
 def dimensions(node: Mapping[str, Any], prefix: str, above: Mapping[str, tuple[Any, ...]]) -> list[Dimension]:

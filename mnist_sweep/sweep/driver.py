@@ -14,19 +14,19 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from mnist_sweep import datasets, metrics, schema, tracking
-from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
+from mnist_sweep.errors import RequestError, RunFailure, masked, uninterrupted
 from mnist_sweep.overrides import override, replaced, without
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import machine, methods, queue, summary, winner
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
-from mnist_sweep.sweep.database import open_study, storage_file
+from mnist_sweep.sweep.database import not_opened, open_study, storage_file
 from mnist_sweep.sweep.launchers import Launcher
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.search import Search
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import Study, objectives
+from mnist_sweep.sweep.study import BASELINE, Study, objectives
 from mnist_sweep.sweep_schema import Sweep
 from mnist_sweep.tracking import State
 
@@ -93,13 +93,15 @@ def _alone(settings: Sweep, output: Path) -> Iterator[None]:
     file = storage_file(settings)
     with contextlib.ExitStack() as stack:
         for folder in sorted({output.resolve(), file.resolve().parent if file else output.resolve()}):
-            folder.mkdir(parents=True, exist_ok=True)
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(folder / f".sweep-{settings.name}.lock").acquire(timeout=0))
             except Timeout as error:
                 raise RequestError(
                     f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
                 ) from error
+            except OSError as error:  # which a Timeout is, too
+                raise not_opened(settings, error) from error
         yield
 
 
@@ -197,6 +199,8 @@ class Driver:
             failure = RunFailure("error", str(error))
             raise failure from error
         except Exception as error:
+            if stopped := masked(error):
+                raise stopped from error
             failure = error if isinstance(error, RunFailure) else RunFailure("error", " ".join(repr(error).split()))
             raise
         finally:
@@ -299,6 +303,8 @@ class Driver:
             )
         if self.study.recall("queued") or (done and self.study.recall("queued") is None):
             return
+        if not any(BASELINE in attributes for _, attributes in self.first):
+            log.info("the config's own values are not all within the space: no baseline trial")
         there = [trial.user_attrs for trial in self.study.trials()]  # queued by a sitting that died meanwhile
         with uninterrupted():
             for parameters, attributes in self.first:

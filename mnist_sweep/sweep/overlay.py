@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from mnist_sweep.composition import CONF
@@ -24,7 +25,7 @@ def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None
         The folder to name with ``--config-dir``.
     """
     defaults: list[Any] = []
-    tree: dict[str, Any] = {}
+    tree = OmegaConf.create()
     for item in OverridesParser.create().parse_overrides(best.user_attrs["result"]["overrides"]):
         key, value = item.key_or_group, item.value()
         if key == "experiment":
@@ -32,17 +33,14 @@ def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None
         elif (CONF / key).is_dir() and not isinstance(value, dict):
             defaults.append({f"override /{key}": value})
         else:
-            node = tree
-            *above, last = key.split(".")
-            for part in above:
-                node = node.setdefault(part, {})
-            node[last] = {**node.get(last, {}), **value} if isinstance(value, dict) else value
+            OmegaConf.update(tree, key, value, merge=True, force_add=True)
     file = folder / "conf" / "experiment" / "best.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     if config_dir:
         earlier = _copied(Path(config_dir).resolve(), (folder / "conf").resolve(), folder.parents[1].resolve())
         defaults = [earlier if chosen == file.stem else chosen for chosen in defaults]
-    content = yaml.safe_dump({"defaults": [*defaults, "_self_"], **tree}, sort_keys=False, allow_unicode=True)
+    stated: Any = OmegaConf.to_container(tree)
+    content = yaml.safe_dump({"defaults": [*defaults, "_self_"], **stated}, sort_keys=False, allow_unicode=True)
     title = f"# The best trial of its sweep: trial {best.number}, {metric} {best.values[0]}"
     file.write_text(f"# @package _global_\n{title}\n{content}", encoding="utf-8")
     return folder / "conf"

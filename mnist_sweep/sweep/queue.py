@@ -24,7 +24,7 @@ First = tuple[dict[str, Any], dict[str, Any]]
 
 
 def first(settings: Sweep, space: Space, given: Sequence[str], config_dir: str | None) -> list[First]:
-    """All of it, each point once: with the attributes of every entry that asks for it.
+    """What a new study tries first, each point once: with the attributes of every entry that asks for it.
 
     Args:
         settings: of the sweep.
@@ -66,11 +66,8 @@ def _warm(settings: Sweep, space: Space) -> list[First]:
 
 
 def baseline(space: Space) -> dict[str, Any] | None:
-    """The parameters that propose the config's own values; None, and a line, where the space does not hold them."""
-    found = space.encode({})
-    if found is None:
-        log.info("the config's own values are not all within the space: no baseline trial")
-    return found
+    """The parameters that propose the config's own values; None where the space does not hold them."""
+    return space.encode({})
 
 
 def enqueued(

@@ -135,10 +135,10 @@ class Search:
         attributes = {"proposed": proposal.drawn, "values": proposal.values, "digest": proposal.digest}
         for key, value in attributes.items() if begun is None else []:
             trial.set_user_attr(key, value)
-        self.study.begin(trial)
         if begun is None and folder.exists():
             self._lost(trial, f"{folder} is there already, of another run")
             return
+        self.study.begin(trial)
         if begun is not None and (begun != proposal.digest or differences(self._config(number, proposal))):
             self._superseded(trial, folder)
             return
@@ -186,6 +186,7 @@ class Search:
         detail = "it was begun with settings that have changed since"
         unperformed.give_up(
             folder,
+            self.config.tracking,
             config_dir=self.proposals.config_dir,
             parent=self.account.run_id,
             tags=self._tags(trial.number),

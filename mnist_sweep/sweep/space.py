@@ -75,7 +75,9 @@ class Space:
             RequestError: as above.
         """
         assert config.sweep is not None
-        space = cls(config.sweep.space, config.parameters(), assigned(given))
+        # a mapping for a group sets keys of it, and leaves its option open
+        fixed = {k for k, value in assigned(given).items() if not (isinstance(value, Mapping) and schema.options(k))}
+        space = cls(config.sweep.space, config.parameters(), fixed)
         space._check_values()
         return space
 

@@ -224,6 +224,30 @@ def test_the_handlers_that_were_there_come_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_closed_terminal_hangs_up_more_than_once() -> None:
+    made = []
+
+    def record() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            made.append("record")
+
+    with interruptible(), pytest.raises(Interrupted) as caught:
+        record()
+    assert (made, caught.value.exit_code) == (["record"], 129)
+
+
+def test_an_interrupt_is_heard_where_a_shell_has_it_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a command in the background of a script
+    try:
+        with interruptible(), pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_hangup_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does it
     try:
