@@ -13,7 +13,6 @@ from mnist_sweep import run
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
 from mnist_sweep.result import Result
-from mnist_sweep.sweep import summary, winner
 from mnist_sweep.sweep.driver import sweep
 from mnist_sweep.sweep.launchers.inline import Inline
 from mnist_sweep.tracking.store import client_of
@@ -301,24 +300,3 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: a URL such as"):
             perform(tmp_path / "new", f"sweep.storage={url}")
     assert not (tmp_path / "new").exists()
-
-
-def test_interval_over_seeds() -> None:
-    assert winner.interval([0.5]) == (0.5, None, None)
-    mean, low, high = winner.interval([0.90, 0.92, 0.94])
-    assert mean == pytest.approx(0.92)
-    assert (low, high) == pytest.approx((0.92 - 4.302653 * 0.02 / 3**0.5, 0.92 + 4.302653 * 0.02 / 3**0.5))
-    assert winner._spread([1.0, 0.98])["high"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ([0.5], "0.5000"),
-        ([0.92, 0.92, 0.92], "0.9200 (equal for all 3 seeds)"),
-        ([0.99 - 0.98, 0.51 - 0.5], "0.0100 (equal for all 2 seeds)"),  # but for their last bits
-        ([0.90, 0.92, 0.94], "0.9200 (95% interval 0.8703 … 0.9697)"),
-    ],
-)
-def test_what_is_said_of_an_interval(values: list[float], said: str) -> None:
-    assert summary.interval(winner._spread(values)) == said

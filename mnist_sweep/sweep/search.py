@@ -131,15 +131,15 @@ class Search:
             return
         self.impossible = 0
         folder = self.runs / self.name(number)
-        begun = trial.user_attrs.get("digest")  # of a trial that goes on
+        earlier = trial.user_attrs.get("digest")  # of a trial that goes on
         attributes = {"proposed": proposal.drawn, "values": proposal.values, "digest": proposal.digest}
-        for key, value in attributes.items() if begun is None else []:
+        for key, value in attributes.items() if earlier is None else []:
             trial.set_user_attr(key, value)
-        if begun is None and folder.exists():
+        if earlier is None and folder.exists():
             self._lost(trial, f"{folder} is there already, of another run")
             return
         self.study.begin(trial)
-        if begun is not None and (begun != proposal.digest or differences(self._config(number, proposal))):
+        if earlier is not None and (earlier != proposal.digest or differences(self._config(number, proposal))):
             self._superseded(trial, folder)
             return
         self.asked[number] = trial, proposal
