@@ -6,6 +6,7 @@ floor from arithmetic beside it. Without a GPU the same script runs on the CPU, 
 """
 
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -23,12 +24,17 @@ WANTED = 15.0
 
 
 class Utilisation:
-    """The mean utilisation of the first GPU, per cent, while it is entered; None without one."""
+    """The mean utilisation of a GPU, per cent, while it is entered.
 
-    def __init__(self, on_gpu: bool) -> None:
+    Args:
+        gpu: as CUDA_VISIBLE_DEVICES names it; None = there is none.
+    """
+
+    def __init__(self, gpu: str | None) -> None:
+        self.gpu = gpu
         self.samples: list[float] = []
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True) if on_gpu else None
+        self._thread = threading.Thread(target=self._watch, daemon=True) if gpu else None
 
     def __enter__(self) -> "Utilisation":
         if self._thread:
@@ -44,7 +50,8 @@ class Utilisation:
         import pynvml
 
         pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        found = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+        gpu = found[0](int(self.gpu)) if str(self.gpu).isdigit() else found[1](self.gpu)
         while not self._done.wait(0.2):
             self.samples.append(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
 
@@ -55,8 +62,11 @@ class Utilisation:
 
 def main(images: int | None, epochs: int) -> None:
     """Measure, and print the table."""
-    gpus = machine.gpus()
-    if not gpus:
+    gpus = machine.gpus()[:1]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]  # the template, the floor and all workers share one
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts them
+    else:
         print("no GPU here: what follows is the CPU; the speed on a GPU is still to be measured")
     images = images or (55_000 if gpus else 5_000)
     base = [f"data.limit={images}", f"trainer.max_epochs={epochs}"]
@@ -78,7 +88,7 @@ def main(images: int | None, epochs: int) -> None:
             warm = [*base, f"output={folder}"]
             with Crew(machine.launcher(asked, divided, warm, None)) as crew:
                 sweep([*base, "trainer.max_epochs=1"], (crew, divided), folder)  # CUDA's kernels are loaded once
-                with Utilisation(bool(gpus)) as used:
+                with Utilisation(gpus[0] if gpus else None) as used:
                     rate = sweep(base, (crew, divided), folder)[0] / epoch
         best = max(best, rate)
         print(f"| sweep, {workers} workers | {rate:.3f} | {rate / plain:.1f} | {used.mean} |", flush=True)

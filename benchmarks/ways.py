@@ -166,7 +166,10 @@ def template(items: list[str]) -> Measured:
     ):
         # the Trainer's defaults: progress bar, logger, checkpoint of each epoch
         trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, default_root_dir=folder
+            max_epochs=config.trainer.max_epochs,
+            accelerator=config.trainer.accelerator,
+            devices=1,
+            default_root_dir=folder,
         )
         module = Module()
         started = time.perf_counter()

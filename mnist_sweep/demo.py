@@ -108,6 +108,9 @@ def perform(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     check_port(options.port)
     classifier, name = console.classifier(options)
+    if (trained := classifier.config.data.name) not in console.DIGITS:
+        allowed = ", ".join(console.DIGITS)
+        raise RequestError(f"{name}: this network was trained on {trained}; allowed for drawn digits: {allowed}")
     made = page(classifier, name)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.info("http://%s:%d   (Ctrl-C ends it)", HOST, options.port)

@@ -99,6 +99,24 @@ def to_grey(picture: Image.Image) -> Image.Image:
     return picture.convert("L")
 
 
+def as_it_is(grey: Array) -> Array:
+    """A picture that has a data set's own form, which is not known for others than MNIST's.
+
+    Args:
+        grey: (28, 28) uint8, light on black.
+
+    Raises:
+        PictureError: it has another size.
+    """
+    if grey.shape != (IMAGE_SIZE, IMAGE_SIZE):
+        height, width = grey.shape
+        raise PictureError(
+            f"{width} × {height} pixels; allowed for a network that was not trained on MNIST's digits: "
+            f"{IMAGE_SIZE} × {IMAGE_SIZE}, as in its data set"
+        )
+    return grey
+
+
 def normalised(grey: Array) -> Array:
     """Bring a picture of one digit to MNIST's form.
 

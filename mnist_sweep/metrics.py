@@ -19,6 +19,8 @@ EPOCH_METRICS: dict[str, Direction] = {
     "val/f1": "maximize",
     "gap/accuracy": "minimize",
 }
+#: Those that lie within [0, 1].
+SHARES = frozenset(name for name, direction in EPOCH_METRICS.items() if direction == "maximize")
 
 #: What a trial can be judged by besides: trainable numbers, multiply-adds for one image, and the time of the whole run.
 RUN_METRICS: dict[str, Direction] = {"parameters": "minimize", "multiply_adds": "minimize", "seconds": "minimize"}

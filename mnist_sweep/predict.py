@@ -43,12 +43,13 @@ def answers(classifier: Any, paths: Sequence[Path]) -> Iterator[Answer | None]:
 
     from mnist_sweep import inspection
 
+    formed = digits.normalised if classifier.config.data.name in console.DIGITS else digits.as_it_is
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         read: list[Any] = []
         for path in batch:
             try:
-                read.append(digits.normalised(digits.read(path)))
+                read.append(formed(digits.read(path)))
             except digits.PictureError as error:
                 log.error("error: %s: %s", path, error)
                 read.append(None)

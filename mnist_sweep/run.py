@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import sys
 import time
 import traceback
@@ -33,6 +34,8 @@ Report = Callable[[int, dict[str, float]], bool]
 _EVALUATION_BATCH = {"cpu": 100, "cuda": 1_000}
 #: Batches that Lightning handles at a time.
 _GROUP = 32
+#: What torch's allocator on the CPU, the system, CUDA, cuBLAS and cuDNN say.
+_NO_MEMORY = re.compile("can(no|')t allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _ALL_THREADS = torch.get_num_threads()  # as torch found the machine, and OMP_NUM_THREADS, at the start
 
 
@@ -107,11 +110,12 @@ class _Run:
         self.watch: training.Watch | None = None
         self.validation: data.ImageSet | None = None
         self.train_seconds = 0.0
+        self.opened: str | None = None
 
     def perform(self, parent: str | None, tags: Mapping[str, Any], open_test: bool, resume: bool) -> Result:
         """Train, and test where that is asked for."""
         status: Status = "finished"
-        reason = detail = opened = None
+        reason = detail = None
         interruption: Interrupted | None = None
         try:
             with uninterrupted():  # so that no folder is left without an account
@@ -123,7 +127,7 @@ class _Run:
             if self.watch and self.watch.stopped:
                 status = "pruned"
             elif open_test:
-                opened = self._test()
+                self._test()
         except Interrupted as error:
             if not self.record.begun:
                 raise
@@ -140,9 +144,10 @@ class _Run:
             if reason == "error":
                 log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         with uninterrupted():  # so that the account, the files and the study agree
-            result = self._result(status, reason=reason, detail=detail, test_opened_at=opened)
+            result = self._result(status, reason=reason, detail=detail, test_opened_at=self.opened)
             if status == "finished":
                 self._tell(result)
+                result = dataclasses.replace(result, seconds=round(self.record.seconds(), 3))
             self.record.close(result)
         if interruption:
             raise interruption
@@ -164,12 +169,12 @@ class _Run:
         batches = data.Batches(images.to(self.device), config.data.batch_size, order, config.data.augmentation)
         held_out = _evaluation(validation, self.device)
         self.watch = training.Watch(self._after_epoch, self.limit, self.started)
-        last = training.LastState(last_checkpoint(self.record.folder), order)
+        kept = self.record.folder / BEST
+        last = training.LastState(last_checkpoint(self.record.folder), kept, order)
         best = training.best_checkpoint(config, self.record.folder / "checkpoints")
         bars = self.progress and sys.stderr.isatty()
         trainer = training.trainer(config, self.device, [self.watch, best, last], bars)
-        kept = self.record.folder / BEST
-        resumed = training.loadable(last.path) if kept.is_file() else None
+        resumed = training.loadable(last.path)
         if resumed is None:  # a best checkpoint of an attempt that left nothing else would stand beside ours
             kept.unlink(missing_ok=True)
         try:
@@ -188,14 +193,14 @@ class _Run:
             log.info("epoch %d of %d  %s", epoch, self.config.trainer.max_epochs, shown)
         return self.report is None or self.report(epoch, values)
 
-    def _test(self) -> str:
-        """Open the test set: once, for the best epoch's network, and say so; when."""
+    def _test(self) -> None:
+        """Open the test set: once, for the best epoch's network, and say so."""
         assert self.classifier is not None
-        opened = datetime.now(UTC).isoformat(timespec="seconds")
-        self.record.account.tags({"test.opened_at": opened})
-        log.info("the test set is opened (%s)", opened)
+        with uninterrupted():
+            self.opened = datetime.now(UTC).isoformat(timespec="seconds")
+            self.record.account.tags({"test.opened_at": self.opened})
+        log.info("the test set is opened (%s)", self.opened)
         _measure(self.config, self.classifier, self.record.folder / BEST, self.device)
-        return opened
 
     def _parameters(self) -> int | None:
         return sum(p.numel() for p in self.classifier.network.parameters()) if self.classifier else None
@@ -211,7 +216,7 @@ class _Run:
         )
         if self.classifier and result.best_epoch:
             result = dataclasses.replace(result, confusion=self.classifier.confusions[result.best_epoch - 1].tolist())
-        if self.classifier and self.classifier.test:
+        if self.classifier and self.classifier.test and status == "finished":
             result.metrics.update(self.classifier.test.metrics)
         return result
 
@@ -299,7 +304,7 @@ def _evaluation(images: data.ImageSet, device: torch.device) -> data.Groups:
 def _diagnosis(error: Exception) -> tuple[str, str]:
     """A word for programs and a line for people."""
     line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
     return ("out_of_memory" if memory else "error"), line
 
 

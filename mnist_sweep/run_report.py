@@ -202,7 +202,9 @@ def keep_note(account: Account, config: schema.Config, result: Result) -> None:
 def note(config: schema.Config, result: Result) -> str:
     """A run in Markdown: what came out, the network as a table of layers, the command."""
     best = f"**{config.objective} {result.objective:.4f}** in epoch {result.best_epoch} of {result.epochs}"
-    lines = [f"{best}, {result.seconds:.1f} s on {result.device}, {result.dataset}, seed {result.seed}"]
+    lines = [
+        f"{best}, {result.train_seconds:.1f} s of training on {result.device}, {result.dataset}, seed {result.seed}"
+    ]
     if "test/accuracy" in result.metrics:
         lines.append(f"\n**test/accuracy {result.metrics['test/accuracy']:.4f}** (opened {result.test_opened_at})")
     lines += ["", "| layer | output | parameters | multiply-adds |", "|---|---|---:|---:|"]

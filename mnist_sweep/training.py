@@ -76,16 +76,19 @@ class Watch(Callback):
 class LastState(Callback):
     """Keeps all that a run needs to go on after its last whole epoch, so exactly that the numbers stay the same.
 
-    Lightning's checkpoint has the network, the optimizer, the schedule and the loops; what is random comes from here.
+    Lightning's checkpoint has the network, the optimizer, the schedule and the loops; what is random comes from here,
+    and the best checkpoint so far: a process that dies may leave that of an epoch which is done again, and then comes
+    out otherwise where the hardware does not repeat its numbers.
     It is written when the next epoch begins, since only then the schedule of the last one has moved.
 
     Args:
         path: of the checkpoint.
+        best: of the best one.
         order: draws the order of the images.
     """
 
-    def __init__(self, path: Path, order: torch.Generator) -> None:
-        self.path, self.order = path, order
+    def __init__(self, path: Path, best: Path, order: torch.Generator) -> None:
+        self.path, self.best, self.order = path, best, order
         self._state: dict[str, Any] = {}
         self._loaded: dict[str, Any] = {}
 
@@ -93,6 +96,9 @@ class LastState(Callback):
         return self._state
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        part = self.best.with_suffix(".part")
+        torch.save(checkpoint["best"], part)
+        part.replace(self.best)
         # Where the folder has been moved, ModelCheckpoint would forget its best score, and keep a worse epoch.
         here = str(self.path.parent.resolve())
         for state in checkpoint["callbacks"].values():
@@ -125,6 +131,7 @@ class LastState(Callback):
             # Lightning counts the epoch that begins as ready; with it, it would take the last one for half done.
             for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
                 counts["ready"] = counts["completed"]
+            checkpoint["best"] = _read(self.best)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._state:
@@ -147,21 +154,24 @@ def keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """After a run: free what it left in cycles of references, and give the C library's spare memory back.
+    """After a run: free what it left in cycles of references, and give spare memory back, the GPU's too.
 
-    Otherwise networks of all sizes, one after another, leave more and more gaps between what is in use.
+    Otherwise networks of all sizes, one after another, leave more and more gaps between what is in use, and the
+    workers that share a GPU would keep from each other what their largest network has taken.
     """
     gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def loadable(checkpoint: Path) -> Path | None:
-    """The checkpoint, where it is there and whole; else None, and a line if it is damaged."""
+    """The last state of a run, where it is there and whole; else None, and a line if it is damaged."""
     if not checkpoint.exists():
         return None
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
+        _read(checkpoint)["best"]
     except Exception as error:  # torch's, zipfile's and pickle's own
         log.warning(
             "%s cannot be read (%s); starting from the beginning", checkpoint, " ".join(str(error).split())[:100]
@@ -171,9 +181,14 @@ def loadable(checkpoint: Path) -> Path | None:
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The state of a checkpoint's `Classifier`, on the CPU; only plain data is read."""
-    state: dict[str, torch.Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    """The state of a checkpoint's `Classifier`, on the CPU."""
+    state: dict[str, torch.Tensor] = _read(checkpoint)["state_dict"]
     return state
+
+
+def _read(checkpoint: Path) -> Any:
+    """What a checkpoint holds, on the CPU; only plain data is read."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)
 
 
 def best_checkpoint(config: schema.Config, folder: Path) -> ModelCheckpoint:
@@ -199,6 +214,8 @@ def trainer(config: schema.Config, device: torch.device, callbacks: list[Callbac
         bars: show progress bars, on standard error.
     """
     _quiet()
+    if device.type == "cuda":  # torch multiplies in TF32 within a convolution, with a mantissa of ten bits
+        torch.backends.cudnn.allow_tf32 = False
     more = list(callbacks)
     if config.trainer.patience is not None:
         patience = config.trainer.patience

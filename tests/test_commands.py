@@ -1,15 +1,17 @@
 """What the commands that use a network refuse, in one line, and what they leave then: nothing."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
-from mnist_sweep import console, export, predict, run, ui
+from mnist_sweep import console, demo, export, inspection, predict, run, ui
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST
@@ -73,6 +75,37 @@ def test_names_that_cannot_be_or_are_folders_do_not_stop_the_others(
     assert predict.perform(call) == console.FAILED
     (line,) = capsys.readouterr().out.splitlines()
     assert f'"image": "{picture}"' in line
+
+
+@pytest.fixture
+def of_kmnist(checkpoint: Path, tmp_path: Path) -> Path:
+    """The checkpoint, as if it had been trained on KMNIST."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["config"]["data"] |= {"name": "kmnist"}
+    torch.save(content, tmp_path / "kmnist.ckpt")
+    return tmp_path / "kmnist.ckpt"
+
+
+def test_pictures_of_other_sets_are_taken_as_they_are(
+    of_kmnist: Path, picture: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    whole = picture.parent / "whole.png"
+    Image.fromarray(values).save(whole)
+    wanted = inspection.probabilities(inspection.load(of_kmnist), torch.from_numpy(values)[None, None])
+    assert predict.perform([str(picture.parent), "--checkpoint", str(of_kmnist)]) == console.FAILED
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert answer["image"] == str(whole)
+    assert answer["probabilities"] == pytest.approx(wanted[0].tolist(), abs=1e-6)
+    assert "seven.png: 60 × 60 pixels; allowed for a network that was not trained on MNIST's digits: 28 × 28" in (
+        caplog.text
+    )
+
+
+def test_the_page_is_for_digits(of_kmnist: Path) -> None:
+    with pytest.raises(RequestError, match="was trained on kmnist; allowed for drawn digits: mnist, mnist5k"):
+        demo.perform(["--checkpoint", str(of_kmnist)])
 
 
 def test_the_table_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

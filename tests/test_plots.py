@@ -6,7 +6,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from mnist_sweep.sweep import plots
@@ -56,6 +56,24 @@ def test_each_plot_is_drawn_and_has_whole_names(study: Study) -> None:
     low, high = interactive["learning_curves"].layout.yaxis.range
     assert 0.8 < low < 0.899  # the one that learned nothing is outside
     assert 0.955 < high < 1
+
+
+def test_several_objectives_importance_is_for_being_good_in_the_first() -> None:
+    """One key tells the best trials from the others, the other one the worst."""
+    made = optuna.create_study(directions=["maximize", "minimize"])
+    keys = ("decides_the_best", "decides_the_worst")
+    space: dict[str, BaseDistribution] = dict.fromkeys(keys, FloatDistribution(0.0, 1.0))
+    for number in range(60):
+        place = {key: (number * step % 60) / 60 for key, step in zip(keys, (7, 13), strict=True)}
+        value = 0.9 + 0.09 * place[keys[0]] ** 4 - 0.5 * (place[keys[1]] > 0.9)
+        made.add_trial(optuna.trial.create_trial(values=[value, 1.0], distributions=space, params=place))
+    goals = [
+        Objective(metric="val/accuracy", direction="maximize"),
+        Objective(metric="parameters", direction="minimize"),
+    ]
+    drawn = plots.interactive(Study(made, cast(Any, None), goals, {}))["importances"].data[0]
+    found = dict(zip(drawn.y, drawn.x, strict=True))
+    assert found["decides_the_best"] > 0.8
 
 
 @given(st.floats(-6, 3), st.floats(0.05, 6))

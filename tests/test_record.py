@@ -139,17 +139,25 @@ def test_the_times_of_all_attempts_add_up(tmp_path: Path) -> None:
     assert 50 < resumed.train_seconds < 100
 
 
-def test_without_its_best_checkpoint_a_run_starts_from_the_beginning(left: Path, tmp_path: Path) -> None:
-    (left / BEST).unlink()
+@pytest.mark.parametrize("found", ["gone", "of an epoch that is done again"])
+def test_the_best_checkpoint_is_that_of_the_last_state(left: Path, tmp_path: Path, found: str) -> None:
+    state, known = torch.load(last_checkpoint(left), weights_only=True), torch.load(left / BEST, weights_only=True)
+    if found == "gone":
+        (left / BEST).unlink()
+    else:
+        torch.save(known | {"state_dict": {}, "history": [*state["history"], {}]}, left / BEST)
     heard: list[int] = []
 
     def report(epoch: int, _: dict[str, float]) -> bool:
         heard.append(epoch)
+        best = torch.load(left / BEST, weights_only=True)
+        if epoch == 3:
+            assert best["history"] == known["history"]
+            assert all(torch.equal(best["state_dict"][key], known["state_dict"][key]) for key in known["state_dict"])
         return True
 
-    result = perform(given_to(tmp_path, "it", *ITEMS), resume=True, report=report)
-    assert heard == [1, 2, 3, 4]
-    assert result.checkpoint
+    assert perform(given_to(tmp_path, "it", *ITEMS), resume=True, report=report).status == "finished"
+    assert heard == [3, 4]
 
 
 @pytest.mark.parametrize("status", ["finished", "pruned"])

@@ -1,5 +1,6 @@
 """One config → one Result, and what it leaves on disk and in MLflow."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.models import ConvNet
+from mnist_sweep.record import Record
 from mnist_sweep.result import BEST, Result
 from tests.conftest import SMALL, Perform, interrupt_in
 
@@ -110,6 +112,9 @@ def test_divergence_is_a_failure_with_a_reason(perform: Perform) -> None:
     [
         (MemoryError("no more"), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out_of_memory"),
+        (OSError(12, "Cannot allocate memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out_of_memory"),
         (ZeroDivisionError("a bug"), "error"),
     ],
 )
@@ -253,6 +258,33 @@ def test_the_test_set_is_opened_for_a_finished_run_once(
     assert Result.read(tmp_path / "runs" / "it") == later
     monkeypatch.setattr(data, "test_set", None)  # a second opening would fail
     assert run.open_test([tmp_path / "runs" / "it"]) == [later]
+
+
+@pytest.mark.parametrize("error", [Interrupted(2), ZeroDivisionError("a bug")])
+def test_a_test_set_that_was_opened_in_vain_was_opened(
+    perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    before = run._measure
+
+    def measure(*arguments: Any) -> None:
+        before(*arguments)
+        raise error
+
+    monkeypatch.setattr(run, "_measure", measure)
+    with contextlib.suppress(Interrupted):
+        perform(open_test=True)
+    result = Result.read(tmp_path / "runs" / "it")
+    assert result.status in ("interrupted", "failed")
+    assert result.test_opened_at
+    assert not any(name.startswith("test/") for name in result.metrics)
+
+
+def test_the_seconds_are_those_of_the_whole_run(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of this one take 1,000 of them."""
+    seconds = [5.0]
+    monkeypatch.setattr(Record, "seconds", lambda _: seconds[0])
+    monkeypatch.setattr(run._Run, "_tell", lambda *_: seconds.append(seconds.pop() + 1_000))
+    assert perform().seconds == 1_005
 
 
 def test_a_folder_is_never_written_over(perform: Perform) -> None:

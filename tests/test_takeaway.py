@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_sweep import data, inspection, predict, run, tracking
+from mnist_sweep import data, export, inspection, predict, run, tracking, ui
 from mnist_sweep.composition import compose
+from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST
 from mnist_sweep.tracking.store import client_of
 from tests import styles
@@ -135,7 +136,11 @@ def test_the_report_and_the_account_of_the_sweep(swept: tuple[Path, dict[str, An
 
 
 def test_predict_answers_line_by_line(
-    swept: tuple[Path, dict[str, Any]], checkpoint: Path, digits_of_mnist5k: tuple[Any, Any], tmp_path: Path
+    swept: tuple[Path, dict[str, Any]],
+    checkpoint: Path,
+    digits_of_mnist5k: tuple[Any, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, _ = swept
     images, labels = digits_of_mnist5k
@@ -155,22 +160,28 @@ def test_predict_answers_line_by_line(
         assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert answer["digit"] == int(np.argmax(answer["probabilities"]))
     assert np.mean([answer["digit"] for answer in answers] == labels) > 0.8
-    again = call(folder, "mnist_sweep.predict", str(paths[0]), "--checkpoint", str(checkpoint))
-    assert json.loads(again.stdout)["probabilities"] == pytest.approx(answers[0]["probabilities"], abs=1e-6)
+    capsys.readouterr()
+    assert predict.perform([str(paths[0]), "--checkpoint", str(checkpoint)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["probabilities"] == pytest.approx(answers[0]["probabilities"], abs=1e-6)
 
 
-def test_predict_without_a_model_says_what_makes_one(tmp_path: Path) -> None:
+def test_predict_without_a_model_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (28, 28)).save(tmp_path / "it.png")
-    for module, arguments in (("predict", ["it.png"]), ("export", ["--to", "onnx", "it.onnx"])):
-        done = call(tmp_path, f"mnist_sweep.{module}", *arguments)
-        assert done.returncode == 2
-        assert "python -m mnist_sweep +sweep=optuna makes one" in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+    done = call(tmp_path, "mnist_sweep.predict", "it.png")
+    assert done.returncode == 2
+    assert "python -m mnist_sweep +sweep=optuna makes one" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match=r"python -m mnist_sweep \+sweep=optuna makes one"):
+        export.perform(["--to", "onnx", "it.onnx"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.png"]
 
 
-def test_wrong_addresses_and_arguments_get_one_line(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    folder, _ = swept
+def test_wrong_addresses_and_arguments_get_one_line(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(swept[0])
     Image.new("L", (28, 28)).save(tmp_path / "it.png")
     for arguments, word in (
         (["--model", "models:/nothing@champion"], f"models:/{NAME}@champion"),
@@ -179,18 +190,23 @@ def test_wrong_addresses_and_arguments_get_one_line(swept: tuple[Path, dict[str,
         (["--checkpoint", "none.ckpt"], "no such file"),
         (["--nothing"], "--nothing"),
     ):
-        done = call(folder, "mnist_sweep.predict", str(tmp_path / "it.png"), *arguments)
-        assert done.returncode == 2
-        assert word in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
-    taken = call(folder, "mnist_sweep.ui", "--port", "99999")
-    assert (taken.returncode, "allowed: 1 … 65535" in taken.stderr) == (2, True)
-    nothing = call(tmp_path, "mnist_sweep.ui")
-    assert (nothing.returncode, "there is no such file" in nothing.stderr) == (2, True)
+        with pytest.raises(RequestError, match=word) as caught:
+            predict.perform([str(tmp_path / "it.png"), *arguments])
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the server was begun"))
+    with pytest.raises(RequestError, match="allowed: 1 … 65535"):
+        ui.perform(["--port", "99999"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="there is no such file"):
+        ui.perform([])
 
 
 def test_onnx_and_safetensors_are_the_network(
-    swept: tuple[Path, dict[str, Any]], checkpoint: Path, digits_of_mnist5k: tuple[Any, Any], tmp_path: Path
+    swept: tuple[Path, dict[str, Any]],
+    checkpoint: Path,
+    digits_of_mnist5k: tuple[Any, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import onnxruntime
     from safetensors.torch import load_file
@@ -205,10 +221,10 @@ def test_onnx_and_safetensors_are_the_network(
     classifier = inspection.load(checkpoint)
     wanted = inspection.probabilities(classifier, torch.from_numpy(digits_of_mnist5k[0]).unsqueeze(1))
     assert np.abs(found - wanted).max() < 1e-4
-    again = call(folder, "mnist_sweep.export", "--to", "onnx", str(tmp_path / "it.onnx"))
-    assert (again.returncode, "is there already" in again.stderr) == (2, True)
-    done = call(folder, "mnist_sweep.export", "--to", "safetensors", str(tmp_path / "it.safetensors"))
-    assert done.returncode == 0
+    monkeypatch.chdir(folder)
+    with pytest.raises(RequestError, match="is there already"):
+        export.perform(["--to", "onnx", str(tmp_path / "it.onnx")])
+    assert export.perform(["--to", "safetensors", str(tmp_path / "it.safetensors")]) == 0
     kept = load_file(tmp_path / "it.safetensors")
     assert {key: value.tolist() for key, value in classifier.state_dict().items()} == {
         key: value.tolist() for key, value in kept.items()
@@ -262,7 +278,14 @@ def test_a_served_champion_answers_with_ten_numbers_an_image(
 
 def test_digits_in_four_styles(mnist: Path, tmp_path: Path) -> None:
     """A network of two epochs on a part of MNIST loses next to nothing by the pictures' way to it."""
-    items = [f"data.root={mnist}", "data.limit=12000", "trainer.max_epochs=2", "tracking=none", f"output={tmp_path}"]
+    items = [
+        f"data.root={mnist}",
+        "data.limit=12000",
+        "trainer.max_epochs=2",
+        "model.filters=[16,32]",
+        "tracking=none",
+        f"output={tmp_path}",
+    ]
     given = [*items, "name=network"]
     result = run.run(compose(given), given)
     classifier = inspection.load(Path(result.folder) / BEST)

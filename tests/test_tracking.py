@@ -95,6 +95,22 @@ def test_the_artifacts_of_a_run(store: Path) -> None:
         assert picture[..., :3].std() > 0.05  # not an empty page
 
 
+def test_a_table_that_is_kept_again_takes_the_place_of_the_first(store: Path) -> None:
+    account = tracking.Account(compose([f"output={store}"]).tracking, store, "tables")
+    columns: dict[str, list[Any]] = {"class": [0, 1], "recall": [0.5, 1.0]}
+    for _ in range(2):
+        account.table(columns, "ours.json")
+    client(store).log_table(account.run_id, columns, "mlflows.json")
+    account.table(columns, "another.json")
+    account.end("FINISHED")
+    found = client(store).get_run(account.run_id)
+    folder = Path(found.info.artifact_uri.removeprefix("file://"))
+    tables = [json.loads((folder / f"{name}.json").read_text()) for name in ("mlflows", "ours", "another")]
+    assert tables[0] == tables[1] == tables[2]
+    shown = json.loads(found.data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": f"{name}.json", "type": "table"} for name in ("ours", "mlflows", "another")]
+
+
 def test_pruned_failed_and_interrupted_runs_say_so(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = client(store)
     pruned = perform(store, "pruned", report=lambda *_: False)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +128,25 @@ def test_interval_over_seeds() -> None:
     mean, low, high = winner.interval([0.90, 0.92, 0.94])
     assert mean == pytest.approx(0.92)
     assert (low, high) == pytest.approx((0.92 - 4.302653 * 0.02 / 3**0.5, 0.92 + 4.302653 * 0.02 / 3**0.5))
-    assert winner._spread([1.0, 0.98])["high"] == 1.0
+    assert winner._spread([1.0, 0.98], share=True)["high"] == 1.0
+    losses = winner._spread([0.9, 0.3, 0.8])
+    assert losses["low"] < 0
+    assert losses["high"] > 1
+
+
+def test_a_lower_loss_is_a_lead() -> None:
+    assert winner._better([0.25, 0.25], [0.5, 0.75], -1)["each"] == [0.25, 0.5]
+    assert winner._better([0.75, 0.5], [0.5, 0.5], 1)["each"] == [0.25, 0.0]
+
+
+def test_runs_that_were_measured_before_are_no_new_opening(tmp_path: Path) -> None:
+    """A process that died between the opening and its end: the next sitting opens nothing."""
+    found = crowned(tmp_path, "sweep.trials=1")
+    assert found["test_openings"] == 1
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db")
+    study.set_user_attr("winner", None)
+    again = crowned(tmp_path, "sweep.trials=1")
+    assert (again["test_openings"], again["test_opened_at"]) == (1, found["test_opened_at"])
 
 
 @pytest.mark.parametrize(

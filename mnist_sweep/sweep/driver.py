@@ -218,7 +218,7 @@ class Driver:
             crew: its workers import what they need meanwhile, if there is something left to do.
         """
         with uninterrupted():  # so that no run is left open that nobody knows of
-            if self.study.counted() < self.settings.trials:
+            if self.study.counted() < methods.total(self.settings, self.space):
                 crew.open()
             self._open_account()
         self._settle()

@@ -33,8 +33,8 @@ class Agreement:
         confusion: (10, 10) counts over all of them, a row for each true class.
         images: (N, 28, 28) uint8, those that each of them gets wrong, the most confident first.
         true: (N,) classes.
-        predicted: (N,) what most of them say.
-        probability: (N,) their mean probability of it.
+        predicted: (N,) the wrong class that they hold most probable, in the mean.
+        probability: (N,) the mean of their probabilities of it.
         missed: how many images each of them gets wrong; N or more.
     """
 

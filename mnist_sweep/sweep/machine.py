@@ -4,11 +4,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mnist_sweep import processor, schema
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.launchers import Launcher
+
+#: Where a driver shows itself: NVIDIA's, in WSL 2, on a Jetson; AMD's.
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Share:
 
 def gpus() -> tuple[str, ...]:
     """The GPUs that torch can use, by the names that CUDA_VISIBLE_DEVICES has or would have for them."""
-    if not Path("/proc/driver/nvidia").exists() and shutil.which("nvidia-smi") is None:
+    if not any(map(os.path.exists, _DRIVERS)) and shutil.which("nvidia-smi") is None:
         return ()  # importing torch takes seconds, and most machines without a driver are known so
     import torch
 

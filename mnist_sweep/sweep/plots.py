@@ -198,11 +198,14 @@ def _draw(study: Study, seen: optuna.Study, visualization: Any) -> dict[str, Any
     """What Optuna can draw of this study, and of it `with_pruned`, with one of its two libraries."""
     name = study.goals[0].metric
     judged: dict[str, Any] = {"target_name": name}
+    cost: dict[str, Any] = {}
     if study.several:
         judged["target"] = first_value
+        sign = -1 if study.goals[0].direction == "maximize" else 1  # of a target, the importance is for the lowest
+        cost["target"] = lambda trial: sign * first_value(trial)
     plots: dict[str, Callable[[], Any]] = {
         "history": lambda: visualization.plot_optimization_history(study.study, **judged),
-        "importances": lambda: visualization.plot_param_importances(seen, **judged),
+        "importances": lambda: visualization.plot_param_importances(seen, **judged | cost),
         "parallel_coordinates": lambda: visualization.plot_parallel_coordinate(seen, **judged),
         "timeline": lambda: visualization.plot_timeline(study.study),
     }

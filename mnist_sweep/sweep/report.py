@@ -145,7 +145,8 @@ class _Report:
             )
             if len(found.images):
                 drawn["missed_by_all"] = (
-                    f"Images that each of {said} gets wrong: the truth, what most of them say, their mean probability.",
+                    f"Images that each of {said} gets wrong: the truth, the wrong class with the "
+                    "greatest mean probability, and this.",
                     figures.mistakes(
                         found.images, found.true, found.predicted, found.probability, f"missed by {said}, each"
                     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mnist_sweep import datasets, processor, schema, tracking
+from mnist_sweep import datasets, metrics, processor, schema, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.overrides import override, replaced
@@ -87,20 +87,19 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
     order = sorted(scores, key=lambda number: -sign * statistics.fmean(scores[number]))
     best = next(trial for trial in candidates if trial.number == order[0])
     index = study.goals.index(goal)
+    share = goal.metric in metrics.SHARES
     content = {
         "trial": best.number,
         "command": best.user_attrs["result"]["command"],
         "metric": goal.metric,
         "seeds": seeds,
-        "validation": _spread(scores[best.number]),
+        "validation": _spread(scores[best.number], share),
         "noise": _noise(list(scores.values())),
         "luck": sign * (best.values[index] - statistics.fmean(scores[best.number])),
-        "lead": _spread([a - b for a, b in zip(scores[order[0]], scores[order[1]], strict=True)], accuracy=False)
-        if len(order) > 1
-        else None,
+        "lead": _better(scores[order[0]], scores[order[1]], sign) if len(order) > 1 else None,
         "gain": _gain(scores, order[0], reference, sign),
         "candidates": [
-            {"trial": trial.number, "first": trial.values[index], **_spread(scores[trial.number])}
+            {"trial": trial.number, "first": trial.values[index], **_spread(scores[trial.number], share)}
             if trial.number in scores
             else {"trial": trial.number, "first": trial.values[index], "mean": None}
             for trial in candidates
@@ -117,8 +116,12 @@ def _gain(
     """By how much the winner is better than the config's own values, seed by seed; None where these did not race."""
     if reference is None or reference.number not in scores:
         return None
-    pairs = zip(scores[best], scores[reference.number], strict=True)
-    return {"trial": reference.number, **_spread([sign * (a - b) for a, b in pairs], accuracy=False)}
+    return {"trial": reference.number, **_better(scores[best], scores[reference.number], sign)}
+
+
+def _better(scores: Sequence[float], others: Sequence[float], sign: int) -> dict[str, Any]:
+    """By how much scores are better than others, seed by seed; the sign is −1 where lower is better."""
+    return _spread([sign * (a - b) for a, b in zip(scores, others, strict=True)])
 
 
 def _race(
@@ -202,14 +205,14 @@ def _test(
     from mnist_sweep.run import open_test
 
     results = open_test([Path(result.folder) for result in runs], config_dir)
-    opened = max(str(result.test_opened_at) for result in results)
-    openings = [*study.recall("test_openings", []), opened]
+    moments, known = {str(result.test_opened_at) for result in results}, study.recall("test_openings", [])
+    openings = [*known, *sorted(moments.difference(known))]
     study.remember("test_openings", openings)
     chosen = best_run(goal, results)
     accuracies = [result.metrics["test/accuracy"] for result in results]
     return {
-        "test_accuracy": _spread(accuracies),
-        "test_opened_at": opened,
+        "test_accuracy": _spread(accuracies, share=True),
+        "test_opened_at": max(moments),
         "test_openings": len(openings),  # more than one where a sweep was continued after its end
         "mlflow_run_ids": [result.mlflow_run_id for result in results],
         "checkpoints": [str(Path(result.folder) / str(result.checkpoint)) for result in results],
@@ -234,10 +237,10 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
     return mean, mean - half, mean + half
 
 
-def _spread(values: Sequence[float], accuracy: bool = True) -> dict[str, Any]:
-    """Mean, interval and values as plain data; an accuracy's interval stays within [0, 1]."""
+def _spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
+    """Mean, interval and values as plain data; the interval of a share, such as an accuracy, stays within [0, 1]."""
     mean, low, high = interval(values)
-    if accuracy and low is not None and high is not None and all(0 <= value <= 1 for value in values):
+    if share and low is not None and high is not None:
         low, high = max(0.0, low), min(1.0, high)
     return {"mean": mean, "low": low, "high": high, "each": list(values)}
 

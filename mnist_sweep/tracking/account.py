@@ -176,8 +176,17 @@ class Account:
 
     @_guarded
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        """Keep a table by its columns, as MLflow's UI shows them (.json)."""
-        self._client.log_table(self.run_id, {name: list(values) for name, values in columns.items()}, file)
+        """Keep a table by its columns, as MLflow's UI shows them (.json).
+
+        In the form of MLflow's own `log_table`, which would add the rows to those of an interrupted attempt.
+        """
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
+        shown = json.loads(self._client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        if (entry := {"path": file, "type": "table"}) not in shown:
+            self._tag({MLFLOW_LOGGED_ARTIFACTS: json.dumps([*shown, entry])})
 
     @_guarded
     def note(self, markdown: str) -> None:

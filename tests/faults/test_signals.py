@@ -112,6 +112,14 @@ def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
     raise AssertionError("no trial was seen running")
 
 
+@pytest.fixture(autouse=True)
+def _nobody_ignores_a_hangup() -> Iterator[None]:
+    """As a process does that nohup has started, and those that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_stopped_says_so(tmp_path: Path, signum: int, code: int) -> None:
     with started(tmp_path, *LONG, "trainer.max_epochs=500", "name=long") as process:
@@ -126,7 +134,7 @@ def test_a_run_that_is_stopped_says_so(tmp_path: Path, signum: int, code: int) -
     assert statuses(tmp_path) == ["KILLED"]
 
 
-def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_that_is_stopped_and_then_killed_goes_on(tmp_path: Path) -> None:
     with started(tmp_path, *SWEEP) as process:
         wait_for(process, "trial 0 finished")
         time.sleep(0.3)
@@ -141,26 +149,16 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
     assert content["trials"]["complete"] >= 1
     with started(tmp_path, *SWEEP) as process:
-        out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    content = json.loads((tmp_path / out.strip()).read_text())
-    assert content["trials"] == {"complete": 4, "pruned": 0, "fail": 0}
-    assert states(tmp_path) == ["COMPLETE"] * 4
-    agree(tmp_path)
-    assert set(statuses(tmp_path)) == {"FINISHED"}
-
-
-def test_a_sweep_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
-    with started(tmp_path, *SWEEP) as process:
-        wait_for(process, "trial 0 finished")
+        wait_for(process, "going on with the study sweep")
         stop_within_a_trial(process, tmp_path)
         process.kill()
     assert "RUNNING" in states(tmp_path)
     with started(tmp_path, *SWEEP) as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
+    content = json.loads((tmp_path / out.strip()).read_text())
+    assert (content["trials"], content["failures"]) == ({"complete": 4, "pruned": 0, "fail": 0}, {})
     assert states(tmp_path) == ["COMPLETE"] * 4
-    assert json.loads((tmp_path / out.strip()).read_text())["failures"] == {}
     agree(tmp_path)
     assert set(statuses(tmp_path)) == {"FINISHED"}
 
@@ -171,34 +169,30 @@ def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     return max(children, key=lambda child: child.cpu_percent(0.3))
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_killed_worker_costs_one_attempt(tmp_path: Path, times: int) -> None:
-    """The only trial's worker is killed once, or twice: it finishes on its second attempt, or has failed."""
-    items = ["trainer.max_epochs=40", "sweep.trials=1", "sweep.workers=1", "~sweep.space.trainer"]
-    with started(
-        tmp_path, *[item for item in SWEEP if not item.startswith(("trainer.max", "sweep.w"))], *items
-    ) as process:
-        for attempt in range(1, times + 1):
-            last = tmp_path / "mlruns/runs/sweep-0000/checkpoints/last.ckpt"
+def test_a_killed_worker_costs_one_attempt(tmp_path: Path) -> None:
+    """The first of two trials loses its worker once and finishes; the second loses it twice and has failed."""
+    items = ["trainer.max_epochs=40", "sweep.trials=2", "sweep.workers=1", "~sweep.space.trainer"]
+    base = [item for item in SWEEP if not item.startswith(("trainer.max", "sweep.trials", "sweep.workers"))]
+    with started(tmp_path, *base, *items) as process:
+        for number, attempt in ((0, 1), (1, 1), (1, 2)):
+            last = tmp_path / f"mlruns/runs/sweep-{number:04d}/checkpoints/last.ckpt"
             while not last.exists() or json.loads((last.parent / "progress.json").read_text())["attempts"] < attempt:
                 assert process.poll() is None
                 time.sleep(0.02)
             worker_of(process).kill()
             wait_for(process, "is tried once more" if attempt == 1 else "its worker died twice")
         _, errors = process.communicate(timeout=300)
-    (trial,) = trials(tmp_path)
-    result = Result.read(tmp_path / "mlruns/runs/sweep-0000")
+    assert process.returncode == 0, errors
+    finished, failed = trials(tmp_path)
+    results = [Result.read(tmp_path / f"mlruns/runs/sweep-{trial.number:04d}") for trial in (finished, failed)]
     agree(tmp_path)
-    assert result.attempts == 2
-    if times == 1:
-        assert process.returncode == 0, errors
-        assert (trial.state.name, result.status, result.epochs) == ("COMPLETE", "finished", 40)
-        assert len(trial.intermediate_values) == 40
-    else:
-        assert process.returncode == 1
-        assert (trial.state.name, trial.user_attrs["reason"], result.reason) == ("FAIL", "crashed", "crashed")
-        assert 0 < result.epochs < 40
-        assert json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())["failures"] == {"crashed": 1}
+    assert [result.attempts for result in results] == [2, 2]
+    assert (finished.state.name, results[0].status, results[0].epochs) == ("COMPLETE", "finished", 40)
+    assert len(finished.intermediate_values) == 40
+    assert (failed.state.name, failed.user_attrs["reason"], results[1].reason) == ("FAIL", "crashed", "crashed")
+    assert 0 < results[1].epochs < 40
+    content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
+    assert (content["failures"], content["winner"]["trial"]) == ({"crashed": 1}, 0)
 
 
 def test_a_signal_waits_while_records_are_made() -> None:
