@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep import console, datasets, schema
@@ -120,7 +120,7 @@ class CheckGrid(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         folder = _config_dir(config.hydra.runtime.config_sources)
         try:
-            checked = [check(point, folder) for point in _points(list(config.hydra.overrides.task))]
+            checked = [check(point, folder) for point in _points(_as_given(config.hydra.overrides.task))]
             names = [override("sweep.name", c.sweep.name) if c.sweep else override("name", c.name) for c in checked]
             for name in names:
                 if name != "name=null" and names.count(name) > 1:
@@ -128,6 +128,13 @@ class CheckGrid(Callback):
         except RequestError as error:  # Hydra makes warnings of a callback's exceptions
             log.error("error: %s", error)
             sys.exit(console.WRONG)
+
+
+def _as_given(overrides: Any) -> list[str]:
+    """The overrides of the command line; what they refer to is looked up anew in the config of each trial."""
+    plain = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(plain, list)
+    return [str(item) for item in plain]
 
 
 def _points(given: Sequence[str]) -> list[list[str]]:
@@ -164,7 +171,7 @@ def main() -> int:
     def task(_: DictConfig) -> None:
         now = HydraConfig.get()
         try:
-            codes.append(perform(list(now.overrides.task), _config_dir(now.runtime.config_sources)))
+            codes.append(perform(_as_given(now.overrides.task), _config_dir(now.runtime.config_sources)))
         except RequestError as error:
             log.error("error: %s", error)
             codes.append(console.WRONG)

@@ -143,11 +143,13 @@ def explain(error: Exception, overrides: Sequence[str], config_dir: str | None =
             return f"{item}: not an override KEY=VALUE ({_line(fault)})"
         if line := _fault_of(parsed, overrides, config_dir):
             return line
-    return _line(error)
+    key = getattr(error, "full_key", None)  # of a value that refers to another one
+    whose = next((item for item in overrides if key and key_of(item) == key), key)
+    return f"{whose}: {_line(error)}" if whose else _line(error)
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split("\nfull_key")[0].split())
+    return " ".join(re.split(r"\n\s*full_key", str(error))[0].split())
 
 
 def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None) -> str | None:

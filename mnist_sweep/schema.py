@@ -1,5 +1,6 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator, model_validator
@@ -303,6 +304,8 @@ def fault(key: str, value: Any, section: Any = Config) -> str | None:
     if rest:
         faults = [fault(rest, value, member) for member in sections.sections(field.annotation)]
         return None if None in faults else next((found for found in faults if found != "no such key"), "no such key")
+    if sections.sections(field.annotation):
+        return None if isinstance(value, Mapping) else "should be a mapping"
     annotated: Any = Annotated[field.annotation, Field(), *field.metadata]
     limits: TypeAdapter[Any] = TypeAdapter(annotated, config=Section.model_config)
     try:

@@ -85,6 +85,12 @@ class Threshold(Section):
     upper: float | None
     warmup_epochs: Count
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.lower is not None and self.upper is not None and self.lower > self.upper:
+            raise ValueError(f"sweep.pruner.lower={self.lower:g}: above upper={self.upper:g}; allowed: at most that")
+        return self
+
 
 Pruner = Annotated[NoPruner | Median | Percentile | Hyperband | ASHA | Patient | Threshold, Field(discriminator="name")]
 

@@ -62,7 +62,7 @@ def test_proposals_are_those_of_optunas_own_estimator(items: list[str], monkeypa
     assert quick == told(settings, space, 60)
     # from here on all is as Optuna has it
     slow = np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)
-    monkeypatch.setattr(methods, "QuickTPE", lambda _, **options: optuna.samplers.TPESampler(**options))
+    monkeypatch.setattr(methods, "QuickTPE", lambda *_, **options: optuna.samplers.TPESampler(**options))
     monkeypatch.setattr(tpe, "_split_trials", inspect.getclosurevars(tpe._split_trials).nonlocals["split"])
     monkeypatch.setattr(_truncnorm, "_log_ndtr", lambda points: np.asarray(slow(points), dtype=float))
     monkeypatch.setattr(_truncnorm, "erf", _erf.erf)

@@ -277,3 +277,20 @@ def test_dotted_names_and_trees_are_one_tree() -> None:
     assert keys == {"data.augmentation.shift", "data.augmentation.rotation", "model.dropout"}
     with pytest.raises(RequestError, match=r"sweep\.space\.model\.pool: model is there twice"):
         Space({"model": 3, "model.pool": {"choices": ["max", "avg"]}}, BASE)
+
+
+@pytest.mark.parametrize("first", ["optimizer", "optimizer.weight_decay"])
+def test_the_order_of_the_leaves_does_not_matter(first: str) -> None:
+    """A condition on a key of a group that is drawn, too, below it or above it."""
+    leaves: dict[str, Any] = {
+        "optimizer.weight_decay": {"choices": [0.0, 0.001]},
+        "optimizer": {"_group_": ["adam", "sgd"]},
+        "model.dropout": {"low": 0.0, "high": 0.5, "when": {"optimizer.weight_decay": 0.0}},
+    }
+    space = Space({first: leaves.pop(first), **leaves}, BASE)
+    keys = [dimension.key for dimension in space.dimensions]
+    assert keys.index("optimizer") < keys.index("optimizer.weight_decay") < keys.index("model.dropout")
+    for option in ("adam", "sgd"):
+        wanted = {"optimizer": option, "optimizer.weight_decay": 0.0, "model.dropout": 0.25}
+        drawn = space.suggest(optuna.trial.FixedTrial(wanted))
+        assert drawn == wanted

@@ -1,5 +1,6 @@
 """Spaces that cannot be searched: one line that names the key, the value and what is allowed."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,9 @@ ONE_LINE = re.compile(r"^[^\n]*$")
         ("sweep.space.trainer.max_epochs.low=1.5", "sweep.space.trainer.max_epochs: 1.5 should be a valid integer"),
         ("sweep.space.model.kernel_size.each.choices=[3,30]", "model.kernel_size: [30] should be less than or equal"),
         ("sweep.space.data.batch_size.choices=[0,32]", "sweep.space.data.batch_size: 0 should be greater than"),
+        ("+sweep.space.data.augmentation={choices: [{rotation: 500}]}", "rotation=500 should be less than or equal"),
+        ("+sweep.space.data.augmentation={choices: [{rotatio: 5}]}", "data.augmentation: rotatio=5 no such key"),
+        ("+sweep.space.data.augmentation={low: 0.0, high: 1.0}", "data.augmentation: 0.0 should be a mapping"),
         ("+sweep.space.model.pool={choices: [max, min]}", "sweep.space.model.pool: min should be 'max' or 'avg'"),
     ],
 )
@@ -79,6 +83,24 @@ def test_what_no_network_can_have_is_refused_before_it_is_drawn(item: str, said:
             "allowed: whole numbers from 0",
         ),
         ({"model": {"pool": {"choices": ["max", "max"]}}}, "max is there twice"),
+        ({"optimizer": {"lr": {"low": 1, "high": 2, "step": math.inf}}}, "step=inf: allowed: a number above 0"),
+        ({"optimizer": {"_group_": ["adam", ["sgd"]]}}, "no option [sgd]; allowed: adam"),
+        ({"model": {"pool": {"choices": ["max"], "when": {"optimizer": []}}}}, "optimizer=[] never occurs"),
+        (
+            {"model": {"pool": {"choices": ["max"], "when": {"model.filters.length": 0.5}}}},
+            "model.filters.length=0.5 never occurs; allowed: whole numbers from 0",
+        ),
+        (
+            {"model": {"hidden": {"length": "model.dropout", "each": {"low": 1, "high": 2}}}},
+            "hidden.length=model.dropout: is no list; allowed: the key of another list",
+        ),
+        (
+            {
+                "optimizer": {"_group_": ["adam", "sgd"]},
+                "model": {"hidden": {"length": "optimizer.betas", "each": {"low": 1, "high": 2}}},
+            },
+            "length=optimizer.betas: optimizer is drawn, and may have none",
+        ),
         ({}, "nothing is left to search"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from mnist_sweep import schema
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import text
+from mnist_sweep.overrides import override, text
 from mnist_sweep.sweep.leaves import LEAF, ROOT, Choice, Leaf, Sequence, choice, leaf, length_of
 
 
@@ -21,11 +21,18 @@ class Dimension:
     def needs(self) -> set[str]:
         """The keys that must be drawn before."""
         follows = {self.leaf.length} if isinstance(self.leaf, Sequence) and isinstance(self.leaf.length, str) else set()
-        return {*map(without_length, self.when), *follows}
+        keys = {*map(without_length, self.when), *follows}
+        return keys | {group for group in map(_group, {self.key, *keys}) if group} - {self.key}
 
     def active(self, known: Mapping[str, Any]) -> bool:
         """Whether the key is drawn, given the values known so far."""
         return all(_known(key, known) in allowed for key, allowed in self.when.items())
+
+
+def _group(key: str) -> str | None:
+    """The group whose option decides what a key is, or whether it is there at all."""
+    group, _, inner = key.partition(".")
+    return group if inner and schema.options(group) else None
 
 
 def nested(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def _options(group: str, names: Any) -> Choice:
     """The options of a Hydra group."""
     options = schema.options(group)
     found = choice(f"{group}._group_", names)
-    unknown = [name for name in found.choices if name not in options]
+    unknown = [name for name in found.choices if not isinstance(name, str) or name not in options]
     if not options:
         groups = [name for name in schema.Config.model_fields if schema.options(name) and schema.searchable(name)]
         raise RequestError(
@@ -119,6 +126,12 @@ def _both(
 def _conditions(name: str, when: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(when, Mapping):
         raise RequestError(f"{ROOT}.{name}.when={text(when)}: allowed: {{KEY: VALUE}} or {{KEY: [VALUE, VALUE]}}")
+    for key, value in when.items():
+        counts = [value] if not isinstance(value, list) else value
+        whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+        if not counts or (key != without_length(key) and not whole):
+            allowed = "a value, or a list of them" if key == without_length(key) else "whole numbers from 0"
+            raise RequestError(f"{ROOT}.{name}.when: {override(key, value)} never occurs; allowed: {allowed}")
     return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
 
 

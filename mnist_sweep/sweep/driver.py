@@ -82,6 +82,11 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
         _check_folder(config.sweep, folder, study)
         if divided.why:
             explanations.append(f"trained in {divided.precision}: {divided.why} (trainer.precision)")
+        explanations += [
+            f"sweep.objectives: {goal.metric} is to be {goal.direction}d, which is the worse of its two directions"
+            for goal in objectives(config)
+            if goal.direction != metrics.TRIAL_METRICS[goal.metric]
+        ]
         for line in explanations:
             log.info("%s", line)
         yield Driver(config, items, config_dir, space, study, folder, divided, first)
@@ -276,6 +281,12 @@ class Driver:
             )
             if self.account.run_id:  # else a later sitting would open a second one
                 self.study.remember("mlflow_run_id", self.account.run_id)
+        untracked = sum(
+            trial.user_attrs["result"]["mlflow_run_id"] is None
+            for trial in self.study.trials(TrialState.COMPLETE, TrialState.PRUNED)
+        )
+        if self.account.run_id and untracked:
+            log.warning("%d of the trials were made without MLflow, and are not in its account", untracked)
         self.account.tags({"sweep.trials": settings.trials, "dataset": self.config.data.name})
 
     def _settle(self) -> None:

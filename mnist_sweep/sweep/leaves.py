@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from math import inf
 from typing import Any, Protocol
 
 from mnist_sweep.errors import RequestError
@@ -161,7 +162,7 @@ class Sequence:
         if isinstance(self.length, int):
             count = self.length
         elif isinstance(self.length, str):
-            count = length_of(known[self.length])
+            count = length_of(known.get(self.length))
         else:
             count = self.length.suggest(trial, f"{name}.length", known)
         return [self.each.suggest(trial, f"{name}[{index}]", known) for index in range(count)]
@@ -169,7 +170,7 @@ class Sequence:
     def encode(self, name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         drawn: dict[str, Any] = {}
         if isinstance(self.length, int | str):
-            count = self.length if isinstance(self.length, int) else length_of(known[self.length])
+            count = self.length if isinstance(self.length, int) else length_of(known.get(self.length))
             items = value if isinstance(value, list) else [value] * count  # one number stands for all blocks
             if len(items) != count:
                 raise OutsideError
@@ -264,7 +265,7 @@ def _number(name: str, item: Mapping[str, Any]) -> Number:
         raise RequestError(f"{ROOT}.{name}: low={text(low)} is above high={text(high)}; allowed: low at most high")
     if log and low <= 0:
         raise RequestError(f"{ROOT}.{name}.low={text(low)}: with log=true allowed: above 0")
-    if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or not step > 0):
+    if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < inf):
         raise RequestError(f"{ROOT}.{name}.step={text(step)}: allowed: a number above 0, without log")
     if step is not None and (high - low) / step > _LARGEST:
         raise RequestError(f"{ROOT}.{name}.step={text(step)}: too small for this range; allowed: a greater one")

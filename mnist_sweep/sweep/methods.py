@@ -13,6 +13,7 @@ from mnist_sweep import sweep_schema
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.speedups import QuickTPE
+from mnist_sweep.sweep.study import reason
 from mnist_sweep.sweep_schema import Sweep
 
 _CONDITIONS_ALLOWED = "tpe, random, nsga2, grid"
@@ -27,7 +28,9 @@ class _BruteForce(optuna.samplers.BruteForceSampler):
         pass  # Optuna's stops `Study.optimize`, which is not used here
 
 
-def sampler(settings: Sweep, space: Space, seed: int, number: int, before: BaseSampler | None = None) -> BaseSampler:
+def sampler(
+    settings: Sweep, space: Space, seed: int, number: int, before: BaseSampler | None = None, *, lost: bool = False
+) -> BaseSampler:
     """The sampler that proposes trial `number`.
 
     What it draws at random follows from the seed and the number alone, so that a resumed sweep proposes what an
@@ -39,14 +42,19 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int, before: BaseS
         seed: of the sweep.
         number: of the trial.
         before: the one that proposed the trial before, in the same study.
+        lost: what it proposed is impossible, again and again; until it is not, chance proposes instead of those that
+            learn from possible trials only.
     """
     mixed = (seed * 1_000_003 + number) % 2**32
+    if lost and not isinstance(settings.sampler, sweep_schema.Grid | sweep_schema.QMC):
+        return optuna.samplers.RandomSampler(seed=mixed)
     with warnings.catch_warnings():  # what Optuna marks as experimental is covered by our own tests
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match settings.sampler:
             case sweep_schema.TPE(startup_trials=startup):
                 return QuickTPE(
                     before,
+                    _is_impossible,
                     seed=mixed,
                     n_startup_trials=startup,
                     multivariate=True,
@@ -77,6 +85,10 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int, before: BaseS
                 )
             case sweep_schema.Grid():
                 return _BruteForce(seed=mixed)
+
+
+def _is_impossible(trial: FrozenTrial) -> bool:
+    return reason(trial) == "infeasible"
 
 
 def pruner(settings: Sweep, max_epochs: int) -> optuna.pruners.BasePruner:
@@ -157,6 +169,9 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
         explained.append("sweep/pruner=threshold: nothing is pruned without sweep.pruner.lower or sweep.pruner.upper")
     if name in ("cmaes", "qmc") and space.categorical:
         explained.append(f"sweep/sampler={name}: drawn at random, being choices: {', '.join(space.categorical)}")
+    if name == "cmaes" and settings.constraints:
+        explained.append("sweep/sampler=cmaes: learns nothing from sweep.constraints; they are kept all the same")
+        warnings.filterwarnings("ignore", message="Constraints have been set")  # which Optuna says at each trial
     if name == "grid":
         size = _points(space)
         if size is None or size > settings.trials:

@@ -1,8 +1,8 @@
 """The loop of a sweep: ask → check → submit → report → tell. The only place that writes the study."""
 
+import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from mnist_sweep.sweep.launchers import Reported, Task
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposal, Proposals
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import BASELINE, Study, keeps
+from mnist_sweep.sweep.study import BASELINE, Study, keeps, reason
 from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
 
 #: So many impossible proposals in a row mean that the space holds hardly anything else.
 MOST_IMPOSSIBLE = 200
+#: After so many in a row, chance proposes until one is possible.
+_LOST = 10
 #: Seconds between two looks at the clock, while nothing happens.
 _TICK = 0.5
 #: Seconds of the search that are forgotten at most where its process dies.
@@ -72,7 +74,7 @@ class Search:
         self.asked: dict[int, tuple[optuna.Trial, Proposal]] = {}
         self.trained = self._known()  # trials by the digest of what they train or have trained
         self.followers: dict[int, list[int]] = {}  # trials that wait for the end of an equal one
-        self.impossible = 0
+        self.impossible = self._lately_impossible()
         self.kept = budget.seconds()  # of the time that is spent, what the study knows
 
     def perform(self, crew: Crew, view: View) -> None:
@@ -119,7 +121,9 @@ class Search:
         waiting = self.study.trials(TrialState.WAITING)
         number = waiting[0].number if waiting else len(self.study.trials())
         before = self.study.study.sampler
-        self.study.study.sampler = methods.sampler(self.settings, self.space, self.config.seed, number, before)
+        self.study.study.sampler = methods.sampler(
+            self.settings, self.space, self.config.seed, number, before, lost=self.impossible >= _LOST
+        )
         trial = self.study.study.ask()
         values = self.space.suggest(trial)
         if self.points:
@@ -199,6 +203,12 @@ class Search:
         self.impossible += 1
         if self.impossible >= MOST_IMPOSSIBLE:
             raise RunFailure("infeasible", f"{self.impossible} impossible proposals in a row, the last: {detail}")
+
+    def _lately_impossible(self) -> int:
+        """How many of the last proposals of an earlier sitting were impossible in a row, at most `_LOST`."""
+        newest = reversed(self.study.trials())
+        row = itertools.takewhile(lambda trial: reason(trial) == "infeasible", newest)
+        return min(_LOST, sum(1 for _ in row))
 
     def _repeat(self, number: int, equal: int) -> Result:
         """The result of a trial that is not trained, because an equal one was."""
@@ -286,7 +296,8 @@ def _point(trial: optuna.Trial | FrozenTrial) -> str:
 
 def _most_epochs(config: schema.Config, space: Space) -> int:
     """The most epochs that a trial can have."""
-    leaf: Mapping[str, Any] | Sequence[Any] = space.tree.get("trainer", {}).get("max_epochs", {})
-    if "trainer.max_epochs" in space.fixed or not isinstance(leaf, Mapping):
-        return config.trainer.max_epochs
-    return max([int(leaf.get("high", 0)), *map(int, leaf.get("choices", [])), config.trainer.max_epochs])
+    own = config.trainer.max_epochs
+    drawn = next((dimension for dimension in space.dimensions if dimension.key == "trainer.max_epochs"), None)
+    if drawn is None:
+        return own
+    return max(map(int, [*drawn.leaf.ends(), *([own] if drawn.when else [])]))

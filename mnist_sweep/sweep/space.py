@@ -66,6 +66,7 @@ class Space:
             raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
         self._check_groups(drawn)
         self._check_conditions(drawn)
+        self._check_lengths(drawn)
 
     @classmethod
     def of(cls, config: schema.Config, given: Iterable[str]) -> "Space":
@@ -89,9 +90,12 @@ class Space:
         """
         for dimension in self.dimensions:
             for value in [] if schema.options(dimension.key) else dimension.leaf.ends():
-                part = isinstance(value, Mapping)  # the rest of it is the config's own
-                if not part and (fault := schema.fault(dimension.key, value)):
-                    raise RequestError(f"{ROOT}.{dimension.key}: {text(value)} {fault}")
+                # of a mapping that is a choice, the rest is the config's own
+                parts = value.items() if isinstance(value, Mapping) else [("", value)]
+                for key, part in parts:
+                    if fault := schema.fault(f"{dimension.key}.{key}".rstrip("."), part):
+                        said = f"{key}={text(part)}" if key else text(part)
+                        raise RequestError(f"{ROOT}.{dimension.key}: {said} {fault}")
             for key, value in ((key, value) for key, allowed in dimension.when.items() for value in allowed):
                 plain = not schema.options(key) and key == without_length(key)
                 if plain and (fault := schema.fault(key, value)):
@@ -126,6 +130,18 @@ class Space:
                         f"{ROOT}.{dimension.key}.when: {override(key, unknown[0])} never occurs; "
                         f"allowed: {', '.join(options)}"
                     )
+
+    def _check_lengths(self, drawn: Mapping[str, Dimension]) -> None:
+        """The key that a list has its length from must be of a list, whatever is drawn."""
+        for dimension in drawn.values():
+            key = dimension.leaf.length if isinstance(dimension.leaf, Sequence) else None
+            if not isinstance(key, str):
+                continue
+            lists = any(schema.fault(key, [value] * count) is None for value in (1, 0.5) for count in (1, 2))
+            group = key.partition(".")[0]
+            if not lists or (group in drawn and key not in drawn):
+                why = f"{group} is drawn, and may have none" if lists else "is no list"
+                raise RequestError(f"{ROOT}.{dimension.key}.length={key}: {why}; allowed: the key of another list")
 
     @functools.cached_property
     def conditional(self) -> list[str]:

@@ -1,5 +1,7 @@
 """Optuna's TPE in half of its time, which is most of what the driver spends on a long sweep: the same proposals.
 
+But for one thing: what was impossible is bad, as in no other way than by trying it again would Optuna's find out.
+
 What Optuna computes in plain Python through all trials, again for each proposal and for each group of parameters, is
 computed once. This reaches into Optuna, hence the bound on its version in pyproject.toml; `tests/test_methods.py`
 compares the proposals with those of Optuna's own sampler.
@@ -17,7 +19,7 @@ from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe import sampler as _tpe
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from scipy.special import erf, log_ndtr
 
 #: The good trials and the others.
@@ -30,12 +32,13 @@ class QuickTPE(TPESampler):
 
     Args:
         before: the sampler of the trial before, in the same study.
+        impossible: whether a failed trial was; these count among the bad ones.
         options: of Optuna's.
     """
 
-    def __init__(self, before: Any = None, **options: Any) -> None:
+    def __init__(self, before: Any, impossible: Callable[[FrozenTrial], bool], **options: Any) -> None:
         super().__init__(**options)
-        _quicken()
+        _quicken(impossible)
         #: By the names of parameters and a trial's number: the values, None where the trial does not have them all.
         self._rows: dict[tuple[str, ...], dict[int, tuple[float, ...] | None]] = {}
         if self._group_decomposed_search_space is not None:
@@ -67,15 +70,19 @@ class QuickTPE(TPESampler):
 
 
 @functools.cache
-def _quicken() -> None:
+def _quicken(impossible: Callable[[FrozenTrial], bool]) -> None:
     """Exchange what belongs to Optuna's modules; once in a process."""
     _truncnorm._log_ndtr = log_ndtr  # Optuna's go number by number, so as not to depend on SciPy
     _truncnorm.erf = erf  # type: ignore[attr-defined]
-    _tpe._split_trials = _remembered(_tpe._split_trials)  # type: ignore[assignment]
+    _tpe._split_trials = _remembered(_tpe._split_trials, impossible)  # type: ignore[assignment]
 
 
-def _remembered(split: _Splitter) -> _Splitter:
-    """The division into good trials and others, which is the same for all groups of parameters of a proposal."""
+def _remembered(split: _Splitter, impossible: Callable[[FrozenTrial], bool]) -> _Splitter:
+    """The division into good trials and others, which is the same for all groups of parameters of a proposal.
+
+    Optuna does not look at failed trials. Of a choice with which nothing is possible it would know nothing, take it for
+    promising, and propose it for ever.
+    """
     last: list[Any] = [None, 0, [], ([], [])]
 
     def remembered(study: Study, trials: list[FrozenTrial], n_below: int) -> _Split:
@@ -83,7 +90,8 @@ def _remembered(split: _Splitter) -> _Splitter:
         if not (same and all(map(is_, trials, last[2]))):
             last[:] = study, n_below, trials, split(study, trials, n_below)
         good, others = last[3]
-        return list(good), list(others)
+        failed = study._get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return list(good), [*others, *filter(impossible, failed)]
 
     return remembered
 

@@ -1,6 +1,7 @@
 """What remains of a sweep: ``sweep.json``, and the table at the end."""
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,13 @@ def show(
     log.info("%-18s %s", f"{kind} again", best.user_attrs["result"]["command"])
     try:
         path = overlay(best, study.goals[0].metric, folder, config_dir)
-        log.info("%-18s %s --config-dir %s experiment=best", "or as an overlay", PROGRAM, path)
+        log.info("%-18s %s --config-dir %s experiment=best", "or as an overlay", PROGRAM, shlex.quote(str(path)))
     except OSError as error:  # the sweep is done, whatever became of the files that it was composed of
         log.warning("the best trial could not be left as an overlay (%s)", error)
     if crowned:
         _crowned(config, crowned)
     if isinstance(config.tracking, schema.MLflow):
-        log.info("%-18s mlflow ui --backend-store-uri %s", "compare the runs", config.tracking.uri)
+        log.info("%-18s mlflow ui --backend-store-uri %s", "compare the runs", shlex.quote(config.tracking.uri))
 
 
 def _table(config: schema.Config, study: Study, trials: list[FrozenTrial]) -> None:
