@@ -106,9 +106,9 @@ def template(items: list[str]) -> Measured:
     from torchmetrics.classification import MulticlassAccuracy
     from torchvision import transforms
 
-    from mnist_sweep import training as quiet
+    from mnist_sweep.training import quiet
 
-    quiet._quiet()
+    quiet()
     warnings.simplefilter("ignore")
     config, training, validation = _prepared(items)
     prepare = transforms.Compose(

@@ -85,10 +85,11 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
         except RequestError:  # nothing was begun
             raise
         except BaseException:
-            print(Path(config.output) / "runs" / config.sweep.name / "sweep.json", flush=True)
+            _print(Path(config.output) / "runs" / config.sweep.name / "sweep.json")
             raise
         return console.DONE
-    from mnist_sweep.run import folder_of, run
+    from mnist_sweep.record import folder_of
+    from mnist_sweep.run import run
 
     if config.name is None:
         made = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -99,7 +100,7 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
     try:
         result = run(config, items, config_dir=config_dir, open_test=True, progress=True)
     except Interrupted:
-        print(folder_of(config) / "result.json", flush=True)
+        _print(folder_of(config) / "result.json")
         raise
     if result.status == "finished":
         log.info(
@@ -112,6 +113,12 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
         log.error("failed: %s", result.detail)
     print(result.path, flush=True)
     return console.DONE if result.status == "finished" else console.FAILED
+
+
+def _print(path: Path) -> None:
+    """Where what was interrupted has recorded itself, if it had begun."""
+    if path.is_file():
+        print(path, flush=True)
 
 
 class CheckGrid(Callback):

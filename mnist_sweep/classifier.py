@@ -86,8 +86,10 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Put the average in the place of the weights, and they in its place."""
-        for weight, average in zip(self.network.parameters(), self._averages, strict=bool(self._averages)):
+        """Exchange the average and the weights, once there is an average."""
+        if not self._averages:
+            return
+        for weight, average in zip(self.network.parameters(), self._averages, strict=True):
             kept = weight.clone()
             weight.copy_(average)
             average.copy_(kept)

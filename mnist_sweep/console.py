@@ -76,7 +76,7 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_store(arguments: argparse.ArgumentParser) -> None:
-    """Let the user say where MLflow keeps its account; an empty text is none, which MLflow takes for a file here."""
+    """Let the user say where MLflow keeps its account; an empty text counts as not given (to MLflow it is a file)."""
     default = os.environ.get("MLFLOW_TRACKING_URI") or STORE
     arguments.add_argument(
         "--tracking-uri",
@@ -89,7 +89,7 @@ def add_store(arguments: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def usable(said: str, allowed: str) -> Iterator[None]:
-    """Within, a file or folder that the system refuses, for its rights or its name, is a wrong request.
+    """Turn an OSError within the block, of a file or folder that the system refuses, into a wrong request.
 
     Args:
         said: what named it, as the user gave it.
@@ -105,7 +105,7 @@ def usable(said: str, allowed: str) -> Iterator[None]:
 
 
 def check_writable(said: str, folder: Path) -> None:
-    """Of a folder that does not exist yet, which is made later, the nearest one that does must take files.
+    """Check that files can be made in a folder or, if it does not exist yet, in its nearest existing parent.
 
     Args:
         said: what named it, such as ``output=mlruns``.

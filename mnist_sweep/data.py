@@ -104,6 +104,11 @@ def training_and_validation(name: str, root: str, split_seed: int, limit: int | 
     return everything.subset(training), everything.subset(validation)
 
 
+def parts(settings: schema.Data) -> tuple[ImageSet, ImageSet]:
+    """The training and validation images of a config's ``data``."""
+    return training_and_validation(settings.name, settings.root, settings.split_seed, settings.limit)
+
+
 def test_set(name: str, root: str) -> ImageSet:
     """The images that measure the winner, once. Nothing on a trial's way calls this."""
     return _mnist5k(test=True) if name == "mnist5k" else _torchvision(name, root, train=False)

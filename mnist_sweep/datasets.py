@@ -256,9 +256,10 @@ def _download_into(scratch: Path, data: schema.Data) -> str | None:
     present = folder(data)
     if present.is_dir():  # archives that a user brought are unpacked rather than fetched
         shutil.copytree(present, scratch / present.relative_to(data.root))
-    with subprocess.Popen(
-        _command(data, scratch), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as child:
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as said,  # torchvision's bar would fill a pipe nobody reads
+        subprocess.Popen(_command(data, scratch), stdout=subprocess.DEVNULL, stderr=said) as child,
+    ):
         try:
             size, since, patience = 0, time.monotonic(), START_SECONDS
             while child.poll() is None:
@@ -267,7 +268,8 @@ def _download_into(scratch: Path, data: schema.Data) -> str | None:
                 if time.monotonic() - since > patience:
                     return f"no progress for {patience:.0f} s"
                 time.sleep(0.1)
-            errors = child.communicate()[1].strip().splitlines()
+            said.seek(0)
+            errors = said.read().strip().splitlines()
         finally:
             child.kill()
     return None if child.returncode == 0 else (errors[-1] if errors else f"exit code {child.returncode}")

@@ -1,7 +1,6 @@
 """Several networks that answer together: ``python -m mnist_sweep.ensemble FOLDER… [--top K]``."""
 
 import logging
-import re
 import shlex
 import shutil
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from mnist_sweep import console, datasets, metrics, schema, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError, uninterrupted
-from mnist_sweep.result import BEST, Result
+from mnist_sweep.result import BEST, Result, is_run_of
 
 log = logging.getLogger("mnist_sweep.ensemble")  # __name__ is __main__ here
 
@@ -28,7 +27,7 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
 
     Args:
         folders: of runs, which are all taken; or of one sweep, of whose runs the best are taken.
-        top: so many of a sweep.
+        top: how many of a sweep's best runs.
 
     Raises:
         RequestError: fewer than two, or runs that do not go together.
@@ -69,9 +68,8 @@ def _of_run(folder: Path) -> Result:
 
 def _of_sweep(folder: Path) -> list[Result]:
     """All finished runs of a sweep, its trials and their repetitions with other seeds."""
-    own = re.compile(re.escape(folder.name) + r"-\d+(-seed\d+)?")
     runs = [path.parent for path in sorted(folder.parent.glob(f"{folder.name}-*/result.json"))]
-    results = [_read(run) for run in runs if own.fullmatch(run.name) and (run / BEST).is_file()]
+    results = [_read(run) for run in runs if is_run_of(folder.name, run.name) and (run / BEST).is_file()]
     return [result for result in results if result.status == "finished"]
 
 
@@ -86,25 +84,25 @@ def _check_alike(results: Sequence[Result]) -> None:
     for key in ("name", "split_seed"):
         values = sorted({str(getattr(data, key)) for data in used})
         if len(values) > 1:
-            raise RequestError(f"the runs differ in data.{key} ({', '.join(values)}); allowed: one for all")
+            raise RequestError(f"data.{key}={' | '.join(values)}: the runs differ; allowed: one for all")
 
 
 def perform(arguments: Sequence[str]) -> int:
     """Choose, average, measure, keep."""
     parser = console.parser("ensemble", "Average the probabilities of several trained networks, chosen on validation.")
     parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help="of a sweep, or of runs, at least two")
-    parser.add_argument("--top", type=int, default=TOP, help="so many of a sweep's runs (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=TOP, help="how many of a sweep's best runs (default: %(default)s)")
     parser.add_argument("--name", help="of the ensemble and its folder (default: that of the first folder, -ensemble)")
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow's store (default: that of the best member, if any)"
     )
     options = parser.parse_args(arguments)
     if options.top < 2:
-        raise RequestError(f"--top {options.top}: allowed: at least 2")
+        raise RequestError(f"--top={options.top}: allowed: at least 2")
     folders = [folder.resolve() for folder in options.folders]  # two ways to one run are one member
     name = options.name or f"{folders[0].name}-ensemble"
     if fault := schema.fault("name", name):
-        raise RequestError(f"--name {name}: {fault}")
+        raise RequestError(f"--name={name}: {fault}")
     folder = folders[0].parent / name
     with console.usable(str(folder), "a folder that can be read"):
         if folder.exists():
@@ -171,9 +169,7 @@ def _complete(chosen: Sequence[Result], folder: Path, settings: schema.Tracking,
     ensemble = inspection.load(folder / BEST)
     assert isinstance(ensemble, inspection.Ensemble)
     config = ensemble.config
-    _, validation = data.training_and_validation(
-        config.data.name, config.data.root, config.data.split_seed, config.data.limit
-    )
+    _, validation = data.parts(config.data)
     opened = datetime.now(UTC).isoformat(timespec="seconds")
     log.info("the test set is opened (%s)", opened)
     found = _measured("val", ensemble, validation)

@@ -57,7 +57,7 @@ class _Signals:
 def interruptible() -> Iterator[None]:
     """Within, the first of `SIGNALS` raises `Interrupted`; a second one ends the process on the spot.
 
-    But for SIGHUP: it stays ignored where it is, as under nohup, and a closed terminal sends more than one.
+    SIGHUP stays ignored where it was (nohup); a second one does nothing, since a closing terminal sends several.
     """
 
     def handle(signum: int, _: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from mnist_sweep.classifier import Classifier
 from mnist_sweep.data import ImageSet
 from mnist_sweep.errors import RequestError
 from mnist_sweep.metrics import Measured
-from mnist_sweep.models import ConvNet
+from mnist_sweep.models import network
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +71,7 @@ class Served(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.network = ConvNet(classifier.config.model)
+        self.network = network(classifier.config.model)
         self.network.load_state_dict({k: v.cpu() for k, v in classifier.network.state_dict().items()})
         self.register_buffer("mean", classifier.mean.detach().cpu().clone())
         self.register_buffer("deviation", classifier.deviation.detach().cpu().clone())
@@ -140,7 +140,7 @@ def _classifier(content: Any) -> Classifier:
     """The network of a checkpoint's content."""
     config = schema.Config.model_validate(content["hyper_parameters"]["config"])
     state = content["state_dict"]
-    classifier = Classifier(ConvNet(config.model), config, (float(state["mean"]), float(state["deviation"])))
+    classifier = Classifier(network(config.model), config, (float(state["mean"]), float(state["deviation"])))
     classifier.load_state_dict(state)
     return classifier
 

@@ -59,6 +59,11 @@ class ConvNet(nn.Module):
         return logits
 
 
+def network(model: schema.Model) -> ConvNet:
+    """The network of a config's ``model``."""
+    return ConvNet(model)
+
+
 def _block(model: schema.Model, channels: int, block: shapes.Block) -> nn.Sequential:
     """(B, channels, S, S) → (B, width, S', S'): convolutions, each with its activation, then the pool."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()

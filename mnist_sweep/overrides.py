@@ -77,7 +77,7 @@ def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:
 
 
 def without(items: Iterable[str], *prefixes: str) -> list[str]:
-    """The overrides but for those of the given keys and of what lies below them."""
+    """The overrides except those of the given keys and of what lies below them."""
     return [item for item in items if re.split(r"[./]", key_of(item))[0] not in prefixes]
 
 

@@ -113,7 +113,7 @@ class Record:
         except FileExistsError as error:
             if not resume:
                 raise RequestError(
-                    f"name={config.name}: {self.folder} is there already; choose another name"
+                    f"name={config.name}: {self.folder} is there already; allowed: a name not yet taken"
                 ) from error
             if changed := differences(config):
                 raise RequestError(
@@ -248,11 +248,8 @@ class Record:
 
 def ended(config: schema.Config) -> Result | None:
     """The result of a run that came to its end by itself, finished or pruned; else None."""
-    try:
-        result = Result.read(folder_of(config))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-    return result if result.status in ("finished", "pruned") else None
+    result = Result.found(folder_of(config))
+    return result if result and result.status in ("finished", "pruned") else None
 
 
 def _exact(config: schema.Config, given: Sequence[str], device: str, threads: int) -> list[str]:

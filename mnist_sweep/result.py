@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,8 +95,16 @@ class Result:
 
         Raises:
             FileNotFoundError: the run did not come to its end.
+            ValueError, TypeError: it is damaged, or of another version of this program.
         """
         return cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+    @classmethod
+    def found(cls, folder: Path) -> "Result | None":
+        """The same; None where there is none that can be read."""
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            return cls.read(folder)
+        return None
 
 
 def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
@@ -125,6 +134,16 @@ def write_json(path: Path, content: Any, *, sync: bool = True) -> Path:
     return path
 
 
+def run_name(sweep: str, trial: int, seed: int | None = None) -> str:
+    """Of a trial's run and its folder; with a seed, of a run of the winner's race."""
+    return f"{sweep}-{trial:04d}" + ("" if seed is None else f"-seed{seed}")
+
+
+def is_run_of(sweep: str, name: str) -> bool:
+    """Whether a folder is named like a run of this sweep."""
+    return re.fullmatch(rf"{re.escape(sweep)}-\d{{4,}}(-seed\d+)?", name) is not None
+
+
 def last_checkpoint(folder: Path) -> Path:
     """Where a run keeps all that it needs to go on: the state after its last epoch."""
     return folder / "checkpoints" / "last.ckpt"
@@ -140,8 +159,7 @@ def noted(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         found = json.loads(notes(folder).read_text(encoding="utf-8"))
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        said = Result.read(folder)
+    if said := Result.found(folder):
         found |= {key: getattr(said, key) for key in _NOTED}
     return found
 

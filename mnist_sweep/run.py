@@ -18,12 +18,10 @@ from mnist_sweep import data, overrides, processor, record, run_report, schema, 
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, masked, uninterrupted
-from mnist_sweep.models import ConvNet
-from mnist_sweep.record import Record, folder_of
+from mnist_sweep.models import network
+from mnist_sweep.record import Record
 from mnist_sweep.result import BEST, Result, Status, last_checkpoint
 from mnist_sweep.tracking import Account
-
-__all__ = ["Report", "folder_of", "open_test", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def run(
     open_test: bool = False,
     progress: bool = False,
     resume: bool = False,
-    deadline: float | None = None,
+    limit_seconds: float | None = None,
 ) -> Result:
     """Train one network and keep the account of it: folder, MLflow run and, last, ``result.json``.
 
@@ -65,7 +63,7 @@ def run(
         progress: show epochs and, on a terminal, bars.
         resume: go on where an earlier attempt in the same folder stopped, from its last checkpoint where it has one;
             a run that came to its end is not begun again.
-        deadline: seconds that this call may take, after which the run fails with ``timeout``; None = no limit.
+        limit_seconds: that this call may take, after which the run fails with ``timeout``; None = no limit.
 
     Returns:
         The result, also of a run that failed.
@@ -76,7 +74,9 @@ def run(
     """
     if resume and (ended := record.ended(config)):
         return ended
-    return _Run(config, given, config_dir, report, progress, deadline).perform(parent, tags or {}, open_test, resume)
+    return _Run(config, given, config_dir, report, progress, limit_seconds).perform(
+        parent, tags or {}, open_test, resume
+    )
 
 
 class _Run:
@@ -89,13 +89,13 @@ class _Run:
         config_dir: str | None,
         report: Report | None,
         progress: bool,
-        deadline: float | None = None,
+        limit_seconds: float | None = None,
     ) -> None:
         self.started = time.monotonic()
         training.keep_memory()
         self.report = report
         self.progress = progress
-        self.limit = deadline
+        self.limit = limit_seconds
         self.threads = config.trainer.threads or _ALL_THREADS
         if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
@@ -157,12 +157,10 @@ class _Run:
         config = self.config
         torch.set_num_threads(self.threads)
         pl.seed_everything(config.seed, workers=True, verbose=False)
-        images, validation = data.training_and_validation(
-            config.data.name, config.data.root, config.data.split_seed, config.data.limit
-        )
+        images, validation = data.parts(config.data)
         if config.data.limit and config.data.limit > len(images):
             log.warning("data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(images))
-        classifier = Classifier(ConvNet(config.model), config, images.standardisation)
+        classifier = Classifier(network(config.model), config, images.standardisation)
         self.classifier, self.validation = classifier, validation
         self.record.account.tags({"parameters": self._parameters()})
         order = torch.Generator().manual_seed(config.seed)
@@ -225,7 +223,6 @@ class _Run:
         account = self.record.account
         if self.classifier is None or self.validation is None or not account.tracked:
             return
-        self.classifier.load_state_dict(training.weights(self.record.folder / BEST))
         self.classifier.to(self.device)
         run_report.keep(account, self.config, result, self.classifier, self.validation)
         if self.classifier.test:
@@ -272,7 +269,7 @@ def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -
     config = compose(items, config_dir)
     torch.set_num_threads(_ALL_THREADS)
     saved = training.weights(folder / BEST)
-    classifier = Classifier(ConvNet(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
+    classifier = Classifier(network(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
     on_gpu = result.device != "cpu" and torch.cuda.is_available()
     _measure(config, classifier, folder / BEST, torch.device("cuda:0" if on_gpu else "cpu"))
     assert classifier.test is not None
@@ -281,6 +278,7 @@ def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -
     tracked = config.tracking if result.mlflow_run_id else schema.NoTracking(name="none")
     with uninterrupted():
         account = Account(tracked, output, folder.name, resume=result.mlflow_run_id)
+        result = dataclasses.replace(result, mlflow_run_id=account.run_id or result.mlflow_run_id)
         account.tags({"test.opened_at": opened})
         run_report.keep_test(account, config, result, classifier)
         run_report.keep_note(account, config, result)

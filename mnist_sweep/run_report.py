@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from mnist_sweep import data, datasets, figures, inspection, metrics, schema
+from mnist_sweep import data, datasets, figures, inspection, metrics, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.data import ImageSet
 from mnist_sweep.inspection import Ensemble, Network
@@ -30,7 +30,7 @@ P = ParamSpec("P")
 
 
 def _harmless(method: Callable[Concatenate[Account, P], None]) -> Callable[Concatenate[Account, P], None]:
-    """The function, but that no run fails over its pictures."""
+    """Wrap a function so that no run fails over its pictures."""
 
     @wraps(method)
     def safe(account: Account, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -44,15 +44,16 @@ def _harmless(method: Callable[Concatenate[Account, P], None]) -> Callable[Conca
 
 @_harmless
 def keep(account: Account, config: schema.Config, result: Result, classifier: Classifier, validation: ImageSet) -> None:
-    """All that a finished run shows, but for the test set.
+    """All that a finished run shows, except the test set.
 
     Args:
         account: open.
         config: of the run.
         result: of the run.
-        classifier: with the best epoch's weights; it has been trained.
+        classifier: it has been trained, and has the best epoch's weights afterwards.
         validation: the images that the best epoch was chosen by.
     """
+    classifier.load_state_dict(training.weights(Path(result.folder) / BEST))
     probabilities = classifier.validated
     if probabilities is None:
         probabilities = inspection.probabilities(classifier, validation.images)

@@ -30,7 +30,7 @@ def sections(annotation: Any) -> list[type[Section]]:
 
 
 def options(annotation: Any) -> dict[str, type[Section]]:
-    """The same by the name of the option that each is; empty where there is no choice."""
+    """The sections of a choice by option name, such as ``adam``; empty where there is no choice."""
     named = {
         section: typing.get_args(section.model_fields["name"].annotation)
         for section in sections(annotation)

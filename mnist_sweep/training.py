@@ -76,9 +76,9 @@ class Watch(Callback):
 class LastState(Callback):
     """Keeps all that a run needs to go on after its last whole epoch, so exactly that the numbers stay the same.
 
-    Lightning's checkpoint has the network, the optimizer, the schedule and the loops; what is random comes from here,
-    and the best checkpoint so far: a process that dies may leave that of an epoch which is done again, and then comes
-    out otherwise where the hardware does not repeat its numbers.
+    Lightning's checkpoint holds the network, the optimizer, the schedule and the loops. This adds the states of the
+    random generators, and the best checkpoint so far: if the process dies after saving a new best, that epoch is
+    trained again, and on hardware that does not repeat its numbers the saved best would not match.
     It is written when the next epoch begins, since only then the schedule of the last one has moved.
 
     Args:
@@ -213,7 +213,7 @@ def trainer(config: schema.Config, device: torch.device, callbacks: list[Callbac
         callbacks: besides early stopping and bars.
         bars: show progress bars, on standard error.
     """
-    _quiet()
+    quiet()
     if device.type == "cuda":  # torch multiplies in TF32 within a convolution, with a mantissa of ten bits
         torch.backends.cudnn.allow_tf32 = False
     more = list(callbacks)
@@ -240,7 +240,7 @@ def _mode(config: schema.Config) -> str:
     return "max" if config.direction == "maximize" else "min"
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """No tips, no lines about hardware, no warnings about what Lightning calls from torch."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

@@ -51,8 +51,8 @@ class Scripted:
         self.script.clear()
 
 
-def task(folder: Path, deadline: float | None = None) -> Task:
-    return Task(id=7, overrides=[*SMALL, f"output={folder}", "name=it"], deadline=deadline)
+def task(folder: Path, limit: float | None = None) -> Task:
+    return Task(id=7, overrides=[*SMALL, f"output={folder}", "name=it"], limit_seconds=limit)
 
 
 def performed(launcher: Scripted, given: Task) -> Result:
@@ -83,7 +83,7 @@ def test_a_refused_run_has_failed_and_is_not_tried_again(tmp_path: Path) -> None
 def test_a_run_that_hangs_is_killed_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "_GRACE", 0.0)
     launcher = Scripted("hang")
-    found = performed(launcher, task(tmp_path, deadline=0.01))
+    found = performed(launcher, task(tmp_path, limit=0.01))
     assert launcher.stopped == [(7, True)]
     assert (found.status, found.reason) == ("failed", "timeout")
     assert "longer than 0.01 s" in str(found.detail)

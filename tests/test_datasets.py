@@ -154,5 +154,13 @@ def test_a_download_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_download_that_says_much_is_not_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds, as of torchvision's progress bar."""
+    monkeypatch.setattr(datasets, "START_SECONDS", 10.0)
+    program = "yes 10% | head -c 200000 >&2; echo no such set >&2; exit 1"
+    monkeypatch.setattr(datasets, "_command", lambda *_: ["/bin/sh", "-c", program])
+    assert datasets._download(data(f"data.root={tmp_path}")) == "no such set"
+
+
 def test_mnist5k_needs_no_folder() -> None:
     assert datasets.obtain(data("data=mnist5k", "data.root=/nowhere")) == "mnist5k"

@@ -45,7 +45,7 @@ def test_members_are_the_best_finished_runs_of_a_sweep(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["study-0000", "other"], r"the runs differ in data\.split_seed \(0, 1\); allowed: one for all"),
+        (["study-0000", "other"], r"data\.split_seed=0 \| 1: the runs differ; allowed: one for all"),
         (["study-0000"], "1 finished run; allowed: at least two"),
         (["study-0000", "nowhere"], r"nowhere: no result\.json that can be read; allowed: the folder of a"),
         (["study-0000", "study-0002"], r"study-0002: the run is pruned; allowed: a finished one"),
@@ -130,9 +130,9 @@ def test_a_wrong_name_and_a_top_of_one_are_refused(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"study-0000: is there already; allowed: another --name"):
         ensemble.perform([str(folder / "study"), "--name", "study-0000"])
     for name, fault in (("../up", "should match pattern"), ("..", "should match"), ("x" * 300, "at most 100 char")):
-        with pytest.raises(RequestError, match=f"--name {name}: String should .*{fault.removeprefix('should ')}"):
+        with pytest.raises(RequestError, match=f"--name={name}: String should .*{fault.removeprefix('should ')}"):
             ensemble.perform([str(folder / "study"), "--name", name])
-    with pytest.raises(RequestError, match="--top 1: allowed: at least 2"):
+    with pytest.raises(RequestError, match="--top=1: allowed: at least 2"):
         ensemble.perform([str(folder / "study"), "--top", "1"])
 
 

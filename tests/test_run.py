@@ -228,7 +228,7 @@ def test_without_a_last_state_a_run_starts_from_the_beginning(
 
 
 def test_a_run_whose_time_is_over_fails_by_itself(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=1000000", deadline=1.5)
+    result = perform("trainer.max_epochs=1000000", limit_seconds=1.5)
     assert (result.status, result.reason) == ("failed", "timeout")
     assert result.detail == f"longer than 1.5 s ({result.epochs} epochs done)"
     assert 1.5 < result.seconds < 10
@@ -242,7 +242,7 @@ def test_the_loading_of_the_data_counts_for_the_deadline(perform: Perform, monke
         return load(*arguments)
 
     monkeypatch.setattr(data, "training_and_validation", slow)
-    result = perform(deadline=0.3)
+    result = perform(limit_seconds=0.3)
     assert (result.reason, result.detail) == ("timeout", "longer than 0.3 s (0 epochs done)")
 
 
@@ -289,7 +289,7 @@ def test_the_seconds_are_those_of_the_whole_run(perform: Perform, monkeypatch: p
 
 def test_a_folder_is_never_written_over(perform: Perform) -> None:
     perform()
-    with pytest.raises(RequestError, match="is there already; choose another name"):
+    with pytest.raises(RequestError, match="is there already; allowed: a name not yet taken"):
         perform()
 
 

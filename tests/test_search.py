@@ -245,7 +245,10 @@ def test_every_pruner_can_be_chosen(tmp_path: Path, pruner: str) -> None:
         (["sweep.winner.rule=val/loss", TWO], "sweep.winner.rule=val/loss: allowed: null, or one of"),
         (["sweep.objectives=[{metric: test/accuracy, direction: maximize}]"], "not measured in a trial; allowed: "),
         (["sweep.constraints={params: {max: 1}}"], "sweep.constraints=params: not measured in a trial"),
-        (["sweep.constraints={parameters: {max: 1, min: 2}}"], "min=2.0 is above max=1.0"),
+        (
+            ["sweep.constraints={parameters: {max: 1, min: 2}}"],
+            "sweep.constraints.parameters={max:1.0,min:2.0}: min 2 is above max 1",
+        ),
         (["sweep.warm_start=nothing"], "sweep.warm_start=nothing: no such study"),
         (["sweep.enqueue=['optimizer.lr=5']"], "sweep.enqueue[0]=optimizer.lr=5: not within sweep.space"),
         (["sweep.enqueue=['optimizer.lrr=5']"], "the nearest known one is optimizer.lr"),

@@ -36,7 +36,10 @@ def test_what_no_network_can_have_is_refused_before_it_is_drawn(item: str, said:
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"model": {"filtres": {"low": 1, "high": 2}}}, "sweep.space.model.filtres: no such key in the config"),
+        (
+            {"model": {"filtres": {"low": 1, "high": 2}}},
+            "sweep.space.model.filtres: unknown key; the nearest known one is model.filters",
+        ),
         ({"model": {"dropout": 0.5}}, "sweep.space.model.dropout=0.5: allowed: a leaf"),
         ({"model": {"dropout": {"low": 0.5}}}, "sweep.space.model.dropout: high is missing"),
         ({"model": {"dropout": {"low": 0.5, "high": "x"}}}, "sweep.space.model.dropout.high=x: allowed: a number"),
@@ -47,9 +50,18 @@ def test_what_no_network_can_have_is_refused_before_it_is_drawn(item: str, said:
         ({"model": {"pool": {"choices": []}}}, "choices=[]: allowed: a list of at least one value"),
         ({"model": {"pool": {"choices": "max"}}}, "choices=max: allowed: a list"),
         ({"model": {"pool": {"choice": ["max"], "when": {}}}}, "pool.choice: no part of a leaf"),
-        ({"model": {"filters": {"each": {"low": 1, "high": 2}}}}, "a list needs both length and each"),
-        ({"model": {"filters": {"length": "model.depth", "each": {"low": 1, "high": 2}}}}, "model.depth is no key"),
-        ({"model": {"pool": {"choices": ["max"], "when": {"optimiser": "sgd"}}}}, "optimiser is no key"),
+        (
+            {"model": {"filters": {"each": {"low": 1, "high": 2}}}},
+            "sweep.space.model.filters: a list needs both; allowed: {length: …, each: …}",
+        ),
+        (
+            {"model": {"filters": {"length": "model.depth", "each": {"low": 1, "high": 2}}}},
+            "model.depth: unknown key; the nearest known one is ",
+        ),
+        (
+            {"model": {"pool": {"choices": ["max"], "when": {"optimiser": "sgd"}}}},
+            "optimiser: unknown key; the nearest known one is optimizer",
+        ),
         ({"model": {"pool": {"choices": ["max"], "when": "sgd"}}}, "when=sgd: allowed: {KEY: VALUE}"),
         (
             {"optimizer": {"_group_": ["adam", "sgd"], "momentum": {"low": 0.1, "high": 0.9}}},

@@ -71,6 +71,8 @@ def test_a_parked_trial_is_asked_for_again_under_its_number(tmp_path: Path) -> N
     first.report(0.5, 1)
     mirror.set_trial_state_values(first._trial_id, TrialState.WAITING)
     study.tell(second, 0.25)
+    assert propose(study).number == first.number  # in the same sitting, after later ones
+    mirror.set_trial_state_values(first._trial_id, TrialState.WAITING)
     again, _ = opened(tmp_path)
     assert facts(again) == facts(study)
     resumed = propose(again)

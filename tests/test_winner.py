@@ -16,6 +16,7 @@ from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.driver import sweep
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.winner import widened
+from mnist_sweep.sweep_schema import Objective
 
 
 def threads(task: Task) -> int:
@@ -135,8 +136,12 @@ def test_interval_over_seeds() -> None:
 
 
 def test_a_lower_loss_is_a_lead() -> None:
-    assert winner._better([0.25, 0.25], [0.5, 0.75], -1)["each"] == [0.25, 0.5]
-    assert winner._better([0.75, 0.5], [0.5, 0.5], 1)["each"] == [0.25, 0.0]
+    loss, accuracy = (
+        Objective(metric="val/loss", direction="minimize"),
+        Objective(metric="val/f1", direction="maximize"),
+    )
+    assert winner._better(loss, [0.25, 0.25], [0.5, 0.75])["each"] == [0.25, 0.5]
+    assert winner._better(accuracy, [0.75, 0.5], [0.5, 0.5])["each"] == [0.25, 0.0]
 
 
 def test_runs_that_were_measured_before_are_no_new_opening(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Crew:
         self._launch = launch
         self._launcher: Launcher | None = None
         self.running: dict[int, Task] = {}
-        self.began: dict[int, float] = {}
+        self._began: dict[int, float] = {}
         self._again: deque[Task] = deque()
         self._attempts: dict[int, int] = {}
         self._killed: dict[int, str] = {}
@@ -72,7 +72,7 @@ class Crew:
     def submit(self, task: Task) -> None:
         """Give a task to a free worker."""
         self.running[task.id] = task
-        self.began[task.id] = time.monotonic()
+        self._began[task.id] = time.monotonic()
         self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
         self.launcher.submit(task)
 
@@ -113,7 +113,6 @@ class Crew:
                     self.submit(left.popleft())
                 for task, result in self.wait(1.0, lambda _: True):
                     if result is None or result.status == "interrupted":  # by somebody else than this process
-                        self._attempts[task.id] = 0  # no worker has died
                         left.append(dataclasses.replace(task, resume=True))
                     else:
                         results[task.id] = result
@@ -143,6 +142,7 @@ class Crew:
         match event:
             case Ended(task=number, result=result):
                 task = self.running.pop(number)
+                del self._attempts[number]  # one that was interrupted may come again, and no worker of it has died
                 return [(task, Result(**result))]
             case Refused(task=number, detail=detail):
                 task = self.running.pop(number)
@@ -163,8 +163,12 @@ class Crew:
     def _kill_late(self) -> None:
         now = time.monotonic()
         for number, task in self.running.items():
-            if task.deadline and number not in self._killed and now > self.began[number] + task.deadline + _GRACE:
-                self._killed[number] = f"longer than {task.deadline:g} s, and did not answer any more"
+            if (
+                task.limit_seconds
+                and number not in self._killed
+                and now > self._began[number] + task.limit_seconds + _GRACE
+            ):
+                self._killed[number] = f"longer than {task.limit_seconds:g} s, and did not answer any more"
                 self.launcher.stop(number, hard=True)
 
     def _abandon(self, task: Task, reason: str, detail: str) -> Result | None:

@@ -112,16 +112,23 @@ def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
     assert settings.warm_start is not None
     file = storage_file(settings)
     names: list[str] = []
+    kept: list[optuna.trial.FrozenTrial] = []
+    sign = 1
     if file is None or file.exists():  # else to look would make it
-        names = optuna.get_all_study_names(_database(settings))
+        database = _database(settings)
+        try:
+            names = optuna.get_all_study_names(database)
+            if settings.warm_start in names:
+                study = optuna.load_study(study_name=settings.warm_start, storage=database)
+                kept = [trial for trial in study.get_trials(states=(TrialState.COMPLETE,)) if keeps(trial)]
+                sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+        finally:
+            database.engine.dispose()
     if settings.warm_start not in names:
         raise RequestError(
             f"sweep.warm_start={settings.warm_start}: no such study in {settings.storage}; "
             f"there: {', '.join(names) or 'none yet'}"
         )
-    study = optuna.load_study(study_name=settings.warm_start, storage=_database(settings))
-    kept = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if keeps(trial)]
-    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
     ranked = sorted(kept, key=lambda trial: (sign * (trial.values or [0.0])[0], trial.number))
     drawn = [trial.user_attrs["values"] for trial in ranked if "values" in trial.user_attrs]
     if not drawn:

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from optuna.trial import TrialState
 from mnist_sweep import datasets, metrics, schema, tracking
 from mnist_sweep.errors import RequestError, RunFailure, masked, uninterrupted
 from mnist_sweep.overrides import override, replaced, without
-from mnist_sweep.result import Result
+from mnist_sweep.result import Result, is_run_of, run_name
 from mnist_sweep.sweep import machine, methods, queue, summary, winner
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
@@ -132,9 +131,8 @@ def _check_folder(settings: Sweep, folder: Path, study: Study) -> None:
     """A sweep's folder is no run's, and what is named like the trials of a new one is not there yet."""
     taken = [folder] if (folder / "config.yaml").exists() else []
     if not study.trials():
-        run = re.compile(rf"{re.escape(folder.name)}-\d{{4,}}(-seed\d+)?")
         runs = (path.parent for path in folder.parent.glob("*/config.yaml"))
-        taken += sorted(path for path in runs if run.fullmatch(path.name))
+        taken += sorted(path for path in runs if is_run_of(folder.name, path.name))
     if taken:
         if not study.trials():
             optuna.delete_study(study_name=settings.name, storage=study.storage.database)
@@ -293,12 +291,10 @@ class Driver:
         """Close what a sitting that died has left open: a run that came to its end is told, another one goes on."""
         for trial in self.study.trials(TrialState.RUNNING):
             asked = self.study.reopened(trial.number)
-            try:
-                result = Result.read(self.folder.parent / f"{self.settings.name}-{trial.number:04d}")
-            except FileNotFoundError:
-                self.study.park(asked)
-            else:
+            if result := Result.found(self.folder.parent / run_name(self.settings.name, trial.number)):
                 self.study.tell(asked, result)
+            else:
+                self.study.park(asked)
         tracking.close_running(
             self.config.tracking, self.study.id, "interrupted", keep=self.account.run_id, state="KILLED"
         )
@@ -309,9 +305,8 @@ class Driver:
         if self.space.fixed:
             log.info("set on the command line, so not searched: %s", ", ".join(self.space.fixed))
         if done:
-            log.info(
-                "going on with the study %s: %d of %d trials are done", self.settings.name, done, self.settings.trials
-            )
+            total = methods.total(self.settings, self.space)
+            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, total)
         if self.study.recall("queued") or (done and self.study.recall("queued") is None):
             return
         if not any(BASELINE in attributes for _, attributes in self.first):

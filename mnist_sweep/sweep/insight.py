@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_sweep import data, inspection, metrics, schema
+from mnist_sweep import data, inspection, metrics, schema, shapes
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.sweep.plots import importances
@@ -55,9 +55,7 @@ def agreement(config: schema.Config, study: Study, folder: Path) -> Agreement | 
         study: with at least one complete trial.
         folder: of the runs.
     """
-    _, validation = data.training_and_validation(
-        config.data.name, config.data.root, config.data.split_seed, config.data.limit
-    )
+    _, validation = data.parts(config.data)
     asked: dict[int, Array] = {}
     for trial in study.ranking()[:TOP]:
         try:
@@ -102,11 +100,8 @@ def class_importances(study: Study, folder: Path) -> tuple[Array, list[str]] | N
     """
     recalls: dict[int, Array] = {}
     for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
-        try:
-            result = Result.read(folder / Path(trial.user_attrs["result"]["folder"]).name)
-        except (FileNotFoundError, TypeError, ValueError):
-            continue
-        if result.confusion:
+        result = Result.found(folder / Path(trial.user_attrs["result"]["folder"]).name)
+        if result and result.confusion:
             recalls[trial.number] = metrics.per_class(np.array(result.confusion))["recall"]
     if len(recalls) < 4:
         return None
@@ -115,6 +110,6 @@ def class_importances(study: Study, folder: Path) -> tuple[Array, list[str]] | N
         known = recalls.get(trial.number)
         return 1.0 if known is None else 1.0 - float(known[label])
 
-    found = importances(study, {str(label): partial(missed, label=label) for label in range(10)})
+    found = importances(study, {str(label): partial(missed, label=label) for label in range(shapes.CLASSES)})
     names = sorted(found["0"], key=lambda name: -sum(each[name] for each in found.values()))
-    return np.array([[found[str(label)][name] for label in range(10)] for name in names]), names
+    return np.array([[found[str(label)][name] for label in range(shapes.CLASSES)] for name in names]), names

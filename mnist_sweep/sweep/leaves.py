@@ -206,7 +206,7 @@ def leaf(name: str, item: Any) -> Leaf:
         return choice(f"{name}.choices", item["choices"])
     if "each" in item or "length" in item:
         if not {"each", "length"} <= set(item):
-            raise RequestError(f"{ROOT}.{name}: a list needs both length and each")
+            raise RequestError(f"{ROOT}.{name}: a list needs both; allowed: {{length: …, each: …}}")
         for part in ("length", "each"):
             if isinstance(item[part], Mapping) and "when" in item[part]:
                 raise RequestError(

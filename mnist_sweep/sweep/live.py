@@ -77,6 +77,10 @@ class View:
         if value is not None:
             self.best_at[epoch] = self.better(value, self.best_at.get(epoch, value))
 
+    def parked(self, number: int) -> None:
+        """A trial has been interrupted, and goes on later."""
+        self.running.pop(number, None)
+
     def ended(self, number: int, result: Result) -> None:
         """A trial has ended and is recorded."""
         self.running.pop(number, None)

@@ -42,8 +42,8 @@ def sampler(
         seed: of the sweep.
         number: of the trial.
         before: the one that proposed the trial before, in the same study.
-        lost: what it proposed is impossible, again and again; until it is not, chance proposes instead of those that
-            learn from possible trials only.
+        lost: the last proposals were all impossible: draw at random until one is possible, since most samplers learn
+            nothing from impossible ones.
     """
     mixed = (seed * 1_000_003 + number) % 2**32
     if lost and not isinstance(settings.sampler, sweep_schema.Grid | sweep_schema.QMC):

@@ -47,7 +47,7 @@ def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None
 
 
 def _copied(source: Path, target: Path, output: Path) -> str:
-    """Copy the files of a folder of configs, but for what sweeps leave and for hidden ones.
+    """Copy the files of a folder of configs, except what sweeps leave and for hidden ones.
 
     Returns:
         The name that its own ``experiment=best``, of an earlier sweep, has in the copy.

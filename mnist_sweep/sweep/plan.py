@@ -114,11 +114,9 @@ class _Rate:
 
 def _probe(config: schema.Config, possible: Sequence[Proposal], config_dir: str | None) -> _Rate:
     """Train the cheapest and the dearest proposal for one epoch of few images; two points make a line."""
-    from mnist_sweep.data import training_and_validation
+    from mnist_sweep.data import parts
 
-    training, validation = training_and_validation(
-        config.data.name, config.data.root, config.data.split_seed, config.data.limit
-    )
+    training, validation = parts(config.data)
     images = min(_PROBE_IMAGES, len(training))
     passes = _TRAINING * images + len(validation)
     ordered = sorted(possible, key=lambda proposal: proposal.costs["multiply_adds"])

@@ -153,9 +153,8 @@ def reached(study: Study, trial: FrozenTrial) -> float:
 
 def pruned(study: Study) -> list[FrozenTrial]:
     """The pruned trials that reported a value, the one that reached the best first."""
-    sign = -1 if study.goals[0].direction == "maximize" else 1
     found = [trial for trial in study.trials(TrialState.PRUNED) if trial.intermediate_values]
-    return sorted(found, key=lambda trial: (sign * reached(study, trial), trial.number))
+    return sorted(found, key=lambda trial: (-study.goals[0].sign * reached(study, trial), trial.number))
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -201,8 +200,8 @@ def _draw(study: Study, seen: optuna.Study, visualization: Any) -> dict[str, Any
     cost: dict[str, Any] = {}
     if study.several:
         judged["target"] = first_value
-        sign = -1 if study.goals[0].direction == "maximize" else 1  # of a target, the importance is for the lowest
-        cost["target"] = lambda trial: sign * first_value(trial)
+        # of a target, the importance is for being among the lowest
+        cost["target"] = lambda trial: -study.goals[0].sign * first_value(trial)
     plots: dict[str, Callable[[], Any]] = {
         "history": lambda: visualization.plot_optimization_history(study.study, **judged),
         "importances": lambda: visualization.plot_param_importances(seen, **judged | cost),
@@ -256,9 +255,6 @@ def importances(study: Study, targets: Mapping[str, Callable[[FrozenTrial], floa
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without remarks on experimental plots and on small studies."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-    optuna.logging.set_verbosity(before)

@@ -21,8 +21,8 @@ class Proposal:
 
     Attributes:
         values: the drawn ones, by dotted name.
-        overrides: of the run, but for its name.
-        digest: of the resolved config but for the seed: equal proposals have equal ones.
+        overrides: of the run, except its name.
+        digest: of the resolved config except the seed: equal proposals have equal ones.
         costs: ``parameters``, and ``multiply_adds`` for one image.
         epochs: at most.
     """

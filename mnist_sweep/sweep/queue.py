@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from optuna.trial import FixedTrial
 
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
@@ -121,7 +122,7 @@ def _encoded(
         parameters = space.encode(wanted)
         if parameters is None:
             raise RequestError(f"not within sweep.space; allowed: values that it can propose for {searched}")
-        drawn = [override(key, value) for key, value in space.suggest(_Replay(parameters)).items()]
+        drawn = [override(key, value) for key, value in space.suggest(FixedTrial(parameters)).items()]
         proposed = compose(replaced(given, drawn), config_dir).parameters()
     except RequestError as error:
         raise RequestError(f"{name}: {error}") from error
@@ -136,21 +137,3 @@ def _same(wanted: Any, proposed: Any) -> bool:
     if isinstance(proposed, list) and not isinstance(wanted, list):
         return all(item == wanted for item in proposed)
     return bool(wanted == proposed)
-
-
-class _Replay:
-    """A trial that is given what it should have drawn."""
-
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self.parameters = parameters
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self.parameters[name])
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self.parameters[name])
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self.parameters[name]

@@ -164,8 +164,9 @@ class _Report:
     def _missed(self, found: insight.Agreement | None) -> list[str]:
         if not found:
             return []
+        classes = range(len(found.confusion))
         off = found.confusion - np.diag(found.confusion.diagonal())
-        worst = sorted(((int(off[i, j]), i, j) for i in range(10) for j in range(10) if off[i, j]), reverse=True)[:3]
+        worst = sorted(((int(off[i, j]), i, j) for i in classes for j in classes if off[i, j]), reverse=True)[:3]
         pairs = "; ".join(f"{i} taken for {j} ({count} times)" for count, i, j in worst) or "none"
         return [f"The most frequent confusions: {pairs}. Images that all of them miss: {found.missed}."]
 
@@ -180,9 +181,7 @@ class _Report:
         here = [override("name", Path(result.folder).name), override("output", str(self.runs.parent))]
         config = compose(replaced(result.overrides, here), self.config_dir)
         classifier = inspection.load(self.runs / Path(result.folder).name / BEST)
-        _, validation = data.training_and_validation(
-            config.data.name, config.data.root, config.data.split_seed, config.data.limit
-        )
+        _, validation = data.parts(config.data)
         drawn = run_report.pictures(config, result, classifier, validation)
         table = config.model.layers()
         rows = [
@@ -221,6 +220,7 @@ class _Report:
             self.account.figure(figure, f"study/{name}.png")
         leaders = self._leaders()
         columns = {name or "rank": [row[i] for row in leaders.rows] for i, name in enumerate(leaders.header)}
-        self.account.table(columns, f"leaderboard_{self.study.counted():04d}.json")  # a table only ever grows
+        self.account.table(columns, f"leaderboard_{self.study.counted():04d}.json")
         command = self.crowned["command"] if self.crowned else leaders.commands[0]
-        self.account.note("\n\n".join([*self._facts(), "The winner again:", f"```\n{command}\n```"]))
+        which = "The winner" if self.crowned else "The first of the front"
+        self.account.note("\n\n".join([*self._facts(), f"{which} again:", f"```\n{command}\n```"]))

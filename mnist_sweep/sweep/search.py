@@ -1,4 +1,4 @@
-"""The loop of a sweep: ask → check → submit → report → tell. The only place that writes the study."""
+"""The loop of a sweep: ask → check → submit → report → tell."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from mnist_sweep import metrics, schema, unperformed
 from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
 from mnist_sweep.overrides import override
 from mnist_sweep.record import differences
-from mnist_sweep.result import Result
+from mnist_sweep.result import Result, run_name
 from mnist_sweep.sweep import methods
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
@@ -100,12 +100,12 @@ class Search:
                     self._record(task.id, result)
                 for number in [*self.asked]:
                     self._record(number, self._left(number))
-        if self._more() is False and (why := self.budget.over()):
+        if why := self.budget.over():
             log.info("%s: %d trials are done", why, self.study.counted())
 
     def name(self, number: int) -> str:
         """Of a trial's run and its folder."""
-        return f"{self.settings.name}-{number:04d}"
+        return run_name(self.settings.name, number)
 
     def _more(self) -> bool:
         """Whether another trial is to be begun."""
@@ -162,7 +162,7 @@ class Search:
                     parent=self.account.run_id,
                     tags=self._tags(number),
                     resume=folder.exists(),
-                    deadline=60 * self.settings.trial_timeout_minutes if self.settings.trial_timeout_minutes else None,
+                    limit_seconds=self.settings.trial_seconds,
                 )
             )
             view.began(number, proposal)
@@ -244,6 +244,7 @@ class Search:
         waiting = self.followers.pop(number, [])
         state = self._record(number, result)
         if result is None or state == TrialState.WAITING:
+            view.parked(number)
             for follower in waiting:
                 self._record(follower, None)
             return
@@ -278,10 +279,7 @@ class Search:
 
     def _left(self, number: int) -> Result | None:
         """What a trial recorded whose end was not heard of, since a signal came just then; None where nothing."""
-        try:
-            return Result.read(self.runs / self.name(number))
-        except FileNotFoundError:
-            return None
+        return Result.found(self.runs / self.name(number))
 
     def _known(self) -> dict[str, int]:
         """The trials of earlier sittings that need not be trained again, by digest."""

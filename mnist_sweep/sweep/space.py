@@ -49,12 +49,14 @@ class Space:
         }
         for key in found:
             if key not in leaves:
-                raise RequestError(f"{ROOT}.{key}: no such key in the config; nearest: {nearest(key, leaves)}")
+                raise RequestError(f"{ROOT}.{key}: unknown key; the nearest known one is {nearest(key, leaves)}")
             if not schema.searchable(key):
                 raise RequestError(f"{ROOT}.{key}: not searched, being no part of what is trained; leave it out")
         for dimension in found.values():
             for key in dimension.needs() - leaves:
-                raise RequestError(f"{ROOT}.{dimension.key}: {key} is no key; nearest: {nearest(key, leaves)}")
+                raise RequestError(
+                    f"{ROOT}.{dimension.key}: {key}: unknown key; the nearest known one is {nearest(key, leaves)}"
+                )
         self.fixed = sorted({key for key in found if key in set(fixed)})
         drawn = {key: dimension for key, dimension in found.items() if key not in self.fixed}
         try:

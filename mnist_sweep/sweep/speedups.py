@@ -1,6 +1,7 @@
 """Optuna's TPE in half of its time, which is most of what the driver spends on a long sweep: the same proposals.
 
-But for one thing: what was impossible is bad, as in no other way than by trying it again would Optuna's find out.
+With one difference: impossible proposals count as bad trials. Optuna ignores failed trials, and would go on proposing
+what cannot exist.
 
 What Optuna computes in plain Python through all trials, again for each proposal and for each group of parameters, is
 computed once. This reaches into Optuna, hence the bound on its version in pyproject.toml; `tests/test_methods.py`
@@ -71,7 +72,7 @@ class QuickTPE(TPESampler):
 
 @functools.cache
 def _quicken(impossible: Callable[[FrozenTrial], bool]) -> None:
-    """Exchange what belongs to Optuna's modules; once in a process."""
+    """Exchange what belongs to Optuna's modules, for every TPE sampler of this process."""
     _truncnorm._log_ndtr = log_ndtr  # Optuna's go number by number, so as not to depend on SciPy
     _truncnorm.erf = erf  # type: ignore[attr-defined]
     _tpe._split_trials = _remembered(_tpe._split_trials, impossible)  # type: ignore[assignment]

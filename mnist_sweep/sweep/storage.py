@@ -22,7 +22,7 @@ class Database(RDBStorage):
     """Optuna's tables, for a process that nobody else writes beside: what a trial needs, in single inserts.
 
     Optuna's own methods look, before they write a parameter or a value, for the trial and for what might be there
-    already; `Mirror` knows that from memory. A tenth of the processor time is left.
+    already; `Mirror` knows that from memory. This takes a tenth of the processor time.
 
     Args:
         url: SQLAlchemy's, such as ``sqlite:///optuna.db``.
@@ -139,7 +139,7 @@ def _intermediate(step: int, value: float) -> dict[str, Any]:
 
 
 class Mirror(InMemoryStorage):
-    """One study of a database, in memory; what changes is written to the database, but for proposals.
+    """One study of a database, in memory; what changes is written to the database, except proposals.
 
     A proposal (`optuna.Study.ask`) is in memory only, until `commit` or its end. Trials must be committed in the order
     of their numbers, which the database counts for itself.
@@ -196,6 +196,9 @@ class Mirror(InMemoryStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         changed = super().set_trial_state_values(trial_id, state, values)
+        if state == TrialState.WAITING:  # Optuna looks for such only behind the last one that it found
+            number, first = self.get_trial_number_from_id(trial_id), self._prev_waiting_trial_number
+            first[self._here] = min(first[self._here], number)
         if trial_id in self._committed:
             self.database.set_trial_state_values(self._committed[trial_id], state, values)
         elif state.is_finished():

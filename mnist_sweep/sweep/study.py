@@ -36,10 +36,16 @@ def measured(metric: str, result: Result) -> float | None:
     return None if value is None else float(value)
 
 
+def value_of(goal: Objective, result: Result) -> float:
+    """The value of a finished run, which has one."""
+    value = measured(goal.metric, result)
+    assert value is not None
+    return value
+
+
 def best_run(goal: Objective, results: Sequence[Result]) -> Result:
     """The best of a winner's runs on validation, since the best on the test set would be the luckiest there."""
-    sign = 1 if goal.direction == "maximize" else -1
-    return max(results, key=lambda result: sign * float(measured(goal.metric, result) or 0.0))
+    return max(results, key=lambda result: goal.sign * value_of(goal, result))
 
 
 def keeps(trial: FrozenTrial) -> bool:
@@ -181,7 +187,7 @@ class Study:
         """
         names = [goal.metric for goal in self.goals]
         index = names.index(metric) if metric else 0
-        sign = -1 if self.goals[index].direction == "maximize" else 1
+        sign = -self.goals[index].sign
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
         return sorted(own, key=lambda trial: (sign * float(trial.values[index]), trial.number))
 
@@ -203,9 +209,8 @@ class Study:
 
         Of trials with equal values the earliest stands for all.
         """
-        signs = [-1 if goal.direction == "maximize" else 1 for goal in self.goals]
         costs = {
-            trial.number: tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+            trial.number: tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
             for trial in self.ranking()
         }
         members: list[FrozenTrial] = []

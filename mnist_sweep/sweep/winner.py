@@ -15,10 +15,10 @@ from mnist_sweep.composition import compose
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.record import differences
-from mnist_sweep.result import Result
+from mnist_sweep.result import Result, run_name
 from mnist_sweep.sweep.crew import Crew
 from mnist_sweep.sweep.launchers import Task
-from mnist_sweep.sweep.study import Study, best_run, measured
+from mnist_sweep.sweep.study import Study, best_run, value_of
 from mnist_sweep.sweep_schema import Objective
 
 log = logging.getLogger(__name__)
@@ -77,14 +77,13 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
     )
     races = _race(config, config_dir, study, candidates, seeds, crew)
     scores = {
-        trial.number: [float(measured(goal.metric, result) or 0.0) for result in races[trial.number]]
+        trial.number: [value_of(goal, result) for result in races[trial.number]]
         for trial in candidates
         if len(races[trial.number]) == len(seeds)
     }
     if not scores:
         raise RunFailure("error", "none of the best trials could be trained again")
-    sign = 1 if goal.direction == "maximize" else -1
-    order = sorted(scores, key=lambda number: -sign * statistics.fmean(scores[number]))
+    order = sorted(scores, key=lambda number: -goal.sign * statistics.fmean(scores[number]))
     best = next(trial for trial in candidates if trial.number == order[0])
     index = study.goals.index(goal)
     share = goal.metric in metrics.SHARES
@@ -95,9 +94,9 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
         "seeds": seeds,
         "validation": _spread(scores[best.number], share),
         "noise": _noise(list(scores.values())),
-        "luck": sign * (best.values[index] - statistics.fmean(scores[best.number])),
-        "lead": _better(scores[order[0]], scores[order[1]], sign) if len(order) > 1 else None,
-        "gain": _gain(scores, order[0], reference, sign),
+        "luck": goal.sign * (best.values[index] - statistics.fmean(scores[best.number])),
+        "lead": _better(goal, scores[order[0]], scores[order[1]]) if len(order) > 1 else None,
+        "gain": _gain(goal, scores, order[0], reference),
         "candidates": [
             {"trial": trial.number, "first": trial.values[index], **_spread(scores[trial.number], share)}
             if trial.number in scores
@@ -111,17 +110,17 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
 
 
 def _gain(
-    scores: Mapping[int, Sequence[float]], best: int, reference: FrozenTrial | None, sign: int
+    goal: Objective, scores: Mapping[int, Sequence[float]], best: int, reference: FrozenTrial | None
 ) -> dict[str, Any] | None:
     """By how much the winner is better than the config's own values, seed by seed; None where these did not race."""
     if reference is None or reference.number not in scores:
         return None
-    return {"trial": reference.number, **_better(scores[best], scores[reference.number], sign)}
+    return {"trial": reference.number, **_better(goal, scores[best], scores[reference.number])}
 
 
-def _better(scores: Sequence[float], others: Sequence[float], sign: int) -> dict[str, Any]:
-    """By how much scores are better than others, seed by seed; the sign is −1 where lower is better."""
-    return _spread([sign * (a - b) for a, b in zip(scores, others, strict=True)])
+def _better(goal: Objective, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """By how much scores are better than others, seed by seed."""
+    return _spread([goal.sign * (a - b) for a, b in zip(scores, others, strict=True)])
 
 
 def _race(
@@ -134,7 +133,6 @@ def _race(
 ) -> dict[int, list[Result]]:
     """The results of each candidate over the seeds; those of earlier sittings are taken as they are."""
     assert config.sweep is not None
-    minutes = config.sweep.trial_timeout_minutes
     results: dict[tuple[int, int], Result] = {}
     tasks: dict[int, tuple[int, int, Task]] = {}
     # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
@@ -142,7 +140,7 @@ def _race(
     order = sorted(candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"]))
     for trial in order:
         for seed in seeds:
-            name = f"{config.sweep.name}-{trial.number:04d}-seed{seed}"
+            name = run_name(config.sweep.name, trial.number, seed)
             folder = Path(config.output) / "runs" / name
             earlier_run = trial.user_attrs["result"]
             items = replaced(earlier_run["overrides"], [override("seed", seed), override("name", name)])
@@ -159,7 +157,7 @@ def _race(
                 parent=earlier_run["mlflow_run_id"],
                 tags={"study": config.sweep.name, "study.id": study.id, "winner": "true", "trial": trial.number},
                 resume=folder.exists(),
-                deadline=60 * minutes if minutes else None,
+                limit_seconds=config.sweep.trial_seconds,
             )
             tasks[number] = trial.number, seed, task
     asked = [task for _, _, task in tasks.values()]

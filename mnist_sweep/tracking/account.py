@@ -29,20 +29,22 @@ P = ParamSpec("P")
 
 
 def _guarded(method: Callable[Concatenate["Account", P], None]) -> Callable[Concatenate["Account", P], None]:
-    """The method, but that a failing store ends the account rather than the run.
+    """Wrap a method so that a failing store ends the account rather than the run: all that comes is its `end`.
 
     A signal waits for its end: raised in the middle of a transaction, its traceback would keep the database locked.
     """
 
     @wraps(method)
     def safe(account: "Account", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if account._client is None:
+        if account._client is None or (account._failed and method.__name__ != "end"):
             return
         with uninterrupted():
             try:
                 method(account, *args, **kwargs)
             except Exception as error:
-                account._client = None
+                if account._failed:
+                    return
+                account._failed = True
                 log.warning("tracking: MLflow failed (%s); this run goes on without its account", line(error))
 
     return safe
@@ -75,6 +77,7 @@ class Account:
     ) -> None:
         self.run_id: str | None = None
         self.resumed = False
+        self._failed = False
         self._parameters: set[str] = set()  # that cannot be logged any more
         self._client: Any = None
         self._machine: Any = None
@@ -89,7 +92,7 @@ class Account:
     @property
     def tracked(self) -> bool:
         """Whether anything is kept."""
-        return self._client is not None
+        return self._client is not None and not self._failed
 
     def _open(self, experiment: str, name: str, parent: str | None, tags: Mapping[str, Any], resume: str | None) -> str:
         if resume is not None and (earlier := active_run(self._client, resume)):
@@ -229,9 +232,14 @@ class Account:
 
     @_guarded
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
-        """Close the run; a failure's reason and detail become tags."""
-        self._tag({"reason": reason, "detail": detail})
-        self._client.set_terminated(self.run_id, state)
+        """Close the run; a failure's reason and detail become tags.
+
+        Tried also where something could not be logged, so that no run stays open for a picture.
+        """
+        try:
+            self._tag({"reason": reason, "detail": detail})
+        finally:
+            self._client.set_terminated(self.run_id, state)
 
 
 def warm_up() -> None:
@@ -245,22 +253,14 @@ def find_run(settings: schema.Tracking, study: str, name: str) -> str | None:
         return None
     with uninterrupted():
         try:
-            client = client_of(settings.uri)
-            experiment = client.get_experiment_by_name(settings.experiment)
-            if experiment is None:
-                return None
-            query = f"tags.`study.id` = '{study}' and attributes.run_name = '{name}'"
-            order = ["attributes.start_time DESC"]
-            found = client.search_runs([experiment.experiment_id], query, order_by=order, max_results=1)
+            found = _runs(client_of(settings.uri), settings, study, f"attributes.run_name = '{name}'")
         except Exception as error:
             log.warning("tracking: the earlier run %s could not be found (%s)", name, line(error))
             return None
     return str(found[0].info.run_id) if found else None
 
 
-def close_running(
-    settings: schema.Tracking, study: str, reason: str, keep: str | None, state: State = "FAILED"
-) -> None:
+def close_running(settings: schema.Tracking, study: str, reason: str, keep: str | None, state: State) -> None:
     """Close the runs of a study whose process died.
 
     Args:
@@ -275,11 +275,18 @@ def close_running(
     with uninterrupted():
         try:
             client = client_of(settings.uri)
-            experiment = client.get_experiment_by_name(settings.experiment)
-            query = f"tags.`study.id` = '{study}' and attributes.status = 'RUNNING'"
-            for found in client.search_runs([experiment.experiment_id], query):
+            for found in _runs(client, settings, study, "attributes.status = 'RUNNING'"):
                 if found.info.run_id != keep:
                     client.set_tag(found.info.run_id, "reason", reason)
                     client.set_terminated(found.info.run_id, state)
         except Exception as error:
             log.warning("tracking: the runs of a sitting that died could not be closed (%s)", line(error))
+
+
+def _runs(client: Any, settings: schema.MLflow, study: str, condition: str) -> list[Any]:
+    """The runs of a study, by its id, that a condition holds for, the newest first."""
+    experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is None:
+        return []
+    query = f"tags.`study.id` = '{study}' and {condition}"
+    return list(client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time DESC"]))

@@ -20,7 +20,7 @@ class Task:
         parent: MLflow's id of the parent run.
         tags: for MLflow.
         resume: go on from the last checkpoint in the run's folder.
-        deadline: seconds that the run may take; None = no limit.
+        limit_seconds: that the run may take; None = no limit.
     """
 
     id: int
@@ -29,7 +29,7 @@ class Task:
     parent: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
     resume: bool = False
-    deadline: float | None = None
+    limit_seconds: float | None = None
 
 
 @dataclass(frozen=True)

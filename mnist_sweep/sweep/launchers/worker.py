@@ -44,8 +44,9 @@ def train(task: Task, report: Callable[[int, dict[str, float]], bool]) -> dict[s
     """
     from mnist_sweep import training
     from mnist_sweep.composition import compose
+    from mnist_sweep.record import folder_of
     from mnist_sweep.result import Result
-    from mnist_sweep.run import folder_of, run
+    from mnist_sweep.run import run
 
     config = compose(task.overrides, task.config_dir)
     try:
@@ -58,7 +59,7 @@ def train(task: Task, report: Callable[[int, dict[str, float]], bool]) -> dict[s
                 parent=task.parent,
                 tags=task.tags,
                 resume=task.resume,
-                deadline=task.deadline,
+                limit_seconds=task.limit_seconds,
             )
         )
     except Interrupted as interruption:
@@ -77,7 +78,7 @@ def warm_up(overrides: list[str], config_dir: str | None) -> None:
     from mnist_sweep.composition import compose
 
     config = compose(overrides, config_dir)
-    data.training_and_validation(config.data.name, config.data.root, config.data.split_seed, config.data.limit)
+    data.parts(config.data)
     importlib.import_module("mnist_sweep.run")
     if isinstance(config.tracking, schema.MLflow):
         tracking.warm_up()
