@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 
 from mnist_sweep.errors import Interrupted
@@ -27,6 +28,23 @@ SMALL = [
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 Perform = Callable[..., Result]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Without coverage's tracers where a test is marked ``untraced``.
+
+    Of pytest-cov's own marker, ``no_cover``, only the upper one of the two in a worker of pytest-xdist knows.
+    """
+    stopped: list[coverage.Coverage] = []
+    while item.get_closest_marker("untraced") and (running := coverage.Coverage.current()):
+        running.stop()
+        stopped.append(running)
+    try:
+        yield
+    finally:
+        for tracer in reversed(stopped):
+            tracer.start()
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +99,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep ends without its report, which has tests of its own and takes most of a small sweep's time."""
+    monkeypatch.setattr("mnist_sweep.sweep.report.report", lambda *_: None)
 
 
 @pytest.fixture

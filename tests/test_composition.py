@@ -103,6 +103,7 @@ def test_a_map_that_is_convolved_away_is_named() -> None:
         compose(["model.padding=valid", "model.convolutions=2", "model.kernel_size=[7,3]", "model.pool_size=[7,1]"])
 
 
+@pytest.mark.untraced
 def test_every_option_of_every_group_composes() -> None:
     from mnist_sweep.composition import CONF
 

@@ -175,7 +175,7 @@ def test_what_is_refused_or_fails_leaves_nothing_and_the_same_command_can_be_giv
     assert (failed.info.status, failed.data.tags["detail"]) == ("FAILED", "ValueError: a bug")
     assert ensemble.perform(command[:2]) == 0
     assert Result.read(made).mlflow_run_id is None, "like its members, which are not tracked"
-    assert sorted(path.name for path in first.parent.parent.iterdir()) == [".mlflow.lock", "runs", "store.db"]
+    assert sorted(path.name for path in first.parent.parent.iterdir()) == [".store.db.lock", "runs", "store.db"]
 
 
 def test_damaged_images_are_named_before_anything_is_written(

@@ -44,6 +44,7 @@ def told(settings: Sweep, space: Space, count: int, seed: int = 0, handed_on: bo
     return [trial.params for trial in study.trials]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", SPACES)
 def test_proposals_follow_from_seed_number_and_history(name: str) -> None:
     settings, space = parts(*SPACES[name], f"sweep/sampler={name}")
@@ -52,6 +53,7 @@ def test_proposals_follow_from_seed_number_and_history(name: str) -> None:
         assert told(settings, space, 12) != told(settings, space, 12, seed=1)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("items", [[], PLAIN], ids=["conditional", "plain"])
 def test_proposals_are_those_of_optunas_own_estimator(items: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from optuna.samplers._tpe import _erf, _truncnorm
@@ -72,6 +74,7 @@ def test_proposals_are_those_of_optunas_own_estimator(items: list[str], monkeypa
             assert ours[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["tpe", "gp", "cmaes"])
 def test_samplers_that_learn_come_closer(name: str) -> None:
     settings, space = parts(*PLAIN, f"sweep/sampler={name}", "sweep.sampler.startup_trials=8")

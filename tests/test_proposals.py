@@ -35,6 +35,7 @@ def proposals() -> Proposals:
     return Proposals(["data.limit=500", "trainer.patience=2"], None, {})
 
 
+@pytest.mark.untraced
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_the_quick_way_composes_what_hydra_composes(space: Space, proposals: Proposals, seed: int) -> None:
@@ -62,6 +63,7 @@ WILD = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.untraced
 @settings(max_examples=30, deadline=None)
 @given(values=WILD)
 def test_the_quick_way_refuses_what_hydra_refuses(proposals: Proposals, values: dict[str, object]) -> None:

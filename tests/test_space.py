@@ -31,6 +31,7 @@ def default(*items: str) -> Space:
     return Space.of(compose(["+sweep=optuna", *items]), ["+sweep=optuna", *items])
 
 
+@pytest.mark.untraced
 def test_every_proposal_of_the_default_space_composes_as_proposed() -> None:
     for values in proposals(default(), 40):
         config = compose([override(key, value) for key, value in values.items()])
@@ -95,6 +96,7 @@ leaf = st.one_of(
 )
 
 
+@pytest.mark.untraced
 @settings(deadline=None, max_examples=50)
 @given(
     st.fixed_dictionaries(
@@ -207,6 +209,7 @@ def conditional_trees(draw: st.DrawFn) -> dict[str, Any]:
     return tree
 
 
+@pytest.mark.untraced
 @settings(deadline=None, max_examples=60)
 @given(conditional_trees(), st.integers(0, 2**16))
 def test_all_points_are_counted_and_each_is_encoded(tree: dict[str, Any], seed: int) -> None:

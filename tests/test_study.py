@@ -13,6 +13,7 @@ from tests import stubs
 pytestmark = pytest.mark.usefixtures("fresh_stubs")
 
 
+@pytest.mark.untraced
 def test_a_resumed_search_reads_back_what_it_needs(tmp_path: Path) -> None:
     items = ["sweep/sampler=nsga2", "sweep.sampler.population=4"]
     whole = stubs.search(tmp_path / "whole", "sweep.trials=20", *items)
@@ -82,6 +83,7 @@ def test_what_does_not_change_the_numbers_may_change(tmp_path: Path) -> None:
     assert stubs.search(tmp_path, "sweep.trials=3", *more).study.counted() == 3
 
 
+@pytest.mark.untraced
 def test_another_study_warms_up(tmp_path: Path) -> None:
     first = stubs.search(tmp_path, "sweep.trials=30", "sweep.name=first")
     second = stubs.search(

@@ -17,6 +17,8 @@ from mnist_sweep.sweep.driver import sweep
 from mnist_sweep.sweep.launchers.inline import Inline
 from mnist_sweep.tracking.store import client_of
 
+pytestmark = pytest.mark.usefixtures("no_report")  # but for the sweep that several tests look at
+
 #: Trials of well under a second.
 QUICK = [
     "+sweep=optuna",

@@ -68,6 +68,7 @@ def test_the_own_values_race_whatever_their_rank(tmp_path: Path, caplog: pytest.
     assert said in (tmp_path / "runs" / "sweep" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_longest_runs_race_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two trials takes twice the epochs."""
     begun: list[str] = []
@@ -95,6 +96,7 @@ def test_the_longest_runs_race_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert begun[2:] == ["0001-seed1", "0001-seed2", "0000-seed1", "0000-seed2"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_own_values_are_not_pruned_when_they_are_to_race(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "mnist_sweep")
     found = crowned(
@@ -144,6 +146,7 @@ def test_a_lower_loss_is_a_lead() -> None:
     assert winner._better(accuracy, [0.75, 0.5], [0.5, 0.5])["each"] == [0.25, 0.0]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_runs_that_were_measured_before_are_no_new_opening(tmp_path: Path) -> None:
     """A process that died between the opening and its end: the next sitting opens nothing."""
     found = crowned(tmp_path, "sweep.trials=1")

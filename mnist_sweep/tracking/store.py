@@ -28,7 +28,9 @@ def client_of(uri: str) -> Any:
 def opened(settings: schema.MLflow, output: Path) -> tuple[Any, str]:
     """A client and the experiment's id. Two processes that start together must not both create the database."""
     output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / ".mlflow.lock"):
+    database = settings.uri.removeprefix("sqlite:///")  # beside which the lock lies, whatever the output
+    file = output / "mlflow.db" if database == settings.uri else Path(database)
+    with FileLock(file.with_name(f".{file.name}.lock")):
         client = client_of(settings.uri)
         found = client.get_experiment_by_name(settings.experiment)
         if found is not None:

@@ -54,7 +54,11 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     folder = tmp_path_factory.mktemp("account")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     request = ["+sweep=optuna", "data=mnist5k", "trainer.max_epochs=5", "sweep.winner.seeds=1", "sweep/pruner=none"]
-    request += ["sweep.trials=8"] if PICTURES else ["sweep.trials=5", "sweep.space.model.filters.each.high=24"]
+    request += (
+        ["sweep.trials=8"]
+        if PICTURES
+        else ["sweep.trials=5", "sweep.space.model.filters.each.high=24", "sweep.winner.top=1"]
+    )
     sweep = subprocess.run(
         [sys.executable, "-m", "mnist_sweep", *request],
         cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=600,

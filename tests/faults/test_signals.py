@@ -171,7 +171,7 @@ def worker_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 def test_a_killed_worker_costs_one_attempt(tmp_path: Path) -> None:
     """The first of two trials loses its worker once and finishes; the second loses it twice and has failed."""
-    items = ["trainer.max_epochs=40", "sweep.trials=2", "sweep.workers=1", "~sweep.space.trainer"]
+    items = ["trainer.max_epochs=20", "sweep.trials=2", "sweep.workers=1", "~sweep.space.trainer"]
     base = [item for item in SWEEP if not item.startswith(("trainer.max", "sweep.trials", "sweep.workers"))]
     with started(tmp_path, *base, *items) as process:
         for number, attempt in ((0, 1), (1, 1), (1, 2)):
@@ -187,10 +187,10 @@ def test_a_killed_worker_costs_one_attempt(tmp_path: Path) -> None:
     results = [Result.read(tmp_path / f"mlruns/runs/sweep-{trial.number:04d}") for trial in (finished, failed)]
     agree(tmp_path)
     assert [result.attempts for result in results] == [2, 2]
-    assert (finished.state.name, results[0].status, results[0].epochs) == ("COMPLETE", "finished", 40)
-    assert len(finished.intermediate_values) == 40
+    assert (finished.state.name, results[0].status, results[0].epochs) == ("COMPLETE", "finished", 20)
+    assert len(finished.intermediate_values) == 20
     assert (failed.state.name, failed.user_attrs["reason"], results[1].reason) == ("FAIL", "crashed", "crashed")
-    assert 0 < results[1].epochs < 40
+    assert 0 < results[1].epochs < 20
     content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
     assert (content["failures"], content["winner"]["trial"]) == ({"crashed": 1}, 0)
 
