@@ -17,7 +17,7 @@ from mnist_sweep.result import Result
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.proposals import Proposal
 from mnist_sweep.sweep.study import Study
-from mnist_sweep.sweep.summary import short
+from mnist_sweep.sweep.summary import in_digits, short
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class View:
         self.running.pop(number, None)
         trial = self.study.trials()[number]
         values = zip(self.study.goals, trial.values or [], strict=False)
-        measured = "  ".join(f"{goal.metric} {_number(value)}" for goal, value in values) or "no value"
+        measured = "  ".join(f"{goal.metric} {in_digits(value)}" for goal, value in values) or "no value"
         why = f" ({result.reason}: {result.detail})" if result.reason else ""
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
         log.info(
@@ -108,7 +108,7 @@ class View:
         if self.study.several:
             return f"front of {len(self.study.front())}"
         best = self.study.best()
-        return f"best {_number(best.values[0])} (trial {best.number})" if best else "no best yet"
+        return f"best {in_digits(best.values[0])} (trial {best.number})" if best else "no best yet"
 
     def _left(self) -> str:
         """The time left: what a trial took so far, pruned ones included, for those that remain."""
@@ -140,15 +140,11 @@ class View:
             table.add_row(
                 str(number),
                 f"{epoch} of {proposal.epochs}",
-                _number(value) if value is not None else "",
-                _number(self.best_at[epoch]) if epoch in self.best_at else "",
+                in_digits(value) if value is not None else "",
+                in_digits(self.best_at[epoch]) if epoch in self.best_at else "",
                 "  ".join(map(short, proposal.drawn)),
             )
         return Group(*lines, table)
 
 
 _WORDS = {"complete": "done", "pruned": "pruned", "fail": "failed", "infeasible": "impossible", "running": "running"}
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) > 1000 else f"{value:.4f}"

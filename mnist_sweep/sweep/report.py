@@ -99,8 +99,7 @@ class _Report:
         return file
 
     def _facts(self) -> list[str]:
-        counts = ", ".join(f"{count} {state}" for state, count in self.study.counts().items() if count)
-        minutes = f"{counts} trials in {self.seconds / 60:.1f} minutes; seed {self.config.seed}"
+        minutes = f"{summary.counted(self.study)} trials in {self.seconds / 60:.1f} minutes; seed {self.config.seed}"
         if not self.crowned:
             return [f"The front has {len(self.study.front())} members.", minutes]
         score, seeds = self.crowned["test_accuracy"], len(self.crowned["seeds"])
@@ -120,7 +119,7 @@ class _Report:
         rows = []
         for rank, trial in enumerate([*complete, *pruned][:_LEADERS], start=1):
             reached = trial.values if rank <= len(complete) else [plots.reached(self.study, trial)]
-            values = [f"{value:,.0f}" if value > 1000 else f"{value:.4f}" for value in reached]
+            values = map(summary.in_digits, reached)
             result = trial.user_attrs["result"]
             cells = [str(rank), str(trial.number), *values, str(result["epochs"]), f"{result['seconds']:.1f}"]
             rows.append([*cells, trial.state.name.lower(), "  ".join(trial.user_attrs["proposed"])])

@@ -110,17 +110,28 @@ def show(
         log.info("%-18s mlflow ui --backend-store-uri %s", "compare the runs", shlex.quote(config.tracking.uri))
 
 
+def in_digits(value: float) -> str:
+    """A value as people read it: a count, or four digits behind the point."""
+    count = abs(value) > 1000 or (abs(value) > 1 and value == round(value))
+    return f"{value:,.0f}" if count else f"{value:.4f}"
+
+
+def counted(study: Study) -> str:
+    """The trials by state: ``12 complete, 8 pruned``."""
+    return ", ".join(f"{count} {state}" for state, count in study.counts().items() if count)
+
+
 def _table(config: schema.Config, study: Study, trials: list[FrozenTrial]) -> None:
-    counts = ", ".join(f"{count} {state}" for state, count in study.counts().items() if count)
-    title = f"{study.study.study_name} on {config.data.name}: {counts}"
+    title = f"{study.study.study_name} on {config.data.name}: {counted(study)}"
     if study.several:
         title += f"; the front of {len(trials)}"
     table = Table(title=title, box=box.SIMPLE, title_justify="left")
     for column in ("trial", *(goal.metric for goal in study.goals), "proposed"):
         table.add_column(column, overflow="fold", justify="left")
     for trial in trials:
-        values = [f"{value:,.0f}" if value > 1000 else f"{value:.4f}" for value in trial.values]
-        table.add_row(str(trial.number), *values, "  ".join(map(short, trial.user_attrs["proposed"])))
+        table.add_row(
+            str(trial.number), *map(in_digits, trial.values), "  ".join(map(short, trial.user_attrs["proposed"]))
+        )
     Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
 
 
