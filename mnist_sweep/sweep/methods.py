@@ -131,7 +131,7 @@ def points(settings: Sweep, space: Space) -> int | None:
 
 
 def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
-    """What does not go together, and what is worth knowing.
+    """What does not go together, and what is worth knowing; Optuna's own warning of the same is silenced.
 
     Args:
         settings: of the sweep.
