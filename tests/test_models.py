@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
 
 from mnist_sweep import onednn, schema, shapes
 from mnist_sweep.composition import compose
@@ -108,13 +108,14 @@ def test_same_function_and_gradients_as_the_textbook(model: schema.Model) -> Non
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)  # rounding is compared: no build fails by chance
-@given(models(widths=st.sampled_from([3, 16, 32])))
-def test_training_computes_the_same_in_single_precision(model: schema.Model) -> None:
+@given(models(widths=st.sampled_from([3, 12, 16, 32])), st.sampled_from(["AVX2", "AVX512"]))
+def test_training_computes_the_same_in_single_precision(model: schema.Model, widest: str) -> None:
     """Within 1e-5 of the textbook's network, or of the exact values where that one's own rounding is greater."""
     # 1 × 1 filters of one image, normalised, are copies of each other: gradients that are differences of rounding
     assume(not (model.batch_norm and any(block.kernel == 1 for block in model.blocks())))
     torch.manual_seed(0)
-    network = ConvNet(model).train()
+    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
+        network = ConvNet(model).train()
     network.head.eval()  # without dropout
     images = torch.randn(2, 1, 28, 28)
     double = copy.deepcopy(network).double()
@@ -122,7 +123,8 @@ def test_training_computes_the_same_in_single_precision(model: schema.Model) -> 
     assume(margin > 3e-7)
     exact = outputs_and_gradients(double, logits)
     plain = outputs_and_gradients(network, textbook(network, model, images)[0])
-    fast = outputs_and_gradients(network, network(images))
+    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
+        fast = outputs_and_gradients(network, network(images))
     rounding = max(float((one - truth).abs().max()) for one, truth in zip(plain, exact, strict=True))
     scale = max(float(truth.abs().max()) for truth in exact)  # sums that cancel out are rounded as their terms are
     for one, truth in zip(fast, exact, strict=True):
@@ -133,17 +135,25 @@ SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0",
 
 
 @pytest.mark.parametrize(
-    ("items", "suits"),
+    ("items", "with_avx2", "with_avx512"),
     [
-        (SUITABLE, True),
-        ([*SUITABLE, "model.activation=tanh"], True),
-        ([*SUITABLE, "model.filters=[16,24]"], False),
-        ([*SUITABLE, "model.pool=avg"], False),
-        ([*SUITABLE, "model.pool=avg", "model.pool_size=1"], True),
-        (["model=mlp"], False),
+        (SUITABLE, True, True),
+        ([*SUITABLE, "model.activation=tanh"], True, True),
+        ([*SUITABLE, "model.activation=silu"], False, False),
+        ([*SUITABLE, "model.filters=[16,24]"], True, False),
+        ([*SUITABLE, "model.filters=[11,23]"], True, False),
+        ([*SUITABLE, "model.filters=[10,32]"], False, False),
+        ([*SUITABLE, "model.pool=avg"], False, False),
+        ([*SUITABLE, "model.pool=avg", "model.pool_size=1"], True, True),
+        (["model=mlp"], False, False),
     ],
 )
-def test_which_networks_are_trained_in_onednns_layout(items: list[str], suits: bool) -> None:
+@pytest.mark.parametrize("widest", ["AVX2", "AVX512"])
+def test_which_networks_are_trained_in_onednns_layout(
+    items: list[str], with_avx2: bool, with_avx512: bool, widest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: widest)
+    suits = with_avx2 if widest == "AVX2" else with_avx512
     network = ConvNet(compose(items).model)
     images = torch.randn(2, 1, 28, 28)
     with mock.patch.object(onednn, "features", wraps=onednn.features) as features:
@@ -152,6 +162,16 @@ def test_which_networks_are_trained_in_onednns_layout(items: list[str], suits: b
         features.reset_mock()
         network.eval()(images)  # what is served or exported has the ordinary layout
         assert features.call_count == 0
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_kernels_rows_as_channels_convolve_the_same(kernel: int, padding: int) -> None:
+    images = torch.randn(3, 1, 9, 7, dtype=torch.float64)
+    weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64)
+    maps, weights, left = onednn._rows_as_channels(images, weight, padding)
+    assert weights.shape == (4, maps.shape[1], 1, kernel) == (4, kernel, 1, kernel)
+    torch.testing.assert_close(conv2d(maps, weights, padding=left), conv2d(images, weight, padding=padding))
 
 
 @pytest.mark.parametrize("able", [True, False])
