@@ -24,13 +24,15 @@ def perform(arguments: Sequence[str]) -> int:
     """Become MLflow's server.
 
     Raises:
-        RequestError: there is no account yet, or what is there is none, or the port is taken.
+        RequestError: there is no account yet, or what is there is none, or a server has it, or the port is taken.
     """
     parser = console.parser("ui", "Open MLflow's UI on the runs and sweeps of this folder.")
     parser.add_argument("--port", type=int, default=5000, help="of the page (default: %(default)s)")
     console.add_store(parser)
     options = parser.parse_args(arguments)
     uri = options.tracking_uri
+    if tracking.is_server(uri):
+        raise RequestError(f"--tracking-uri={uri}: is a server, whose own page is at this address; allowed: a database")
     if not tracking.is_there(uri):
         raise RequestError(
             f"--tracking-uri={uri}: there is no such file; allowed: the store of a run or a sweep "

@@ -55,6 +55,8 @@ def test_the_ui_is_not_opened_on_what_is_no_database(tmp_path: Path, monkeypatch
     for name, said in (("notes.txt", "is no SQLite database"), ("x" * 300, "File name too long"), ("", "a directory")):
         with pytest.raises(RequestError, match=said):
             ui.perform(["--tracking-uri", f"sqlite:///{tmp_path}/{name}"])
+    with pytest.raises(RequestError, match="a server, whose own page is at this address"):
+        ui.perform(["--tracking-uri", "http://127.0.0.1:5000"])
     assert not begun
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,8 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST
 from mnist_sweep.tracking.store import client_of
 from tests import styles
-from tests.browser.conftest import free_port
 from tests.conftest import ROOT, SMALL
+from tests.servers import serving
 
 NAME = "mnist_sweep_mnist5k"
 
@@ -235,32 +234,9 @@ def test_onnx_and_safetensors_are_the_network(
 def served(swept: tuple[Path, dict[str, Any]]) -> Iterator[str]:
     """The address of MLflow's own server of the champion."""
     folder, _ = swept
-    port = free_port()
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlruns/mlflow.db",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
     command = ["mlflow", "models", "serve", "-m", f"models:/{NAME}@champion", "--env-manager", "local"]
-    with (
-        (folder / "serve.log").open("w") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", *command, "--port", str(port)],
-            cwd=folder, env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            stdout=log, stderr=log, start_new_session=True,
-        ) as server,
-    ):  # fmt: skip
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(600):
-                try:
-                    with urllib.request.urlopen(f"{url}/ping", timeout=5):
-                        break
-                except OSError:
-                    time.sleep(0.2)
-            yield url
-        finally:
-            os.killpg(server.pid, 15)
+    with serving(folder, *command, path="/ping", MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlruns/mlflow.db") as url:
+        yield url
 
 
 def test_a_served_champion_answers_with_ten_numbers_an_image(

@@ -16,6 +16,7 @@ from mnist_sweep.overrides import PROGRAM
 from mnist_sweep.result import write_json
 from mnist_sweep.sweep.overlay import overlay
 from mnist_sweep.sweep.study import Study
+from mnist_sweep.tracking import is_server
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,9 @@ def show(
     if crowned:
         _crowned(config, crowned)
     if isinstance(config.tracking, schema.MLflow):
-        log.info("%-18s mlflow ui --backend-store-uri %s", "compare the runs", shlex.quote(config.tracking.uri))
+        uri = config.tracking.uri
+        page = uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        log.info("%-18s %s", "compare the runs", page)
 
 
 def in_digits(value: float) -> str:

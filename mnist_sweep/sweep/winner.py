@@ -71,9 +71,10 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
     ):
         return known
     log.info(
-        "training %s again with %d new seeds each",
+        "training %s again with %d new seed%s each",
         ", ".join(f"trial {trial.number}" for trial in candidates),
         len(seeds),
+        "s" * (len(seeds) != 1),
     )
     races = _race(config, config_dir, study, candidates, seeds, crew)
     scores = {

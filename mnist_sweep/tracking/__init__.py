@@ -2,6 +2,7 @@
 
 from mnist_sweep.tracking.account import Account, State, close_running, find_run, warm_up
 from mnist_sweep.tracking.models import SavedModel, checkpoint_of, is_there, register, registered, registered_name
+from mnist_sweep.tracking.store import is_server
 
 __all__ = [
     "Account",
@@ -10,6 +11,7 @@ __all__ = [
     "checkpoint_of",
     "close_running",
     "find_run",
+    "is_server",
     "is_there",
     "register",
     "registered",

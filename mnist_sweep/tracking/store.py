@@ -15,6 +15,7 @@ def client_of(uri: str) -> Any:
     """MLflow's client of a store, quiet and bounded in time."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while mlflow is imported
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # where only the result's path is to stand
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not hold up a run
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with warnings.catch_warnings():
@@ -23,6 +24,11 @@ def client_of(uri: str) -> Any:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def is_server(uri: str) -> bool:
+    """Whether a store is kept by a server of MLflow's, rather than in a database."""
+    return uri.startswith(("http://", "https://"))
 
 
 def opened(settings: schema.MLflow, output: Path) -> tuple[Any, str]:
@@ -36,7 +42,7 @@ def opened(settings: schema.MLflow, output: Path) -> tuple[Any, str]:
         if found is not None:
             return client, str(found.experiment_id)
         # a server keeps artifacts where its own settings say
-        own = not settings.uri.startswith("http")
+        own = not is_server(settings.uri)
         location = (output / "artifacts").resolve().as_uri() if own else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
         return client, str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))

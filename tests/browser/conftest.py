@@ -1,14 +1,10 @@
 """A default sweep, MLflow's own server on it, and Chromium."""
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import ROOT
+from tests.servers import serving
 
 #: The program of Debian's or the system's.
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,13 +38,6 @@ class Account:
     folder: Path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """The command and the address of the README, in an empty folder."""
@@ -63,42 +53,15 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         [sys.executable, "-m", "mnist_sweep", *request],
         cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=600,
     )  # fmt: skip
-    with serving(folder, "mnist_sweep.ui", "/health") as url:
+    with serving(folder, "mnist_sweep.ui", path="/health") as url:
         yield Account(json.loads((folder / sweep.stdout.strip()).read_text()), url, folder)
 
 
 @pytest.fixture(scope="module")
 def demo(account: Account) -> Iterator[str]:
     """The address of the page to draw on, with the champion of the account's sweep."""
-    with serving(account.folder, "mnist_sweep.demo", "/") as url:
+    with serving(account.folder, "mnist_sweep.demo", path="/") as url:
         yield url
-
-
-@contextlib.contextmanager
-def serving(folder: Path, module: str, path: str) -> Iterator[str]:
-    """The address of a server of ours, in a folder, as soon as it answers at a path."""
-    port = free_port()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (
-        (folder / f"{module}.log").open("w") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", module, "--port", str(port)],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        ) as server,
-    ):
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(600):
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}{path}", timeout=5):
-                    break
-                time.sleep(0.2)
-            yield url
-        finally:
-            os.killpg(server.pid, 15)
 
 
 @pytest.fixture
