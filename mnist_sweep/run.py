@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from mnist_sweep import data, overrides, processor, record, run_report, schema, training
+from mnist_sweep import data, inspection, overrides, processor, record, run_report, schema, training
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, masked, uninterrupted
@@ -243,22 +243,32 @@ def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Re
         Their results, with the test set's metrics.
 
     Raises:
-        RequestError: a run has not finished, or its checkpoint is gone; then none is measured.
+        RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
     """
     opened = datetime.now(UTC).isoformat(timespec="seconds")
-    results = [Result.read(folder) for folder in folders]
-    closed = {folder for folder, result in zip(folders, results, strict=True) if "test/loss" not in result.metrics}
-    for folder, result in zip(folders, results, strict=True):
-        if folder in closed and result.status != "finished":
-            raise RequestError(f"{folder}: the run is {result.status}; allowed for the test set: a finished one")
-        if folder in closed and not (folder / BEST).is_file():
+    results = [_finished(folder) for folder in folders]
+    closed = [folder for folder, result in zip(folders, results, strict=True) if "test/loss" not in result.metrics]
+    for folder in closed:  # all of them, before the first is measured
+        if not (folder / BEST).is_file():
             raise RequestError(f"{folder}: {BEST} is not there; the test set needs it")
+        inspection.load(folder / BEST)
     if closed:
         log.info("the test set is opened (%s)", opened)
     return [
         _tested(result, folder, opened, config_dir) if folder in closed else result
         for folder, result in zip(folders, results, strict=True)
     ]
+
+
+def _finished(folder: Path) -> Result:
+    """The result of a run that has one and has finished."""
+    if (result := Result.found(folder)) is None:
+        raise RequestError(
+            f"{folder}: its result.json is not there or damaged; allowed for the test set: a finished run"
+        )
+    if result.status != "finished":
+        raise RequestError(f"{folder}: the run is {result.status}; allowed for the test set: a finished one")
+    return result
 
 
 def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -> Result:

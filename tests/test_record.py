@@ -276,3 +276,20 @@ def test_a_run_is_measured_where_it_is_now(tmp_path: Path) -> None:
     (result,) = run.open_test([tmp_path / "after" / "runs" / "it"])
     assert Result.read(tmp_path / "after" / "runs" / "it") == result
     assert not (tmp_path / "before").exists()
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", None])
+def test_a_damaged_checkpoint_leaves_the_test_set_closed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    perform(given_to(tmp_path, "whole"))
+    perform(given_to(tmp_path, "damaged"))
+    folders = [tmp_path / "runs" / name for name in ("whole", "damaged")]
+    (folders[1] / BEST).write_bytes((folders[1] / BEST).read_bytes()[:2_000] if content is None else content)
+    with pytest.raises(RequestError, match=r"damaged/checkpoints/best\.ckpt: refused: it is no checkpoint; allowed"):
+        run.open_test(folders)
+    assert "the test set is opened" not in caplog.text
+    assert not Result.read(folders[0]).test_opened_at
+    (folders[1] / "result.json").write_text('{"status": "fini')
+    with pytest.raises(RequestError, match=r"damaged: its result\.json is not there or damaged; allowed"):
+        run.open_test(folders)

@@ -168,3 +168,15 @@ def test_runs_that_were_measured_before_are_no_new_opening(tmp_path: Path) -> No
 )
 def test_what_is_said_of_an_interval(values: list[float], said: str) -> None:
     assert summary.interval(winner._spread(values)) == said
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_race_run_whose_result_is_damaged_is_done_again(tmp_path: Path) -> None:
+    found = crowned(tmp_path, "sweep.trials=1")
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db")
+    study.set_user_attr("winner", None)
+    result = tmp_path / "runs" / "sweep-0000-seed1" / "result.json"
+    result.write_text(result.read_text()[:500])
+    again = crowned(tmp_path, "sweep.trials=1")
+    assert again["validation"] == found["validation"]
+    assert again["test_accuracy"] == found["test_accuracy"]

@@ -147,7 +147,7 @@ def _race(
             items = replaced(earlier_run["overrides"], [override("seed", seed), override("name", name)])
             if folder.exists() and (changed := differences(compose(items, config_dir))):
                 raise RunFailure("error", f"{folder} is there already, of another run ({'; '.join(changed)})")
-            if (folder / "result.json").is_file() and (earlier := Result.read(folder)).status == "finished":
+            if (earlier := Result.found(folder)) and earlier.status == "finished":
                 results[trial.number, seed] = earlier
                 continue
             number = _FIRST_ID + len(tasks)
