@@ -3,12 +3,14 @@
 Without torch, so that the record of a run that is not performed here can be written by whoever watches it.
 """
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from mnist_sweep import datasets, overrides, provenance, schema
 from mnist_sweep.errors import RequestError, uninterrupted
@@ -26,6 +28,34 @@ _STATES: dict[Status, State] = {
 def folder_of(config: schema.Config) -> Path:
     """The run's folder."""
     return Path(config.output) / "runs" / str(config.name)
+
+
+@contextlib.contextmanager
+def alone(config: schema.Config) -> Iterator[None]:
+    """Hold a run's folder: two processes that take up one run would measure it twice and write over each other.
+
+    Raises:
+        RequestError: another process is at this run, or the lock beside its folder cannot be written.
+    """
+    folder = folder_of(config)
+    file = folder.with_name(f".{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RequestError(
+            f"name={config.name}: another process is at this run; allowed: another name, or this one after its end"
+        ) from error
+    except OSError as error:  # which a Timeout is, too
+        raise RequestError(
+            f"output={config.output}: {file} cannot be written ({error.strerror}); allowed: a folder that can"
+        ) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is held: who has opened it meanwhile finds it gone, and tries again
+        lock.release()
 
 
 def begun(folder: Path) -> tuple[schema.Config, list[str]] | None:

@@ -1,5 +1,6 @@
 """One config → one Result: seeds, data, network, Trainer and record put together."""
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -69,14 +70,17 @@ def run(
         The result, also of a run that failed.
 
     Raises:
-        RequestError: the folder is there already, or there is no GPU where one was asked for.
+        RequestError: the folder is there already, another process is at the run that is to be taken up, or there is no
+            GPU where one was asked for.
         Interrupted: after everything has been recorded.
     """
     if resume and (ended := record.ended(config)):
         return ended
-    return _Run(config, given, config_dir, report, progress, limit_seconds).perform(
-        parent, tags or {}, open_test, resume
-    )
+    performed = _Run(config, given, config_dir, report, progress, limit_seconds)
+    with record.alone(config) if resume else contextlib.nullcontext():
+        if resume and (ended := record.ended(config)):  # by the process that held it until now
+            return ended
+        return performed.perform(parent, tags or {}, open_test, resume)
 
 
 class _Run:

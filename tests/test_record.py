@@ -293,3 +293,19 @@ def test_a_damaged_checkpoint_leaves_the_test_set_closed(
     (folders[1] / "result.json").write_text('{"status": "fini')
     with pytest.raises(RequestError, match=r"damaged: its result\.json is not there or damaged; allowed"):
         run.open_test(folders)
+
+
+def test_two_processes_are_not_at_one_run(tmp_path: Path) -> None:
+    given = given_to(tmp_path, "it")
+    refused: list[str] = []
+
+    def report(*_: Any) -> bool:
+        with pytest.raises(RequestError) as caught:  # a second caller, while the first one is in its epoch
+            perform(given, resume=True)
+        refused.append(str(caught.value))
+        return True
+
+    result = perform(given, resume=True, report=report)
+    assert refused == ["name=it: another process is at this run; allowed: another name, or this one after its end"]
+    assert (result.status, result.attempts) == ("finished", 1)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["it"], "no lock is left"
