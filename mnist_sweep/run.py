@@ -233,7 +233,9 @@ class _Run:
             run_report.keep_test(account, self.config, result, self.classifier)
 
 
-def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Result]:
+def open_test(
+    folders: Sequence[Path], config_dir: str | None = None, opening: Callable[[str], None] | None = None
+) -> list[Result]:
     """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
 
     The best checkpoint of each is measured; its account and its ``result.json`` are completed. A run that has been
@@ -242,6 +244,7 @@ def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Re
     Args:
         folders: of finished runs.
         config_dir: the further folder of configs that they were composed with.
+        opening: hears of the moment (ISO 8601, UTC) before anything is measured, also if it should be in vain.
 
     Returns:
         Their results, with the test set's metrics.
@@ -257,7 +260,10 @@ def open_test(folders: Sequence[Path], config_dir: str | None = None) -> list[Re
             raise RequestError(f"{folder}: {BEST} is not there; the test set needs it")
         inspection.load(folder / BEST)
     if closed:
-        log.info("the test set is opened (%s)", opened)
+        with uninterrupted():
+            if opening:
+                opening(opened)
+            log.info("the test set is opened (%s)", opened)
     return [
         _tested(result, folder, opened, config_dir) if folder in closed else result
         for folder, result in zip(folders, results, strict=True)

@@ -105,6 +105,9 @@ def test_the_champion_changes_only_for_a_better_one(tmp_path: Path) -> None:
     assert not register(3, 0.99, digest="another test set")["champion"]
     assert champion() == "3"
     assert register(2, 0.91)["version"] == 3  # again: the same version
+    client.set_registered_model_alias(NAME, "champion", "1")  # as if it had died before it decided
+    assert register(2, 0.91) == {"name": NAME, "version": 3, "champion": True, "uri": f"models:/{NAME}/3"}
+    assert champion() == "3"
     assert tracking.register(compose(["tracking=none"]).tracking, None, "mnist5k", "a", 1.0) is None
     assert tracking.registered_name("mnist") == "mnist_sweep"
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnist_sweep import run
 from mnist_sweep.composition import compose
+from mnist_sweep.errors import Interrupted
 from mnist_sweep.record import Record
 from mnist_sweep.sweep import summary, winner
 from mnist_sweep.sweep.crew import Crew
@@ -180,3 +182,44 @@ def test_a_race_run_whose_result_is_damaged_is_done_again(tmp_path: Path) -> Non
     again = crowned(tmp_path, "sweep.trials=1")
     assert again["validation"] == found["validation"]
     assert again["test_accuracy"] == found["test_accuracy"]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_opening_in_vain_is_remembered_and_one_that_was_not_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments: list[list[str]] = []
+
+    def measure(*_: object) -> None:
+        study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db")
+        moments.append(study.user_attrs["test_openings"])
+        raise Interrupted(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_measure", measure)
+        with pytest.raises(Interrupted):
+            crowned(tmp_path, "sweep.trials=1")
+    assert [len(each) for each in moments] == [1]
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db")
+    study.set_user_attr("test_openings", ["2020-01-01T00:00:00+00:00"])  # else both might be of one second
+    assert crowned(tmp_path, "sweep.trials=1")["test_openings"] == 2
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_model_that_could_not_be_registered_is_at_the_next_sitting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the store's part replaced: whether it is asked again, and for which run."""
+    asked: list[tuple[Any, ...]] = []
+    outcome: list[dict[str, Any] | None] = [None, None, {"name": "mnist_sweep_mnist5k", "version": 1}]
+
+    def register(*arguments: Any) -> dict[str, Any] | None:
+        asked.append(arguments[1:])
+        return outcome[len(asked) - 1]
+
+    monkeypatch.setattr(winner.tracking, "register", register)
+    base = [item for item in TWO if item != "tracking=none"]
+    models = [crowned(tmp_path, "sweep.trials=1", base=base)["model"] for _ in range(4)]
+    assert models == [None, None, outcome[2], outcome[2]]
+    assert len(asked) == 3
+    assert asked[0] == asked[1] == asked[2]

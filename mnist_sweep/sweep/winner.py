@@ -69,7 +69,7 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
         and [each["trial"] for each in known["candidates"]] == [c.number for c in candidates]
         and (known["seeds"] == seeds and known["metric"] == goal.metric)
     ):
-        return known
+        return _recalled(config, study, goal, known)
     log.info(
         "training %s again with %d new seed%s each",
         ", ".join(f"trial {trial.number}" for trial in candidates),
@@ -108,6 +108,20 @@ def crown(config: schema.Config, config_dir: str | None, study: Study, crew: Cre
     crowned = content | _test(config, config_dir, study, goal, races[best.number])
     study.remember("winner", crowned)
     return crowned
+
+
+def _recalled(config: schema.Config, study: Study, goal: Objective, known: dict[str, Any]) -> dict[str, Any]:
+    """The winner of an earlier sitting; its model is registered now, where MLflow failed then."""
+    assert config.sweep is not None
+    if known["model"] is not None or not isinstance(config.tracking, schema.MLflow):
+        return known
+    names = [run_name(config.sweep.name, known["trial"], seed) for seed in known["seeds"]]
+    found = [Result.found(Path(config.output) / "runs" / name) for name in names]
+    results = [result for result in found if result and "test/accuracy" in result.metrics]
+    if len(results) == len(names) and (model := _register(config, goal, results)):
+        known = {**known, "model": model}
+        study.remember("winner", known)
+    return known
 
 
 def _gain(
@@ -203,26 +217,30 @@ def _test(
     """Open the test set for the winner's networks, one for each seed; register the one that is best on validation."""
     from mnist_sweep.run import open_test
 
-    results = open_test([Path(result.folder) for result in runs], config_dir)
-    moments, known = {str(result.test_opened_at) for result in results}, study.recall("test_openings", [])
-    openings = [*known, *sorted(moments.difference(known))]
-    study.remember("test_openings", openings)
-    chosen = best_run(goal, results)
+    def remember(moments: set[str]) -> None:
+        openings = study.recall("test_openings", [])
+        study.remember("test_openings", [*openings, *sorted(moments.difference(openings))])
+
+    results = open_test([Path(result.folder) for result in runs], config_dir, opening=lambda moment: remember({moment}))
+    moments = {str(result.test_opened_at) for result in results}
+    remember(moments)  # also those of runs that were measured before this was kept
     accuracies = [result.metrics["test/accuracy"] for result in results]
     return {
         "test_accuracy": _spread(accuracies, share=True),
         "test_opened_at": max(moments),
-        "test_openings": len(openings),  # more than one where a sweep was continued after its end
+        "test_openings": len(study.recall("test_openings")),  # more than one where a sweep was continued after its end
         "mlflow_run_ids": [result.mlflow_run_id for result in results],
         "checkpoints": [str(Path(result.folder) / str(result.checkpoint)) for result in results],
-        "model": tracking.register(
-            config.tracking,
-            chosen.mlflow_run_id,
-            config.data.name,
-            datasets.verify(config.data),
-            chosen.metrics["test/accuracy"],
-        ),
+        "model": _register(config, goal, results),
     }
+
+
+def _register(config: schema.Config, goal: Objective, results: Sequence[Result]) -> dict[str, Any] | None:
+    """Register the model of the run that is best on validation; None without tracking, or where it fails."""
+    chosen, digest = best_run(goal, results), datasets.verify(config.data)
+    return tracking.register(
+        config.tracking, chosen.mlflow_run_id, config.data.name, digest, chosen.metrics["test/accuracy"]
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:

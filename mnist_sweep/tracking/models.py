@@ -150,21 +150,13 @@ def _register(client: Any, name: str, run_id: str, digest: str, accuracy: float)
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name, description="The winners of sweeps; the best of them is the champion.")
-    for known in client.search_model_versions(f"name='{name}'"):
-        if known.run_id == run_id:  # of an earlier sitting
-            return int(known.version), CHAMPION in client.get_model_version(name, known.version).aliases
-    model_id = model_of(client, run_id)
-    if model_id is None:
-        raise RuntimeError(f"run {run_id} has no model")
-    tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
-    source = client.get_logged_model(model_id).artifact_location  # MLflow looks models:/ID up in its default store
-    version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id).version
-    # a version in a database does not know its model; the model says which versions it became, for MLflow's UI
-    became = json.dumps([{"name": name, "version": version}])
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": became})
+    known = [each.version for each in client.search_model_versions(f"name='{name}'") if each.run_id == run_id]
+    version = known[0] if known else _version(client, name, run_id, digest, accuracy)  # of an earlier sitting, or new
     present = _alias(client, name)
     if present is None:
         why = "the first"
+    elif str(present.version) == str(version):
+        return int(version), True
     elif present.tags.get("dataset.digest") != digest:
         log.info("%-18s %s version %s; version %s stays champion: it was measured on another test set",
                  "registered", name, version, present.version)  # fmt: skip
@@ -179,6 +171,20 @@ def _register(client: Any, name: str, run_id: str, digest: str, accuracy: float)
     client.set_registered_model_alias(name, CHAMPION, version)
     log.info("%-18s %s version %s, the new champion: %s", "registered", name, version, why)
     return int(version), True
+
+
+def _version(client: Any, name: str, run_id: str, digest: str, accuracy: float) -> Any:
+    """Make a version of a run's model."""
+    model_id = model_of(client, run_id)
+    if model_id is None:
+        raise RuntimeError(f"run {run_id} has no model")
+    tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
+    source = client.get_logged_model(model_id).artifact_location  # MLflow looks models:/ID up in its default store
+    version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id).version
+    # a version in a database does not know its model; the model says which versions it became, for MLflow's UI
+    became = json.dumps([{"name": name, "version": version}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": became})
+    return version
 
 
 def _alias(client: Any, name: str) -> Any:
