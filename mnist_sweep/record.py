@@ -4,6 +4,7 @@ Without torch, so that the record of a run that is not performed here can be wri
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,7 +171,6 @@ class Record:
             earlier = find_run(config.tracking, str(tags["study.id"]), str(config.name))
         with uninterrupted():  # so that no run is left open that nobody knows of
             self.account = Account(config.tracking, Path(config.output), str(config.name), parent, tags, earlier)
-            self._logged = list(self._noted.get("history", [])) if self.account.resumed else []
             self._note(mlflow_run_id=self.account.run_id)
 
     def describe(self) -> None:
@@ -181,7 +181,10 @@ class Record:
         held = {"training images": min(self.config.data.limit or source.train, source.train)}
         held |= {"validation images": source.validation, "split seed": self.config.data.split_seed}
         files = str(datasets.folder(self.config.data).resolve())
-        account.dataset(self.config.data.name, digest, files, "training", held)
+        # MLflow knows a data set by name and digest, and keeps the first profile
+        part = f"{digest} {self.config.data.limit} {self.config.data.split_seed}".encode()
+        identity = hashlib.md5(part, usedforsecurity=False).hexdigest()
+        account.dataset(self.config.data.name, identity, files, "training", held)
         account.tags(
             {
                 "command": self.command,
@@ -202,8 +205,8 @@ class Record:
         """After each epoch: its metrics, into the account, and how far the run has come, in case its process dies.
 
         Args:
-            history: the metrics of all epochs. Those that the account does not have are logged: of an epoch that an
-                earlier attempt did as well, nothing; into an account that is younger than the run, all.
+            history: the metrics of all epochs. Those that the account does not have are logged, which it knows itself:
+                the store may have missed epochs of an earlier attempt, or the account be younger than the run.
             parameters: trainable numbers of the network.
             train_seconds: spent on the epochs.
         """

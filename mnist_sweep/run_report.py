@@ -117,7 +117,7 @@ def keep_test(account: Account, config: schema.Config, result: Result, network: 
     _keep_part(account, "test", found.confusion, found.probabilities, test, result)
     source = datasets.SOURCES[config.data.name]
     account.dataset(
-        config.data.name,
+        f"{config.data.name}-test",  # a data set is an input of a run once, under its name and digest
         datasets.verify(config.data),
         str(datasets.folder(config.data).resolve()),
         "testing",

@@ -16,7 +16,7 @@ from mnist_sweep import datasets, processor, record, run, tracking
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, interruptible
-from mnist_sweep.result import Result
+from mnist_sweep.result import Result, noted
 from mnist_sweep.tracking.store import client_of
 from tests.conftest import SMALL, interrupt_in
 
@@ -309,3 +309,64 @@ def test_runs_can_be_closed_as_interrupted(store: Path) -> None:
     account = tracking.Account(settings, store, "open", tags={"study.id": "signalled"})
     tracking.close_running(settings, "signalled", "interrupted", keep=None, state="KILLED")
     assert client(store).get_run(account.run_id).info.status == "KILLED"
+
+
+def test_an_account_that_was_told_twice_has_everything_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while the account was told: nothing was noted of its end, and the run goes on."""
+    before = record.Record.close
+
+    def killed(*_: object) -> Result:
+        raise SystemExit
+
+    tags = {"study.id": "told"}
+    monkeypatch.setattr(record.Record, "close", killed)
+    with pytest.raises(SystemExit):
+        perform(store, "told", "trainer.max_epochs=2", open_test=True, tags=tags)
+    monkeypatch.setattr(record.Record, "close", before)
+    half = client(store).create_logged_model("1", "model", noted(store / "runs" / "told")["mlflow_run_id"])
+    result = perform(store, "told", "trainer.max_epochs=2", open_test=True, tags=tags, resume=True)
+    assert (result.status, result.attempts) == ("finished", 2)
+    for name in ("val/calibration_error", "test/calibration_error", "test/accuracy"):
+        assert [step for step, _ in steps(store, result, name)] == [result.best_epoch], name
+    assert [step for step, _ in steps(store, result)] == [1, 2]
+    found = client(store).get_run(result.mlflow_run_id)
+    assert len(found.outputs.model_outputs) == 1
+    models = client(store).search_logged_models([found.info.experiment_id], f"source_run_id = '{found.info.run_id}'")
+    assert [model.model_id for model in models] == [found.outputs.model_outputs[0].model_id]
+    assert half.model_id not in {model.model_id for model in models}
+
+
+def test_epochs_that_the_store_missed_are_logged_when_the_run_goes_on(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow_client = type(client(store))
+    before = mlflow_client.log_batch
+
+    def broken(itself: Any, *arguments: Any, metrics: Any = (), **more: Any) -> None:
+        if any(metric.step == 2 for metric in metrics):
+            raise ConnectionError("gone")
+        before(itself, *arguments, metrics=metrics, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_client, "log_batch", broken)
+        with pytest.raises(Interrupted):
+            perform(store, "missed", "trainer.max_epochs=4", report=interrupt_in(3))
+    result = perform(store, "missed", "trainer.max_epochs=4", resume=True)
+    assert steps(store, result) == [(n, epoch["val/loss"]) for n, epoch in enumerate(result.history, start=1)]
+
+
+def test_each_part_of_a_data_set_is_an_input_of_its_own(store: Path) -> None:
+    def inputs(name: str, *items: str) -> dict[str, Any]:
+        result = perform(store, name, *items, open_test=True)
+        found = client(store).get_run(result.mlflow_run_id).inputs.dataset_inputs
+        return {each.tags[0].value: each.dataset for each in found}
+
+    first, other = inputs("inputs"), inputs("inputs-other", "data.limit=100", "data.split_seed=3")
+    assert {context: each.name for context, each in first.items()} == {"training": "mnist5k", "testing": "mnist5k-test"}
+    assert json.loads(first["training"].profile)["training images"] == 200
+    assert json.loads(other["training"].profile) | {"validation images": 0} == {
+        "training images": 100, "validation images": 0, "split seed": 3,
+    }  # fmt: skip
+    assert first["training"].digest != other["training"].digest
+    assert first["testing"].digest == other["testing"].digest
+    assert all(len(each.digest) <= 36 for each in (*first.values(), *other.values()))

@@ -13,8 +13,8 @@ from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep import schema
 from mnist_sweep.errors import uninterrupted
-from mnist_sweep.tracking.models import SavedModel, link_metrics, log_model
-from mnist_sweep.tracking.store import active_run, client_of, line, opened
+from mnist_sweep.tracking.models import SavedModel, has_model, link_metrics, log_model
+from mnist_sweep.tracking.store import active_run, client_of, history, line, opened
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Account:
         self.resumed = False
         self._failed = False
         self._parameters: set[str] = set()  # that cannot be logged any more
+        self._there: dict[str, Mapping[int, set[float]]] = {}  # metrics of earlier attempts, see `_earlier`
         self._client: Any = None
         self._machine: Any = None
         if isinstance(settings, schema.MLflow):
@@ -125,18 +126,36 @@ class Account:
         tags = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in values.items() if value is not None]
         self._batches("tags", tags)
 
+    @_guarded
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log an epoch's metrics in one write; the step is the epoch, counted from 1."""
-        self.epochs({step: values})
+        """Log metrics in one write; the step is the epoch, counted from 1. What an earlier attempt logged stays."""
+        self._log({step: {name: value for name, value in values.items() if step not in self._earlier(name)}})
 
     @_guarded
     def epochs(self, values: Mapping[int, Mapping[str, float]]) -> None:
-        """Log the metrics of several epochs in as few writes as possible, by epoch, counted from 1."""
+        """Log the metrics of several epochs in as few writes as possible, by epoch, counted from 1.
+
+        Of an epoch that an earlier attempt did as well, nothing.
+        """
+        self._log(
+            {
+                step: {name: value for name, value in epoch.items() if value not in self._earlier(name).get(step, ())}
+                for step, epoch in values.items()
+            }
+        )
+
+    def _earlier(self, name: str) -> Mapping[int, set[float]]:
+        """What earlier attempts have logged of a metric, by epoch: the store knows, whatever their process noted."""
+        if self.resumed and name not in self._there:
+            self._there[name] = history(self._client, str(self.run_id), name)
+        return self._there.get(name, {})
+
+    def _log(self, values: Mapping[int, Mapping[str, float]]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         found = [Metric(key, value, now, step) for step, epoch in values.items() for key, value in epoch.items()]
-        if self._machine and values:
+        if self._machine and found:
             found += [Metric(f"system/{key}", value, now, max(values)) for key, value in self._load().items()]
         self._batches("metrics", found)
 
@@ -210,7 +229,7 @@ class Account:
 
         Args:
             name: of the set.
-            digest: of its bytes.
+            digest: of its bytes and of what was taken of them, at most 36 characters.
             source: the folder of its files.
             context: what it was used for: ``training`` or ``testing``.
             profile: what there is to know of it.
@@ -223,7 +242,8 @@ class Account:
     @_guarded
     def model(self, saved: SavedModel, step: int) -> None:
         """Keep a model as MLflow's LoggedModel; the step is the epoch that it is from, counted from 1."""
-        log_model(self._client, str(self.run_id), saved, step)
+        if not (self.resumed and has_model(self._client, str(self.run_id), step)):
+            log_model(self._client, str(self.run_id), saved, step)
 
     @_guarded
     def link_metrics(self, names: Sequence[str], step: int) -> None:

@@ -103,6 +103,16 @@ def model_of(client: Any, run_id: str) -> str | None:
     return str(models[-1].model_id) if models else None
 
 
+def has_model(client: Any, run_id: str, step: int) -> bool:
+    """Whether a run has left a model of this epoch; one that its process died over is deleted."""
+    run = client.get_run(run_id)
+    whole = {output.model_id: output.step for output in (run.outputs.model_outputs if run.outputs else [])}
+    for model in client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
+        if model.model_id not in whole:
+            client.delete_logged_model(model.model_id)
+    return step in whole.values()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's remark on the weights of an exported graph."""

@@ -59,6 +59,14 @@ def active_run(client: Any, run_id: str) -> Any:
     return run if run.info.lifecycle_stage == "active" else None
 
 
+def history(client: Any, run_id: str, name: str) -> dict[int, set[float]]:
+    """The values of a run's metric, by step."""
+    found: dict[int, set[float]] = {}
+    for metric in client.get_metric_history(run_id, name):
+        found.setdefault(metric.step, set()).add(metric.value)
+    return found
+
+
 def line(error: Exception) -> str:
     """What went wrong, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
