@@ -82,8 +82,9 @@ def decode(content: bytes) -> Array:
             raise PictureError(f"too many pixels; allowed: at most {MOST_PIXELS:,} in all") from error
         except PictureError:
             raise
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's and those of its decoders
-            raise PictureError(f"damaged or cut ({' '.join(str(error).split())[:80]})") from error
+        except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError, TypeError, …
+            said = " ".join(str(error).split())[:80] or type(error).__name__
+            raise PictureError(f"damaged or cut ({said})") from error
 
 
 def to_grey(picture: Image.Image) -> Image.Image:

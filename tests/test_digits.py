@@ -147,3 +147,23 @@ def test_every_kind_of_pixel(mode: str) -> None:
     found = digits.normalised(digits.decode(encoded(picture, "PNG")))
     wanted = digits.normalised(grey)
     assert np.abs(found.astype(int) - wanted.astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("chunk", [(b"gAMA", b"a"), (b"tRNS", b""), (b"cHRM", b"\0"), (b"iCCP", b"")])
+@pytest.mark.parametrize("after", [False, True])
+def test_an_odd_chunk_is_one_line(chunk: tuple[bytes, bytes], after: bool) -> None:
+    """Of which Pillow lets out struct.error and IndexError, where it stands after the pixels."""
+
+    def packed(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pixels, head = zlib.compress(bytes(9 * 8)), struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", pixels), (b"IEND", b"")]
+    chunks.insert(2 if after else 1, chunk)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(packed(*each) for each in chunks)
+    if after:
+        with pytest.raises(digits.PictureError, match=r"^damaged or cut \(.+\)$"):
+            digits.decode(content)
+    else:
+        with contextlib.suppress(digits.PictureError):
+            assert digits.decode(content).shape == (8, 8)
