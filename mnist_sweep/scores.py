@@ -181,6 +181,17 @@ def _marked(file: Path) -> tuple[str, str, str]:
     return before, within, after
 
 
+def _check_into(file: Path) -> None:
+    """Refuse a file that the table cannot be put into, before anything is trained for it."""
+    _marked(file)
+    try:
+        file.open("r+b").close()
+    except OSError as error:
+        raise RequestError(
+            f"--into {file}: cannot be written ({error.strerror}); allowed: a file that can, with its two marks"
+        ) from error
+
+
 def perform(arguments: Sequence[str]) -> int:
     """Run the recipes and print the table."""
     known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
@@ -205,7 +216,7 @@ def perform(arguments: Sequence[str]) -> int:
                 f"allowed: any key but {', '.join(_OWN)} and sweep"
             )
     if options.into:
-        _marked(options.into)
+        _check_into(options.into)
     configs = {name: compose([f"data={name}", *options.set]) for name in options.data}
     for recipe in recipes:  # before the first of them takes minutes
         for name in options.data:

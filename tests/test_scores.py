@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -115,3 +116,22 @@ def test_the_table_has_a_column_for_each_data_set_and_says_who_chose_on_what() -
 def test_refused(arguments: list[str], said: str) -> None:
     with pytest.raises(RequestError, match=re.escape(said)):
         scores.perform(arguments)
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{scores.MARKS[0]}\n{scores.MARKS[1]}\n")
+    before = Path.open
+
+    def guarded(path: Path, mode: str = "r", *arguments: Any, **more: Any) -> Any:
+        if path == page and mode.strip("bt") != "r":  # as to anybody but the superuser
+            raise PermissionError(13, "Permission denied", str(path))
+        return before(path, mode, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    call = ["tutorial", "--seeds", "1", "--data", "mnist5k", "--into", str(page), "--set", *TINY, f"output={tmp_path}"]
+    with pytest.raises(RequestError, match=r"page\.md: cannot be written \(Permission denied\); allowed: "):
+        scores.perform(call)
+    assert not (tmp_path / "runs").exists()
