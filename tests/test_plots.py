@@ -1,7 +1,10 @@
 """Optuna's plots of a study in which most trials are pruned."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from mnist_sweep.sweep import plots
+from mnist_sweep.sweep import insight, plots
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep_schema import Objective
 
@@ -85,3 +88,27 @@ def test_a_logarithmic_axis_has_few_round_marks(power: float, decades: float) ->
     assert len(ticks) <= 7
     if decades >= 0.7:
         assert len(ticks) >= 2
+
+
+def test_a_class_that_all_trials_recognise_alike_has_no_importances(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = iter(range(12))
+    alike = [True]
+
+    def found(_: Path) -> Any:
+        confusion = np.diag([50] * 10)
+        if not alike[0]:
+            confusion[4, 4:6] = (50 - (missed := 3 * next(numbers)), missed)
+        return SimpleNamespace(confusion=confusion.tolist())
+
+    trials = [trial for trial in study.study.trials if trial.state != TrialState.FAIL]
+    for trial in trials:
+        trial.user_attrs["result"] = {"folder": f"runs/{trial.number}"}
+    monkeypatch.setattr(study, "trials", lambda *_: trials)
+    monkeypatch.setattr(insight.Result, "found", found)
+    assert insight.class_importances(study, Path("runs")) is None
+    alike[0] = False
+    shares, names = insight.class_importances(study, Path("runs")) or (np.zeros(0), [])
+    assert sorted(names) == ["model.kernel_size[0]", "optimizer.lr"]
+    assert shares.sum(axis=0) == pytest.approx([0, 0, 0, 0, 1, 0, 0, 0, 0, 0])

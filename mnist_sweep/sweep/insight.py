@@ -95,8 +95,9 @@ def class_importances(study: Study, folder: Path) -> tuple[Array, list[str]] | N
         folder: of the runs.
 
     Returns:
-        (hyperparameters, 10) shares, each column summing to 1, and the names of the rows, the weightiest first; None
-        with less than four trials that are complete or pruned, from which nothing can be told.
+        (hyperparameters, 10) shares, and the names of the rows, the weightiest first. Each column sums to 1, or to 0
+        where all trials recognise the class alike: there is nothing to explain, and Optuna would say 1/n of each of n.
+        None where that is so of all classes, and with less than four trials that are complete or pruned.
     """
     recalls: dict[int, Array] = {}
     for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
@@ -105,11 +106,17 @@ def class_importances(study: Study, folder: Path) -> tuple[Array, list[str]] | N
             recalls[trial.number] = metrics.per_class(np.array(result.confusion))["recall"]
     if len(recalls) < 4:
         return None
+    spread = np.ptp(np.stack(list(recalls.values())), axis=0)
+    moved = [label for label in range(shapes.CLASSES) if spread[label] > 0]
+    if not moved:
+        return None
 
     def missed(trial: FrozenTrial, label: int) -> float:
         known = recalls.get(trial.number)
         return 1.0 if known is None else 1.0 - float(known[label])
 
-    found = importances(study, {str(label): partial(missed, label=label) for label in range(shapes.CLASSES)})
-    names = sorted(found["0"], key=lambda name: -sum(each[name] for each in found.values()))
-    return np.array([[found[str(label)][name] for label in range(shapes.CLASSES)] for name in names]), names
+    found = importances(study, {str(label): partial(missed, label=label) for label in moved})
+    weights = {name: sum(each[name] for each in found.values()) for name in found[str(moved[0])]}
+    names = sorted(weights, key=lambda name: -weights[name])
+    none = dict.fromkeys(names, 0.0)
+    return np.array([[found.get(str(label), none)[name] for label in range(shapes.CLASSES)] for name in names]), names
