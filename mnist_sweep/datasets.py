@@ -146,8 +146,8 @@ def _digest(data: schema.Data) -> str:
         found = _md5(path, path.stat().st_mtime_ns)
         wanted = source.raw.get(path.name)
         right = found == wanted if wanted else _matches_archive(path, source.archives[path.name])
-        if right is None:
-            _warn(path)
+        if isinstance(right, str):
+            _warn(path, right)
         elif not right:
             raise RequestError(
                 f"data.root={data.root}: {path} is damaged: its bytes are not those published (MD5 {found}, "
@@ -210,19 +210,21 @@ def _md5(path: Path, _modified_ns: int) -> str:
         return hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
-def _matches_archive(path: Path, archive_md5: str) -> bool | None:
-    """Whether the file is what its archive unpacks to; None where the published archive is not beside it."""
+def _matches_archive(path: Path, archive_md5: str) -> bool | str:
+    """Whether the file is what its published archive unpacks to; in a few words why that cannot be told."""
     archive = path.with_name(path.name + ".gz")
-    if not archive.is_file() or _md5(archive, archive.stat().st_mtime_ns) != archive_md5:
-        return None
+    if not archive.is_file():
+        return "is not beside it"
+    if (found := _md5(archive, archive.stat().st_mtime_ns)) != archive_md5:
+        return f"is not the published one (MD5 {found}, published: {archive_md5})"
     with gzip.open(archive) as file:
         return zlib.crc32(file.read()) == zlib.crc32(path.read_bytes())
 
 
 @functools.cache
-def _warn(path: Path) -> None:
+def _warn(path: Path, why: str) -> None:
     """Once, however often the file is looked at."""
-    log.warning("%s cannot be verified: its archive %s.gz is not beside it", path, path.name)
+    log.warning("%s cannot be verified: its archive %s.gz %s", path, path.name, why)
 
 
 def _download(data: schema.Data) -> str | None:

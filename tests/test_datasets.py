@@ -88,6 +88,21 @@ def test_a_set_without_its_archives_is_used_with_a_warning(
     for _ in range(2):  # said once
         datasets.verify(data("data=kmnist", f"data.root={tmp_path}"))
     assert caplog.text.count("cannot be verified") == 4
+    assert caplog.text.count(".gz is not beside it") == 4
+
+
+def test_an_archive_that_is_not_the_published_one_is_not_said_to_be_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.log.parent, "propagate", True)
+    raw = tmp_path / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    name = "t10k-labels-idx1-ubyte"
+    (raw / name).write_bytes(bytes(datasets.SIZES[name]))
+    (raw / f"{name}.gz").write_bytes(b"another one")
+    datasets.verify(data("data=kmnist", f"data.root={tmp_path}"))
+    (said,) = caplog.messages
+    assert f"{name} cannot be verified: its archive {name}.gz is not the published one (MD5 " in said
 
 
 def test_what_cannot_be_read_is_named(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
