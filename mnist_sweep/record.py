@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mnist_sweep import datasets, overrides, provenance, schema
-from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
 from mnist_sweep.result import BEST, Result, Status, best_epoch, clear, noted, notes, write_json
 from mnist_sweep.tracking import Account, State, find_run
 
@@ -55,7 +55,8 @@ def alone(config: schema.Config) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is held: who has opened it meanwhile finds it gone, and tries again
+        with contextlib.suppress(OSError):  # while it is held: who has opened it meanwhile finds it gone
+            file.unlink()
         lock.release()
 
 
@@ -264,7 +265,11 @@ class Record:
         return Result(status=status, **(known | measured))
 
     def close(self, result: Result) -> Result:
-        """End the run in MLflow and write ``result.json``: the account and the file agree."""
+        """End the run in MLflow and write ``result.json``: the account and the file agree.
+
+        Raises:
+            RunFailure: ``result.json`` cannot be written, as on a full disk; then the run has failed in MLflow, too.
+        """
         with uninterrupted():
             if result.status == "finished":
                 best = {"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective}
@@ -273,7 +278,12 @@ class Record:
                 self.account.file(self.folder / result.checkpoint, "checkpoints")
             word = "interrupted" if result.status == "interrupted" else None
             self.account.end(_STATES[result.status], result.reason or word, result.detail)
-            result.write()
+            try:
+                result.write()
+            except OSError as error:
+                detail = f"{result.path} cannot be written ({error.strerror or error})"
+                self.account.end("FAILED", "error", detail)
+                raise RunFailure("error", detail) from error
             if result.status != "interrupted":
                 clear(self.folder)
         return result

@@ -14,7 +14,7 @@ import torch
 
 from mnist_sweep import datasets, record, run, tracking, unperformed
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import Interrupted, RequestError
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import BEST, Result, last_checkpoint, noted
 from mnist_sweep.tracking.store import client_of
 from tests.conftest import ROOT, SMALL, interrupt_in
@@ -309,3 +309,23 @@ def test_two_processes_are_not_at_one_run(tmp_path: Path) -> None:
     assert refused == ["name=it: another process is at this run; allowed: another name, or this one after its end"]
     assert (result.status, result.attempts) == ("finished", 1)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["it"], "no lock is left"
+
+
+def test_a_result_that_cannot_be_written_is_a_failure_in_the_account_too(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Result) -> Path:
+        raise OSError(28, "No space left on device")
+
+    given = given_to(store, "full", tracked=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Result, "write", full)
+        with pytest.raises(RunFailure, match=r"full/result\.json cannot be written \(No space left on device\)$"):
+            perform(given)
+    client = client_of(f"sqlite:///{store}/mlflow.db")
+    found = client.get_run(noted(store / "runs" / "full")["mlflow_run_id"])
+    assert (found.info.status, found.data.tags["reason"]) == ("FAILED", "error")
+    assert "No space left" in found.data.tags["detail"]
+    result = perform(given, resume=True)  # once there is space again
+    assert (result.status, result.mlflow_run_id) == ("finished", found.info.run_id)
+    assert kept(store, result).info.status == "FINISHED"
