@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from mnist_sweep.result import Result
 from mnist_sweep.sweep import insight, plots
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep_schema import Objective
@@ -106,7 +107,7 @@ def test_a_class_that_all_trials_recognise_alike_has_no_importances(
     for trial in trials:
         trial.user_attrs["result"] = {"folder": f"runs/{trial.number}"}
     monkeypatch.setattr(study, "trials", lambda *_: trials)
-    monkeypatch.setattr(insight.Result, "found", found)
+    monkeypatch.setattr(Result, "found", found)
     assert insight.class_importances(study, Path("runs")) is None
     alike[0] = False
     shares, names = insight.class_importances(study, Path("runs")) or (np.zeros(0), [])

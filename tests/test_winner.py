@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_sweep import run
+from mnist_sweep import run, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.record import Record
@@ -217,7 +217,7 @@ def test_a_model_that_could_not_be_registered_is_at_the_next_sitting(
         asked.append(arguments[1:])
         return outcome[len(asked) - 1]
 
-    monkeypatch.setattr(winner.tracking, "register", register)
+    monkeypatch.setattr(tracking, "register", register)
     base = [item for item in TWO if item != "tracking=none"]
     models = [crowned(tmp_path, "sweep.trials=1", base=base)["model"] for _ in range(4)]
     assert models == [None, None, outcome[2], outcome[2]]
