@@ -127,6 +127,8 @@ def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
             return str(fault["ctx"]["error"])  # names its key itself
         case "value_error":
             return f"{key}={text(node)}: {fault['ctx']['error']}"
+        case "dict_type" | "model_attributes_type" if (CONF / (group := key.replace(".", "/"))).is_dir():
+            return f"{key}={text(node)}: allowed: a mapping; an option of this group is chosen as {group}=OPTION"
         case "bool_type" | "bool_parsing":
             return f"{key}={text(node)}: should be true or false"
     message = fault["msg"].removeprefix("Input ").replace(" '32'", " 32")
@@ -160,7 +162,7 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
     if folders or key == "experiment":
         found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         chosen = "null" if parsed.value() is None else str(parsed.value())
-        if chosen not in [*found, *(["null"] if key == "experiment" else [])] and not isinstance(parsed.value(), dict):
+        if chosen not in found and not isinstance(parsed.value(), dict):
             close = difflib.get_close_matches(chosen, found, n=1)
             guess = f"did you mean {close[0]}? " if close else ""
             return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}"
@@ -183,8 +185,9 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
         return None
     if key.startswith("sweep.") and "sweep" not in present:
         return f"{item}: only within a sweep; add +sweep=optuna"
-    group = key.partition(".")[0]
-    if key in schema.known_keys() and f"{group}.name" in present:
+    groups = [key[: dot.start()] for dot in re.finditer(r"\.", key)]
+    group = next((each for each in reversed(groups) if f"{each}.name" in present), None)
+    if key in schema.known_keys() and group:
         have = ", ".join(
             sorted(name for name in present if name.startswith(f"{group}.") and not name.endswith(".name"))
         )

@@ -70,10 +70,19 @@ def _assign(found: dict[str, Any], key: str, value: Any) -> None:
 
 
 def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:
-    """The overrides with new ones added; a new one takes the place of those of the same key."""
+    """The overrides with new ones added; a new one takes the place of those of the same key.
+
+    A group's option, ``optimizer=sgd``, and values within the group, ``optimizer={lr: 0.02}``, are two things.
+    """
     latest = list(new)
-    concerned = {key_of(item) for item in latest}
-    return [item for item in items if key_of(item) not in concerned] + latest
+    concerned = {_place_of(item) for item in latest}
+    return [item for item in items if _place_of(item) not in concerned] + latest
+
+
+def _place_of(item: str) -> tuple[str, bool]:
+    """What an override takes the place of others in; groups are at the top, where no value is a mapping by itself."""
+    key = key_of(item)
+    return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")
 
 
 def without(items: Iterable[str], *prefixes: str) -> list[str]:

@@ -25,6 +25,7 @@ WRONG = [
     ("optimizer=adamm", "optimizer=adamm: unknown option; did you mean adam? allowed: adam, adamw, rmsprop, sgd"),
     ("data=imagenet", "data=imagenet: unknown option; allowed: fashion_mnist, kmnist, mnist, mnist5k"),
     ("experiment=nothing", "experiment=nothing: unknown option"),
+    ("experiment=null", "experiment=null: unknown option; allowed: accurate, balanced"),
     ("sweep=optuna", "sweep=optuna: a sweep is added to the config; write +sweep=optuna"),
     ("sweep.trials=5", "sweep.trials=5: only within a sweep; add +sweep=optuna"),
     ("sweep/sampler=random", "sweep/sampler=random: only within a sweep; add +sweep=optuna"),
@@ -78,6 +79,9 @@ def test_refused_in_one_line(item: str, said: str) -> None:
         (["sweep.space.optimizer.lr={choices: [1]}"], "this leaf has other keys; write ++sweep.space.optimizer.lr="),
         (["sweep.trials=0"], "sweep.trials=0: should be greater than or equal to 1"),
         (["sweep/pruner=medain"], "sweep/pruner=medain: unknown option; did you mean median? allowed: asha,"),
+        (["sweep.sampler=tpe"], "allowed: a mapping; an option of this group is chosen as sweep/sampler=OPTION"),
+        (["sweep.space=refine"], "an option of this group is chosen as sweep/space=OPTION"),
+        (["sweep.pruner.startup_trials=3"], "sweep.pruner=asha has no such key; it has sweep.pruner.min_epochs"),
         (["sweep.space.optimizer.lrr.low=1"], "nearest known one is sweep.space.optimizer.lr.low"),
     ],
 )

@@ -103,3 +103,14 @@ def test_workers_are_started_by_the_first_thing_there_is_to_do() -> None:
     with Crew(lambda: pytest.fail("nothing was to be done")) as workers:
         assert workers.perform([]) == {}
         assert workers.stop() == []
+
+
+def test_what_nobody_hears_of_any_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_PATIENCE", 0.0)
+    monkeypatch.setattr(crew, "_LAST_WAIT", 0.0)
+    launcher = Scripted("hang")
+    monkeypatch.setattr(launcher, "stop", lambda *_, **__: None)
+    with Crew(lambda: launcher) as workers:
+        workers.submit(task(tmp_path))
+        assert [(given.id, found) for given, found in workers.stop()] == [(7, None)]
+        assert not workers.running

@@ -61,3 +61,11 @@ def test_command_survives_a_shell() -> None:
     items = ["model.filters=[16,32]", "data.root='/a b/c'"]
     words = shlex.split(overrides.command(items, "/my conf"))
     assert words == ["python", "-m", "mnist_sweep", "--config-dir", "/my conf", *items]
+
+
+def test_an_option_of_a_group_leaves_the_values_within_the_group() -> None:
+    given = ["optimizer={lr: 0.02}", "data={limit: 300}", "optimizer=adam", "model.filters=[8]"]
+    assert overrides.replaced(given, ["optimizer=sgd", "data=mnist5k", "model.filters=[4]"]) == [
+        "optimizer={lr: 0.02}", "data={limit: 300}", "optimizer=sgd", "data=mnist5k", "model.filters=[4]"
+    ]  # fmt: skip
+    assert overrides.replaced(given, ["optimizer={lr: 0.1}"])[-2:] == ["model.filters=[8]", "optimizer={lr: 0.1}"]

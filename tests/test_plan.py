@@ -44,3 +44,16 @@ def test_a_space_without_anything_possible_is_said(tmp_path: Path) -> None:
     items = [*UNTRACKED, f"output={tmp_path}", "sweep.constraints={parameters: {max: 1}}"]
     with pytest.raises(RunFailure, match=r"none of 1000 proposals is possible; the last: sweep"):
         plan(compose(items), items)
+
+
+def test_a_plan_of_one_trial_takes_as_long_as_that_trial(tmp_path: Path) -> None:
+    items = [
+        *UNTRACKED,
+        f"output={tmp_path}",
+        "sweep.trials=1",
+        "launcher=local",
+        "sweep.workers=2",
+        "trainer.max_epochs=900",
+    ]
+    content = json.loads(plan(compose(items), items).read_text())
+    assert content["minutes"] == pytest.approx(content["seconds_a_trial"]["mean"] / 60, abs=0.01)

@@ -101,6 +101,14 @@ def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
         assert linked.config({"model.dropout": dropout}).loss.label_smoothing == dropout
 
 
+def test_a_drawn_option_keeps_what_was_set_within_its_group() -> None:
+    proposals = Proposals(["data=mnist5k", "optimizer={lr: 0.02}"], None, {})
+    for name in ("adam", "sgd"):
+        proposal = proposals.make({"optimizer": name})
+        assert compose(proposal.overrides).optimizer.lr == 0.02
+        assert proposals.config(proposal.values).optimizer.lr == 0.02
+
+
 def test_a_drawn_mapping_leaves_what_it_does_not_name() -> None:
     proposals = Proposals([], None, {})
     whole = {"rotation": 10.0, "shift": 0.1, "scale": 0.1}

@@ -9,14 +9,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mnist_sweep import record
+from mnist_sweep import record, schema, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import Result
+from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
-from mnist_sweep.sweep.driver import opened
+from mnist_sweep.sweep.driver import Driver, opened
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.launchers.inline import Inline
+from mnist_sweep.tracking.store import client_of
 from tests import stubs
 
 pytestmark = pytest.mark.usefixtures("fresh_stubs")
@@ -243,3 +245,67 @@ def test_the_race_takes_an_interrupted_run_up_again(tmp_path: Path) -> None:
     with Crew(lambda: Inline(stubs.STUB)) as crew:
         assert crew.perform([task])[7].status == "finished"
     assert len(stubs.performed) == 2
+
+
+def test_a_trial_that_was_to_end_ends_in_the_next_sitting(tmp_path: Path) -> None:
+    """Whatever the pruner says when it is asked again: it has noted that the trial has passed."""
+    space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}}"
+    request = (space, "trainer.max_epochs=9", "sweep/sampler=random", "sweep.trials=8")
+    ended: list[tuple[int, int]] = []
+
+    def lost(task: Task, result: Result) -> Result:
+        if result.status == "pruned" and not ended:
+            ended.append((task.id, result.epochs))
+            raise Interrupted(2)
+        return result
+
+    stubs.twist.append(lost)
+    with pytest.raises(Interrupted):
+        stubs.search(tmp_path, *request)
+    driver = stubs.search(tmp_path, *request)
+    ((number, epochs),) = ended
+    trial = driver.study.trials()[number]
+    assert (trial.state, trial.user_attrs["result"]["epochs"]) == (TrialState.PRUNED, epochs)
+
+
+def test_the_end_of_a_budget_ends_the_run_in_the_sweeps_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Budget, "over", lambda _: "enough" if stubs.performed else None)
+    driver = stubs.search(tmp_path, "sweep.trials=4", "sweep.on_budget=stop", "trainer.max_epochs=12")
+    (trial,) = driver.study.trials()[:1]
+    assert trial.state == TrialState.WAITING
+    assert [*trial.intermediate_values] == [1]
+
+
+def test_the_time_for_the_trials_begins_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, began = [0.0], Driver.begin
+    monkeypatch.setattr("mnist_sweep.sweep.budget.time.monotonic", lambda: clock[0])
+
+    def slowly(self: Driver, crew: Crew) -> None:
+        began(self, crew)
+        clock[0] += 1000
+
+    monkeypatch.setattr(Driver, "begin", slowly)
+    driver = stubs.search(tmp_path, "sweep.trials=2", "sweep.budget_minutes=10")
+    assert driver.study.counted() == 2
+    assert driver.study.recall("search_seconds") == 0
+
+
+def test_a_run_whose_worker_died_is_closed_when_the_sweep_is_interrupted(tmp_path: Path) -> None:
+    settings = compose(["tracking=mlflow", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]).tracking
+    assert isinstance(settings, schema.MLflow)
+    left: list[str | None] = []
+
+    def dies(task: Task, _: Result) -> Result:
+        account = tracking.Account(settings, tmp_path, "sweep-0000", parent=task.parent, tags=task.tags)
+        left.append(account.run_id)
+        raise Interrupted(2)
+
+    stubs.twist.append(dies)
+    given = ["+sweep=optuna", "data=mnist5k", f"output={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    with pytest.raises(Interrupted), opened(compose(given), given) as driver:
+        driver.drive(lambda: Inline(stubs.STUB))
+    client = client_of(settings.uri)
+    assert left[0]
+    assert client.get_run(left[0]).info.status == "KILLED"

@@ -68,7 +68,7 @@ def test_a_changed_sweep_is_refused_with_the_difference(
     assert "\n" not in str(caught.value)
     assert not stubs.performed
     allowed = ["sweep.trials=3", f"data.root={mnist}", "sweep.allow_changes=true", *changed]
-    if bearable and "constraints" not in said:
+    if bearable and "constraints" not in said:  # with which nothing is possible
         stubs.search(tmp_path, *allowed)
         stubs.search(tmp_path, *allowed[:2], *changed)  # from now on it is as it was changed
         assert len(stubs.performed) == 1

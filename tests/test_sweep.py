@@ -298,7 +298,13 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to look like one" * 20)
     with pytest.raises(RequestError, match=r"sweep\.storage=sqlite:////.*: cannot be opened \("):
         perform(tmp_path)
-    for url in ("nonsense", "nodatabase://here/it", "sqlite:////dev/null/x.db", "sqlite:////proc/none/x.db"):
+    for url in (
+        "nonsense",
+        "nodatabase://here/it",
+        "sqlite:////dev/null/x.db",
+        "sqlite:////proc/none/x.db",
+        "sqlite://",
+    ):
         with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: a URL such as"):
             perform(tmp_path / "new", f"sweep.storage={url}")
     assert not (tmp_path / "new").exists()

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 _GRACE = 30.0
 #: So long a stopped run may take to record itself before its process is killed.
 _PATIENCE = 60.0
+#: So long after that it is waited to hear of its end.
+_LAST_WAIT = 60.0
 
 #: The result of a task; None where it was killed before it could record anything.
 Outcome = tuple[Task, Result | None]
@@ -71,10 +73,11 @@ class Crew:
 
     def submit(self, task: Task) -> None:
         """Give a task to a free worker."""
-        self.running[task.id] = task
-        self._began[task.id] = time.monotonic()
-        self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
-        self.launcher.submit(task)
+        with uninterrupted():  # what runs and what is known to run are one
+            self.running[task.id] = task
+            self._began[task.id] = time.monotonic()
+            self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
+            self.launcher.submit(task)
 
     def wait(self, timeout: float | None, decide: Callable[[Reported], bool]) -> list[Outcome]:
         """What has come to its end meanwhile.
@@ -122,7 +125,10 @@ class Crew:
         return results
 
     def stop(self) -> list[Outcome]:
-        """Interrupt all that runs; each records itself as interrupted, or is killed after a minute."""
+        """Interrupt all that runs; each records itself as interrupted, or is killed after a minute.
+
+        What no worker knows of, since a signal came just when it ended, is given up after another minute.
+        """
         self._stopping = True
         outcomes: list[Outcome] = [(self.running.pop(task.id), None) for task in self._again]
         self._again.clear()
@@ -130,6 +136,9 @@ class Crew:
             self.launcher.stop(task)
         deadline = time.monotonic() + _PATIENCE
         while self.running:
+            if time.monotonic() > deadline + _LAST_WAIT:
+                outcomes += [(self.running.pop(number), None) for number in [*self.running]]
+                break
             if time.monotonic() > deadline:
                 for task in [*self.running]:
                     self.launcher.stop(task, hard=True)

@@ -1,8 +1,9 @@
 """Where studies are kept: opened or resumed, and only if it is still the same sweep; the best of another one."""
 
+import contextlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.fingerprint import changes, conflict, fingerprint
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.storage import Database, Mirror
-from mnist_sweep.sweep.study import Study, keeps, objectives
+from mnist_sweep.sweep.study import Study, kept, objectives
 from mnist_sweep.sweep_schema import Sweep
 
 
@@ -35,18 +36,14 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
     """
     assert config.sweep is not None
     settings, goals = config.sweep, objectives(config)
-    database = _database(settings)
-    optuna.create_study(
-        study_name=settings.name,
-        storage=database,
-        load_if_exists=True,
-        directions=[goal.direction for goal in goals],
-    )
-    storage = Mirror(database, settings.name)
-    study = optuna.load_study(study_name=settings.name, storage=storage)
+    directions = [goal.direction for goal in goals]
+    with _used(settings) as database:
+        optuna.create_study(study_name=settings.name, storage=database, load_if_exists=True, directions=directions)
+        storage = Mirror(database, settings.name)
+        study = optuna.load_study(study_name=settings.name, storage=storage)
     now, before = fingerprint(config, goals, space, digest), study.user_attrs.get("fingerprint")
     if before is None:
-        if study.trials:
+        if study.trials or [direction.name.lower() for direction in study.directions] != directions:
             raise RequestError(
                 f"sweep.name={settings.name}: this study was begun by another program; allowed: sweep.name=ANOTHER"
             )
@@ -70,28 +67,38 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
 
 
 def storage_file(settings: Sweep) -> Path | None:
-    """The file of ``sweep.storage``; None where that is a server, or memory.
+    """The file of ``sweep.storage``; None where that is a server.
 
     Raises:
-        RequestError: it is no URL of a database, or the package that talks to such is not installed.
+        RequestError: it is no URL of a database, or of one in memory, or the package that talks to such is not
+            installed.
     """
     try:
         url = make_url(settings.storage)
         url.get_dialect().import_dbapi()
     except (SQLAlchemyError, ImportError) as error:
         raise not_opened(settings, error) from error
-    file = url.database if url.get_backend_name() == "sqlite" else None
-    return Path(file) if file and file != ":memory:" else None
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:":
+        raise not_opened(settings, ValueError("a study in memory could not be gone on with"))
+    return Path(url.database)
 
 
-def _database(settings: Sweep) -> Database:
+@contextlib.contextmanager
+def _used(settings: Sweep) -> Iterator[Database]:
+    """The database of ``sweep.storage``.
+
+    Raises:
+        RequestError: it cannot be opened, or what is done with it in the block fails.
+    """
     try:
         if file := storage_file(settings):
             file.parent.mkdir(parents=True, exist_ok=True)
-        return Database(settings.storage)
+        yield Database(settings.storage)
     except RequestError:
         raise
-    except Exception as error:  # SQLAlchemy's and each driver's own
+    except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own
         raise not_opened(settings, error) from error
 
 
@@ -112,24 +119,22 @@ def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
     assert settings.warm_start is not None
     file = storage_file(settings)
     names: list[str] = []
-    kept: list[optuna.trial.FrozenTrial] = []
+    trials: list[optuna.trial.FrozenTrial] = []
     sign = 1
     if file is None or file.exists():  # else to look would make it
-        database = _database(settings)
-        try:
+        with _used(settings) as database, contextlib.ExitStack() as stack:
+            stack.callback(database.engine.dispose)
             names = optuna.get_all_study_names(database)
             if settings.warm_start in names:
                 study = optuna.load_study(study_name=settings.warm_start, storage=database)
-                kept = [trial for trial in study.get_trials(states=(TrialState.COMPLETE,)) if keeps(trial)]
+                trials = [trial for trial in study.get_trials(states=(TrialState.COMPLETE,)) if kept(trial)]
                 sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
-        finally:
-            database.engine.dispose()
     if settings.warm_start not in names:
         raise RequestError(
             f"sweep.warm_start={settings.warm_start}: no such study in {settings.storage}; "
             f"there: {', '.join(names) or 'none yet'}"
         )
-    ranked = sorted(kept, key=lambda trial: (sign * (trial.values or [0.0])[0], trial.number))
+    ranked = sorted(trials, key=lambda trial: (sign * (trial.values or [0.0])[0], trial.number))
     drawn = [trial.user_attrs["values"] for trial in ranked if "values" in trial.user_attrs]
     if not drawn:
         raise RequestError(

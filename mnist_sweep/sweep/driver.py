@@ -25,7 +25,7 @@ from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.search import Search
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import BASELINE, Study, objectives
+from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
 from mnist_sweep.sweep_schema import Sweep
 from mnist_sweep.tracking import State
 
@@ -154,7 +154,7 @@ class Driver:
         study: opened, and held by nobody else.
         folder: of the sweep; it exists.
         divided: what each worker gets of this machine.
-        first: what a new study tries first: parameters, and attributes that say where they come from.
+        first: what the study tries first: parameters, and attributes that say where they come from.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Driver:
         self.divided, self.first = divided, first
         self.started = time.monotonic()
         self.account = tracking.Account(schema.NoTracking(name="none"), Path(config.output), self.settings.name)
-        self.budget = Budget(self.settings, study.goals[0].direction, study.recall("search_seconds", 0.0))
+        self.budget = self._fresh_budget()
 
     def drive(self, launch: Callable[[], Launcher] | None = None) -> Path:
         """Trials up to the total, then the winner, then the summary.
@@ -229,6 +229,7 @@ class Driver:
 
     def search(self, crew: Crew) -> None:
         """The trials."""
+        self.budget = self._fresh_budget()  # the time for the trials begins now
         proposals = Proposals(self.items, self.config_dir, self.settings.constraints or {})
         search = Search(self.config, self.study, self.space, proposals, self.budget, self.account)
         gc.collect()
@@ -240,6 +241,10 @@ class Driver:
         finally:
             gc.unfreeze()
             self.study.remember("search_seconds", self.budget.seconds())
+
+    def _fresh_budget(self) -> Budget:
+        spent = self.study.recall("search_seconds", 0.0)
+        return Budget(self.settings, self.study.goals[0].direction, spent)
 
     def _nothing(self) -> str:
         """Why there is no trial that could win."""
@@ -253,6 +258,8 @@ class Driver:
         """``sweep.json``, and the end of the account."""
         seconds = self._seconds()
         self.study.remember("seconds", seconds)
+        if state != "FINISHED":  # a run whose worker died could not end its own account
+            self._close_runs()
         path = summary.write(self.config, self.study, crowned, self.folder, seconds, self.account.run_id)
         self.account.file(path)
         self.account.tags({f"trials.{state}": count for state, count in self.study.counts().items()})
@@ -295,25 +302,32 @@ class Driver:
                 self.study.tell(asked, result)
             else:
                 self.study.park(asked)
+        self._close_runs()
+
+    def _close_runs(self) -> None:
+        """End the accounts of this study's runs that nobody is at any more."""
         tracking.close_running(
             self.config.tracking, self.study.id, "interrupted", keep=self.account.run_id, state="KILLED"
         )
 
     def _queue(self) -> None:
-        """Say what is searched; queue what a new study tries first."""
+        """Say what is searched; queue what is to be tried first, and has not been."""
         done = self.study.counted()
         if self.space.fixed:
             log.info("set on the command line, so not searched: %s", ", ".join(self.space.fixed))
         if done:
             total = methods.total(self.settings, self.space)
             log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, total)
-        if self.study.recall("queued") or (done and self.study.recall("queued") is None):
+        own = [attributes[IDENTITY] for _, attributes in self.first if BASELINE in attributes]
+        if not own and not done:
+            log.info("the config's own values are not all within the space and its constraints: no baseline trial")
+        self.study.own = own[0] if own else ""
+        if self.study.recall("queued"):  # by an earlier version, which knew no identities
             return
-        if not any(BASELINE in attributes for _, attributes in self.first):
-            log.info("the config's own values are not all within the space: no baseline trial")
-        there = [trial.user_attrs for trial in self.study.trials()]  # queued by a sitting that died meanwhile
-        with uninterrupted():
-            for parameters, attributes in self.first:
-                if not any(attributes.items() <= queued.items() for queued in there):
-                    self.study.study.enqueue_trial(parameters, user_attrs=attributes)
-            self.study.remember("queued", True)
+        there = {trial.user_attrs.get(IDENTITY) for trial in self.study.trials()}
+        new = [(parameters, known) for parameters, known in self.first if known[IDENTITY] not in there]
+        for parameters, attributes in new:
+            with uninterrupted():
+                self.study.study.enqueue_trial(parameters, user_attrs=attributes)
+        if new and done:
+            log.info("%d trial%s more queued than before", len(new), "s" * (len(new) != 1))

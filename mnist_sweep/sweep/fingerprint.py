@@ -98,10 +98,7 @@ def _breaks(key: str, before: str | None, now: str | None) -> bool:
         return True
     if not key.startswith("sweep.space.") or before is None or now is None:
         return False
-    part = key.rpartition(".")[2]
-    if part in ("low", "high", "step"):
-        return isinstance(json.loads(before), int) != isinstance(json.loads(now), int)
-    return part in _RIGID | {"_group_"}
+    return key.rpartition(".")[2] in _RIGID | {"_group_"}
 
 
 def _leaf(tree: Mapping[str, Any], key: str) -> Any:

@@ -76,7 +76,7 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
             "longest": round(max(seconds), 2),
         },
         "trials": trials,
-        "minutes": round(trials * mean / divided.workers / 60, 2),
+        "minutes": round(trials * mean / min(divided.workers, trials) / 60, 2),
         "trials_in_budget": int(60 * settings.budget_minutes * divided.workers / mean)
         if settings.budget_minutes
         else None,

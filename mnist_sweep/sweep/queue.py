@@ -1,5 +1,7 @@
 """What a new study tries first: the config's own values, what the user asked for, what was best elsewhere."""
 
+import contextlib
+import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,8 +15,9 @@ from mnist_sweep.composition import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import override, replaced, text
 from mnist_sweep.sweep.database import best_of
+from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import BASELINE
+from mnist_sweep.sweep.study import BASELINE, IDENTITY
 from mnist_sweep.sweep_schema import Sweep
 
 log = logging.getLogger(__name__)
@@ -25,7 +28,9 @@ First = tuple[dict[str, Any], dict[str, Any]]
 
 
 def first(settings: Sweep, space: Space, given: Sequence[str], config_dir: str | None) -> list[First]:
-    """What a new study tries first, each point once: with the attributes of every entry that asks for it.
+    """What a study tries first, each point once: with the attributes of every entry that asks for it.
+
+    Among the attributes is `IDENTITY`, by which a later sitting knows what has been queued.
 
     Args:
         settings: of the sweep.
@@ -36,18 +41,33 @@ def first(settings: Sweep, space: Space, given: Sequence[str], config_dir: str |
     Raises:
         RequestError: an entry of ``sweep.enqueue`` or the study of ``sweep.warm_start`` does not fit.
     """
-    asked = enqueued(settings.enqueue, space, given, config_dir)
+    proposals = Proposals(given, config_dir, settings.constraints or {})
+    asked = enqueued(settings.enqueue, space, proposals)
     entries: list[First] = [(parameters, {"enqueued": index}) for index, parameters in enumerate(asked)]
     entries += _warm(settings, space) if settings.warm_start else []
     if (own := baseline(space)) is not None:
-        entries.append((own, {BASELINE: True}))
+        with contextlib.suppress(RequestError):  # it breaks a constraint
+            proposals.make(space.suggest(FixedTrial(own)))
+            entries.append((own, {BASELINE: True}))
     found: list[First] = []
     for parameters, attributes in entries:
         if same := next((known for point, known in found if point == parameters), None):
             same |= {key: value for key, value in attributes.items() if key not in same}
         else:
             found.append((parameters, dict(attributes)))
+    # by what it would train: after a change of the config, the same parameters are something else
+    alike = Proposals(replaced(given, [override("trainer.precision", 32)]), config_dir, {})
+    for parameters, attributes in found:
+        attributes[IDENTITY] = _identity(parameters, space, alike)
     return found
+
+
+def _identity(parameters: Mapping[str, Any], space: Space, proposals: Proposals) -> str:
+    """What tells one thing to try from another, on every machine."""
+    try:
+        return proposals.make(space.suggest(FixedTrial(dict(parameters)))).digest
+    except (ValueError, RequestError):  # the sampler draws the rest
+        return json.dumps(parameters, sort_keys=True)
 
 
 def _warm(settings: Sweep, space: Space) -> list[First]:
@@ -71,22 +91,19 @@ def baseline(space: Space) -> dict[str, Any] | None:
     return space.encode({})
 
 
-def enqueued(
-    entries: Sequence[Entry], space: Space, given: Sequence[str], config_dir: str | None
-) -> list[dict[str, Any]]:
-    """The parameters that propose each entry of ``sweep.enqueue``: what the run ``GIVEN ENTRY`` would train.
+def enqueued(entries: Sequence[Entry], space: Space, proposals: Proposals) -> list[dict[str, Any]]:
+    """The parameters that propose each entry of ``sweep.enqueue``: what a run with it among its overrides would train.
 
     Args:
         entries: each the overrides of one trial, as one text, a list of texts, or a mapping.
         space: what is searched.
-        given: the overrides that all trials have in common.
-        config_dir: the further folder of configs.
+        proposals: makes them, of the overrides that all trials have in common.
 
     Raises:
-        RequestError: an entry cannot be composed, or is not a point of the space.
+        RequestError: an entry cannot be composed, is not a point of the space, or breaks a constraint.
     """
     return [
-        _encoded(f"sweep.enqueue[{index}]={text(entry)}", _overrides(index, entry), space, given, config_dir)
+        _encoded(f"sweep.enqueue[{index}]={text(entry)}", _overrides(index, entry), space, proposals)
         for index, entry in enumerate(entries)
     ]
 
@@ -113,22 +130,22 @@ def _overrides(index: int, entry: Entry) -> list[str]:
     return items
 
 
-def _encoded(
-    name: str, items: Sequence[str], space: Space, given: Sequence[str], config_dir: str | None
-) -> dict[str, Any]:
+def _encoded(name: str, items: Sequence[str], space: Space, proposals: Proposals) -> dict[str, Any]:
     searched = ", ".join(dimension.key for dimension in space.dimensions)
     try:
-        wanted = compose(replaced(given, items), config_dir).parameters()
+        wanted = compose(replaced(proposals.given, items), proposals.config_dir).parameters()
         parameters = space.encode(wanted)
         if parameters is None:
             raise RequestError(f"not within sweep.space; allowed: values that it can propose for {searched}")
-        drawn = [override(key, value) for key, value in space.suggest(FixedTrial(parameters)).items()]
-        proposed = compose(replaced(given, drawn), config_dir).parameters()
+        proposal = proposals.make(space.suggest(FixedTrial(parameters)))
+        proposed = proposals.config(proposal.values).parameters()
     except RequestError as error:
         raise RequestError(f"{name}: {error}") from error
     lost = [key for key, value in wanted.items() if not _same(value, proposed.get(key))]
     if lost:
-        raise RequestError(f"{name}: {', '.join(lost)} is not searched; allowed: {searched}")
+        never = [key for key in lost if key not in {dimension.key for dimension in space.dimensions}]
+        said = f"{', '.join(never)} is not searched" if never else f"{', '.join(lost)} is not drawn beside the others"
+        raise RequestError(f"{name}: {said}; allowed: {searched}, each under its condition")
     return parameters
 
 

@@ -21,11 +21,13 @@ from mnist_sweep.sweep.launchers import Reported, Task
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposal, Proposals
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import BASELINE, Study, keeps, reason
+from mnist_sweep.sweep.study import BASELINE, Study, reason
 from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
 
+#: Attribute of a trial: after which epoch it was to end.
+_PRUNED = "pruned_at"
 #: So many impossible proposals in a row mean that the space holds hardly anything else.
 MOST_IMPOSSIBLE = 200
 #: After so many in a row, chance proposes until one is possible.
@@ -84,13 +86,18 @@ class Search:
             RunFailure: the same failure came again and again, or the space holds nothing that is possible.
             Interrupted: after every trial has been recorded.
         """
+
+        def decide(reported: Reported) -> bool:
+            return self._decide(reported, crew, view)
+
         try:
             while self._more() or crew.running:
-                if self.budget.over() and self.settings.on_budget == "stop":
+                if self._spent():
                     break
                 if ready := self._more() and crew.free() > 0:
-                    self._propose(crew, view)
-                for task, result in crew.wait(0 if ready else _TICK, lambda reported: self._decide(reported, view)):
+                    with uninterrupted():  # no trial is asked for that nobody knows of
+                        self._propose(crew, view)
+                for task, result in crew.wait(0 if ready else _TICK, decide):
                     self._told(task.id, result, view)
                 view.tick()
                 self._remember()
@@ -106,6 +113,10 @@ class Search:
     def name(self, number: int) -> str:
         """Of a trial's run and its folder."""
         return run_name(self.settings.name, number)
+
+    def _spent(self) -> bool:
+        """Whether it is enough, and what runs is to be stopped."""
+        return self.settings.on_budget == "stop" and self.budget.over() is not None
 
     def _more(self) -> bool:
         """Whether another trial is to be begun."""
@@ -222,9 +233,11 @@ class Search:
             tags=self._tags(number),
         )
 
-    def _decide(self, reported: Reported, view: View) -> bool:
+    def _decide(self, reported: Reported, crew: Crew, view: View) -> bool:
         """Hear of an epoch; whether the trial goes on."""
         number, epoch = reported.task, reported.epoch
+        if self._spent():  # where runs are performed within `wait`, nobody else looks at the clock
+            crew.launcher.stop(number)
         trial, proposal = self.asked[number]
         go_on = True
         if self.pruned_by:
@@ -232,7 +245,10 @@ class Search:
             if epoch not in self.study.trials()[number].intermediate_values:
                 trial.report(value, epoch)
             pruned = trial.should_prune()  # asked of all: a pruner may note here what others are held against
+            pruned |= trial.user_attrs.get(_PRUNED, epoch + 1) <= epoch
             go_on = epoch >= proposal.epochs or not pruned or self._is_reference(trial)
+            if not go_on:  # a pruner may answer otherwise when it is asked again, after the run has died meanwhile
+                trial.set_user_attr(_PRUNED, epoch)
         view.reported(number, epoch, reported.values)
         return go_on
 
@@ -252,7 +268,7 @@ class Search:
         for follower in waiting:
             self._told(follower, self._repeat(follower, number), view)
         ended = self.study.trials()[number]
-        if state == TrialState.COMPLETE and keeps(ended):
+        if state == TrialState.COMPLETE and self.study.keeps(ended):
             self.budget.value(float(ended.values[0]))
             self._improved(number)
         if result.duplicate_of is None:

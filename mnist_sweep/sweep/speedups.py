@@ -98,7 +98,10 @@ def _remembered(split: _Splitter, impossible: Callable[[FrozenTrial], bool]) -> 
 
 
 class _Groups(_SearchSpaceGroup):
-    """Parameters that are drawn together. A trial with the same ones as an earlier one divides them no further."""
+    """Parameters that are drawn together. A trial with the same ones as an earlier one divides them no further.
+
+    Of ranges that were changed between two sittings the latest count; Optuna would keep to the first.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,3 +112,5 @@ class _Groups(_SearchSpaceGroup):
         if drawn not in self._seen:
             self._seen.add(drawn)
             super().add_distributions(distributions)
+        for space in self._search_spaces:
+            space.update({name: distributions[name] for name in space.keys() & drawn})

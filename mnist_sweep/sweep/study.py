@@ -18,9 +18,14 @@ from mnist_sweep.sweep_schema import Bound, Objective
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 #: What a trial keeps of its result; the rest is in its folder.
-_KEPT = ("command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts")
+_KEPT = (
+    "command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts", "parameters",
+    "multiply_adds",
+)  # fmt: skip
 #: Attribute of the trial that has the config's own values.
 BASELINE = "baseline"
+#: Attribute of a trial that was queued: what tells it from the others.
+IDENTITY = "queued"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -48,8 +53,8 @@ def best_run(goal: Objective, results: Sequence[Result]) -> Result:
     return max(results, key=lambda result: goal.sign * value_of(goal, result))
 
 
-def keeps(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps the constraints of its study."""
+def kept(trial: FrozenTrial) -> bool:
+    """Whether a trial kept the constraints of its study when it ended."""
     return all(violation <= 0 for violation in trial.constraints.values())
 
 
@@ -64,6 +69,8 @@ class Study:
 
     Attributes:
         id: by which its runs are known in MLflow, where another study may have the same name.
+        own: the identity of the config's own values, by `IDENTITY`; empty where the space does not hold them,
+            None where nobody has said.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Study:
     ) -> None:
         self.study, self.storage, self.goals, self.constraints = study, storage, list(goals), constraints
         self.id = str(self.recall("id", study.study_name))
+        self.own: str | None = None
         self._ended = 0
         self._counted = sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
         self._best: tuple[int, FrozenTrial | None] | None = None
@@ -130,8 +138,23 @@ class Study:
         """The result; of a repeated one with the time that the original took, which an objective may ask for."""
         if not result.duplicate_of:
             return result
-        original = self.trials()[int(result.duplicate_of.rpartition("-")[2])]
+        original = self._original(result.duplicate_of)
         return dataclasses.replace(result, seconds=original.user_attrs["result"]["seconds"])
+
+    def _original(self, name: str) -> FrozenTrial:
+        """The trial whose run has this name."""
+        return self.trials()[int(name.rpartition("-")[2])]
+
+    def keeps(self, trial: FrozenTrial) -> bool:
+        """Whether a trial that ended keeps the constraints, which may be others than when it ended."""
+        return all(self._within(trial, name, bound) for name, bound in self.constraints.items())
+
+    def _within(self, trial: FrozenTrial, name: str, bound: Bound) -> bool:
+        """Whether a trial is within a bound; one without a value is."""
+        repeated = trial.user_attrs.get("duplicate_of")
+        result = (self._original(repeated) if repeated else trial).user_attrs["result"]
+        value = result.get(name) if name in metrics.RUN_METRICS else result["metrics"].get(name)
+        return value is None or bound.violation(value) <= 0
 
     def fail(self, trial: optuna.Trial, reason: str, detail: str) -> None:
         """Record that a trial failed, or was impossible, and why."""
@@ -177,7 +200,7 @@ class Study:
 
     def feasible(self) -> list[FrozenTrial]:
         """The complete trials that keep the constraints."""
-        return [trial for trial in self.trials(TrialState.COMPLETE) if keeps(trial)]
+        return [trial for trial in self.trials(TrialState.COMPLETE) if self.keeps(trial)]
 
     def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
         """The feasible complete trials, the best first; of equal ones the earlier first; duplicates are left out.
@@ -201,7 +224,11 @@ class Study:
 
     def baseline(self) -> FrozenTrial | None:
         """The trial of the config's own values in the `ranking`; None where there is none that came to its end."""
-        own = {trial.user_attrs["digest"] for trial in self.feasible() if BASELINE in trial.user_attrs}
+        own = {
+            trial.user_attrs["digest"]
+            for trial in self.feasible()
+            if BASELINE in trial.user_attrs and self.own in (None, trial.user_attrs.get(IDENTITY, self.own))
+        }
         return next((trial for trial in self.ranking() if trial.user_attrs["digest"] in own), None)
 
     def front(self) -> list[FrozenTrial]:
