@@ -177,7 +177,8 @@ def _complete(chosen: Sequence[Result], folder: Path, settings: schema.Tracking,
     with uninterrupted():
         tags = {"ensemble": "true", "members": " ".join(Path(result.folder).name for result in chosen)}
         account = tracking.Account(settings, folder.parent.parent, folder.name, tags=tags)
-        command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), "--name", folder.name])
+        again = f"{folder.name}-again"  # its own name is taken
+        command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), "--name", again])
         result = Result(
             status="finished", reason=None, detail=None, objective=found.metrics["val/accuracy"],
             metrics=found.metrics | ensemble.test.metrics, best_epoch=None, epochs=0, seconds=0.0, train_seconds=0.0,
