@@ -309,3 +309,13 @@ def test_a_run_whose_worker_died_is_closed_when_the_sweep_is_interrupted(tmp_pat
     client = client_of(settings.uri)
     assert left[0]
     assert client.get_run(left[0]).info.status == "KILLED"
+
+
+def test_an_equal_trial_whose_result_is_damaged_is_trained_again(tmp_path: Path) -> None:
+    stubs.search(tmp_path, POOLS, "sweep.trials=2", "sweep.enqueue=['model.pool=avg']")
+    stubs.performed.clear()
+    for number in range(2):
+        (tmp_path / "runs" / f"sweep-{number:04d}" / "result.json").write_text('{"status": "fin')
+    driver = stubs.search(tmp_path, POOLS, "sweep.trials=3")
+    assert len(stubs.performed) == 1
+    assert "duplicate_of" not in driver.study.trials()[2].user_attrs

@@ -161,8 +161,8 @@ class Search:
         equal = self.trained.setdefault(proposal.digest, number)
         if equal in self.asked and equal != number:
             self.followers.setdefault(equal, []).append(number)
-        elif equal != number and (self.runs / self.name(equal) / "result.json").is_file():
-            self._told(number, self._repeat(number, equal), view)
+        elif equal != number and (original := Result.found(self.runs / self.name(equal))):
+            self._told(number, self._repeat(number, original), view)
         else:
             self.trained[proposal.digest] = number
             crew.submit(
@@ -221,13 +221,13 @@ class Search:
         row = itertools.takewhile(lambda trial: reason(trial) == "infeasible", newest)
         return min(_LOST, sum(1 for _ in row))
 
-    def _repeat(self, number: int, equal: int) -> Result:
+    def _repeat(self, number: int, original: Result) -> Result:
         """The result of a trial that is not trained, because an equal one was."""
         _, proposal = self.asked[number]
         return unperformed.repeat(
             self._config(number, proposal),
             [*proposal.overrides, override("name", self.name(number))],
-            Result.read(self.runs / self.name(equal)),
+            original,
             config_dir=self.proposals.config_dir,
             parent=self.account.run_id,
             tags=self._tags(number),
@@ -266,7 +266,7 @@ class Search:
             return
         view.ended(number, result)
         for follower in waiting:
-            self._told(follower, self._repeat(follower, number), view)
+            self._told(follower, self._repeat(follower, result), view)
         ended = self.study.trials()[number]
         if state == TrialState.COMPLETE and self.study.keeps(ended):
             self.budget.value(float(ended.values[0]))
