@@ -9,33 +9,25 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from mnist_sweep import data, inspection, overrides, processor, record, run_report, schema, training
+from mnist_sweep import data, evaluation, processor, record, run_report, schema, training
 from mnist_sweep.classifier import Classifier
-from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, masked, uninterrupted
 from mnist_sweep.models import network
 from mnist_sweep.record import Record
 from mnist_sweep.result import BEST, Result, Status, last_checkpoint
-from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
 
 #: Called after each epoch with the epoch, counted from 1, and its metrics by name; whether the run may go on.
 Report = Callable[[int, dict[str, float]], bool]
 
-#: Images a batch of evaluation: what fits a processor's cache, and what fills a GPU.
-_EVALUATION_BATCH = {"cpu": 100, "cuda": 1_000}
-#: Batches that Lightning handles at a time.
-_GROUP = 32
 #: What torch's allocator on the CPU, the system, CUDA, cuBLAS and cuDNN say.
 _NO_MEMORY = re.compile("can(no|')t allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
-_ALL_THREADS = torch.get_num_threads()  # as torch found the machine, and OMP_NUM_THREADS, at the start
 
 
 def run(
@@ -100,7 +92,7 @@ class _Run:
         self.report = report
         self.progress = progress
         self.limit = limit_seconds
-        self.threads = config.trainer.threads or _ALL_THREADS
+        self.threads = config.trainer.threads or evaluation.ALL_THREADS
         if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
         on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -169,7 +161,7 @@ class _Run:
         self.record.account.tags({"parameters": self._parameters()})
         order = torch.Generator().manual_seed(config.seed)
         batches = data.Batches(images.to(self.device), config.data.batch_size, order, config.data.augmentation)
-        held_out = _evaluation(validation, self.device)
+        held_out = evaluation.batches(validation, self.device)
         self.watch = training.Watch(self._after_epoch, self.limit, self.started)
         kept = self.record.folder / BEST
         last = training.LastState(last_checkpoint(self.record.folder), kept, order)
@@ -180,7 +172,8 @@ class _Run:
         if resumed is None:  # a best checkpoint of an attempt that left nothing else would stand beside ours
             kept.unlink(missing_ok=True)
         try:
-            trainer.fit(classifier, data.Groups(batches, _GROUP), held_out, ckpt_path=resumed, weights_only=True)
+            groups = data.Groups(batches, evaluation.GROUP)
+            trainer.fit(classifier, groups, held_out, ckpt_path=resumed, weights_only=True)
         finally:
             self.train_seconds = self.watch.seconds()
         check_interrupted()
@@ -202,7 +195,7 @@ class _Run:
             self.opened = datetime.now(UTC).isoformat(timespec="seconds")
             self.record.account.tags({"test.opened_at": self.opened})
         log.info("the test set is opened (%s)", self.opened)
-        _measure(self.config, self.classifier, self.record.folder / BEST, self.device)
+        evaluation.measure(self.config, self.classifier, self.record.folder / BEST, self.device)
 
     def _parameters(self) -> int | None:
         return sum(p.numel() for p in self.classifier.network.parameters()) if self.classifier else None
@@ -231,92 +224,6 @@ class _Run:
         run_report.keep(account, self.config, result, self.classifier, self.validation)
         if self.classifier.test:
             run_report.keep_test(account, self.config, result, self.classifier)
-
-
-def open_test(
-    folders: Sequence[Path], config_dir: str | None = None, opening: Callable[[str], None] | None = None
-) -> list[Result]:
-    """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
-
-    The best checkpoint of each is measured; its account and its ``result.json`` are completed. A run that has been
-    measured is not measured again.
-
-    Args:
-        folders: of finished runs.
-        config_dir: the further folder of configs that they were composed with.
-        opening: hears of the moment (ISO 8601, UTC) before anything is measured, also if it should be in vain.
-
-    Returns:
-        Their results, with the test set's metrics.
-
-    Raises:
-        RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
-    """
-    opened = datetime.now(UTC).isoformat(timespec="seconds")
-    results = [_finished(folder) for folder in folders]
-    closed = [folder for folder, result in zip(folders, results, strict=True) if "test/loss" not in result.metrics]
-    for folder in closed:  # all of them, before the first is measured
-        if not (folder / BEST).is_file():
-            raise RequestError(f"{folder}: {BEST} is not there; the test set needs it")
-        inspection.load(folder / BEST)
-    if closed:
-        with uninterrupted():
-            if opening:
-                opening(opened)
-            log.info("the test set is opened (%s)", opened)
-    return [
-        _tested(result, folder, opened, config_dir) if folder in closed else result
-        for folder, result in zip(folders, results, strict=True)
-    ]
-
-
-def _finished(folder: Path) -> Result:
-    """The result of a run that has one and has finished."""
-    if (result := Result.found(folder)) is None:
-        raise RequestError(
-            f"{folder}: its result.json is not there or damaged; allowed for the test set: a finished run"
-        )
-    if result.status != "finished":
-        raise RequestError(f"{folder}: the run is {result.status}; allowed for the test set: a finished one")
-    return result
-
-
-def _tested(result: Result, folder: Path, opened: str, config_dir: str | None) -> Result:
-    """A finished run's result, completed by its measures on the test set."""
-    output = folder.parent.parent  # where the run is now, from wherever it was started
-    here = {"name": folder.name, "output": str(output)}
-    items = overrides.replaced(result.overrides, [overrides.override(key, value) for key, value in here.items()])
-    config = compose(items, config_dir)
-    torch.set_num_threads(_ALL_THREADS)
-    saved = training.weights(folder / BEST)
-    classifier = Classifier(network(config.model), config, (float(saved["mean"]), float(saved["deviation"])))
-    on_gpu = result.device != "cpu" and torch.cuda.is_available()
-    _measure(config, classifier, folder / BEST, torch.device("cuda:0" if on_gpu else "cpu"))
-    assert classifier.test is not None
-    measured = {**result.metrics, **classifier.test.metrics}
-    result = dataclasses.replace(result, metrics=measured, test_opened_at=opened, folder=str(folder))
-    tracked = config.tracking if result.mlflow_run_id else schema.NoTracking(name="none")
-    with uninterrupted():
-        account = Account(tracked, output, folder.name, resume=result.mlflow_run_id)
-        result = dataclasses.replace(result, mlflow_run_id=account.run_id or result.mlflow_run_id)
-        account.tags({"test.opened_at": opened})
-        run_report.keep_test(account, config, result, classifier)
-        run_report.keep_note(account, config, result)
-        account.end("FINISHED")
-        result.write()
-    return result
-
-
-def _measure(config: schema.Config, classifier: Classifier, checkpoint: Path, device: torch.device) -> None:
-    """The classifier's `test`: of the checkpoint's weights, on the test set."""
-    classifier.load_state_dict(training.weights(checkpoint))
-    test = data.test_set(config.data.name, config.data.root)
-    training.trainer(config, device, [], bars=False).test(classifier, _evaluation(test, device), verbose=False)
-
-
-def _evaluation(images: data.ImageSet, device: torch.device) -> data.Groups:
-    """All images in order."""
-    return data.Groups(data.Batches(images.to(device), _EVALUATION_BATCH[device.type]), _GROUP)
 
 
 def _diagnosis(error: Exception) -> tuple[str, str]:

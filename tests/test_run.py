@@ -12,7 +12,7 @@ import torch
 import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from mnist_sweep import data, inspection, run
+from mnist_sweep import data, evaluation, inspection, run
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError
@@ -251,26 +251,26 @@ def test_the_test_set_is_opened_for_a_finished_run_once(
 ) -> None:
     at_once = perform("trainer.max_epochs=2", "name=at-once", open_test=True)
     perform("trainer.max_epochs=2")
-    (later,) = run.open_test([tmp_path / "runs" / "it"])
+    (later,) = evaluation.open_test([tmp_path / "runs" / "it"])
     assert later.metrics == at_once.metrics
     assert later.test_opened_at
     assert at_once.test_opened_at
     assert Result.read(tmp_path / "runs" / "it") == later
     monkeypatch.setattr(data, "test_set", None)  # a second opening would fail
-    assert run.open_test([tmp_path / "runs" / "it"]) == [later]
+    assert evaluation.open_test([tmp_path / "runs" / "it"]) == [later]
 
 
 @pytest.mark.parametrize("error", [Interrupted(2), ZeroDivisionError("a bug")])
 def test_a_test_set_that_was_opened_in_vain_was_opened(
     perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    before = run._measure
+    before = evaluation.measure
 
     def measure(*arguments: Any) -> None:
         before(*arguments)
         raise error
 
-    monkeypatch.setattr(run, "_measure", measure)
+    monkeypatch.setattr(evaluation, "measure", measure)
     with contextlib.suppress(Interrupted):
         perform(open_test=True)
     result = Result.read(tmp_path / "runs" / "it")

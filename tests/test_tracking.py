@@ -12,7 +12,7 @@ import pytest
 import yaml
 from matplotlib import image as mpl_image
 
-from mnist_sweep import datasets, processor, record, run, tracking
+from mnist_sweep import datasets, evaluation, processor, record, run, tracking
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, interruptible
@@ -277,7 +277,7 @@ def test_an_account_that_cannot_be_ended_says_so_once(
 
 def test_the_test_set_is_measured_into_the_runs_own_account(store: Path) -> None:
     performed = perform(store, "winner", "trainer.max_epochs=2")
-    (result,) = run.open_test([store / "runs" / "winner"])
+    (result,) = evaluation.open_test([store / "runs" / "winner"])
     found = client(store).get_run(performed.mlflow_run_id)
     assert (found.info.status, found.data.tags["test.opened_at"]) == ("FINISHED", result.test_opened_at)
     assert steps(store, result, "test/accuracy") == [(result.best_epoch, result.metrics["test/accuracy"])]

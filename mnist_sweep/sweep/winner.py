@@ -215,7 +215,7 @@ def _test(
     config: schema.Config, config_dir: str | None, study: Study, goal: Objective, runs: Sequence[Result]
 ) -> dict[str, Any]:
     """Open the test set for the winner's networks, one for each seed; register the one that is best on validation."""
-    from mnist_sweep.run import open_test
+    from mnist_sweep.evaluation import open_test
 
     def remember(moments: set[str]) -> None:
         openings = study.recall("test_openings", [])
