@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -69,12 +70,18 @@ def interruptible() -> Iterator[None]:
         if not _Signals.shields:
             raise Interrupted(signum)
 
+    def unraisable(fault: Any) -> None:
+        if not isinstance(fault.exc_value, Interrupted):  # which was lost there: `check_interrupted` raises it again
+            hook(fault)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     before = {signum: signal.signal(signum, handle) for signum in SIGNALS if signum != signal.SIGHUP or not ignored}
     try:
         yield
     finally:
         _Signals.arrived = None
+        sys.unraisablehook = hook
         for signum, handler in before.items():
             signal.signal(signum, handler)
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import coverage
+import hypothesis
 import pytest
 
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.result import Result
 
 ROOT = Path(__file__).parent.parent
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 #: A run of a second: 200 images, one epoch, a small network, no account.
 SMALL = [
     "data=mnist5k",

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mnist_sweep import data, inspection, run
+from mnist_sweep import data, evaluation, inspection, run
 from mnist_sweep.classifier import Classifier
 from mnist_sweep.composition import compose
 from mnist_sweep.models import ConvNet
@@ -71,7 +71,7 @@ def test_a_run_ends_with_the_weights_of_a_plain_loop(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run, "_GROUP", 3)  # eight steps an epoch, so that the last group has fewer
+    monkeypatch.setattr(evaluation, "GROUP", 3)  # eight steps an epoch, so that the last group has fewer
     given = [*PLAIN, *items, f"output={tmp_path}", "name=it", "objective=train/loss"]
     config = compose(given)
     result = run.run(config, given)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_sweep import run, tracking
+from mnist_sweep import evaluation, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.record import Record
@@ -196,7 +196,7 @@ def test_an_opening_in_vain_is_remembered_and_one_that_was_not_counts_once(
         raise Interrupted(2)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_measure", measure)
+        patch.setattr(evaluation, "measure", measure)
         with pytest.raises(Interrupted):
             crowned(tmp_path, "sweep.trials=1")
     assert [len(each) for each in moments] == [1]

@@ -14,7 +14,7 @@ import optuna
 import psutil
 import pytest
 
-from mnist_sweep.errors import Interrupted, interruptible, uninterrupted
+from mnist_sweep.errors import Interrupted, check_interrupted, interruptible, uninterrupted
 from mnist_sweep.result import Result
 from mnist_sweep.tracking.store import client_of
 from tests.conftest import ROOT
@@ -249,3 +249,18 @@ def test_a_hangup_that_is_ignored_stays_so() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interruption_that_is_lost_in_foreign_code_is_raised_again_without_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with interruptible():
+        Dying()  # gone at once: what is raised there is lost
+        with pytest.raises(Interrupted):
+            check_interrupted()
+    assert "Traceback" not in capsys.readouterr().err
