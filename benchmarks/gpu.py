@@ -1,10 +1,12 @@
 """How fast a sweep is on a GPU: python benchmarks/gpu.py [images] [epochs]
 
 Model-epochs a second of the default network: Lightning as templates use it (benchmarks/throughput.py, b) on this GPU,
-against this project's sweep with 1, 2, 4 and 8 workers that share the GPU, with the GPU's mean utilisation and the
-floor from arithmetic beside it. Without a GPU the same script runs on the CPU, with fewer images, and says so.
+against this project's sweep with 1, 2, 4 and 8 workers that share the GPU, without and with CUDA graphs; beside it the
+GPU's mean utilisation, the loss at the end, so that speed is not bought with wrong results, and the floor from
+arithmetic. Without a GPU the same script runs on the CPU, with fewer images, and says so.
 """
 
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -76,23 +78,27 @@ def main(images: int | None, epochs: int) -> None:
     epoch = images // size * size
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as process:
-        plain = max(process.submit(template, base).result()[0] for _ in range(2)) / epoch
+        rounds = [process.submit(template, base).result() for _ in range(2)]
+        plain, loss = max(rate for rate, *_ in rounds) / epoch, rounds[-1][1]
         least = process.submit(floor, base, bool(gpus)).result() / epoch
-    print("| | model-epochs a second | against the template | utilisation |\n|---|---|---|---|")
-    print(f"| Lightning as templates use it | {plain:.3f} | 1.0 | |", flush=True)
+    print("| | model-epochs a second | against the template | utilisation | val/loss |\n|---|---|---|---|---|")
+    print(f"| Lightning as templates use it | {plain:.3f} | 1.0 | | {loss:.3f} |", flush=True)
     best = 0.0
-    for workers in (1, 2, 4, 8) if gpus else (1, 2):
-        asked = compose([*base, "+sweep=optuna", f"sweep.workers={workers}"])
+    for workers, graphs in itertools.product((1, 2, 4, 8), (False, True)) if gpus else ((1, False), (2, False)):
+        recorded = [*base, f"trainer.cuda_graphs={graphs}"]
+        asked = compose([*recorded, "+sweep=optuna", f"sweep.workers={workers}"])
         divided = machine.share(asked)
         with tempfile.TemporaryDirectory() as folder:
-            warm = [*base, f"output={folder}"]
+            warm = [*recorded, f"output={folder}"]
             with Crew(machine.launcher(asked, divided, warm, None)) as crew:
-                sweep([*base, "trainer.max_epochs=1"], (crew, divided), folder)  # CUDA's kernels are loaded once
+                sweep([*recorded, "trainer.max_epochs=1"], (crew, divided), folder)  # CUDA's kernels are loaded once
                 with Utilisation(gpus[0] if gpus else None) as used:
-                    rate = sweep(base, (crew, divided), folder)[0] / epoch
+                    measured = sweep(recorded, (crew, divided), folder)
+        rate, loss = measured[0] / epoch, measured[1]
         best = max(best, rate)
-        print(f"| sweep, {workers} workers | {rate:.3f} | {rate / plain:.1f} | {used.mean} |", flush=True)
-    print(f"| floor | {least:.1f} | {least / plain:.0f} | |")
+        how = f"{workers} worker{'s' * (workers > 1)}{', CUDA graphs' * graphs}"
+        print(f"| sweep, {how} | {rate:.3f} | {rate / plain:.1f} | {used.mean} | {loss:.3f} |", flush=True)
+    print(f"| floor | {least:.1f} | {least / plain:.0f} | | |")
     if gpus:
         print(f"best: {best / plain:.1f} times the template's, wanted {WANTED:.0f} times")
 

@@ -12,21 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mnist_sweep import metrics, schema, shapes
+from mnist_sweep import cuda_graphs, metrics, optimizers, schema, shapes
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.result import best_epoch
-
-#: From the first learning rate to the peak; with less, torch would begin at neither.
-_WARMUP_STEPS = 2
-#: First, peak, last: in fewer steps there is no cycle, and the learning rate stays at its peak.
-_ONECYCLE_STEPS = 3
-#: And whether torch has a fused form of it, one call for all parameters.
-_OPTIMIZERS: dict[str, tuple[type[Optimizer], bool]] = {
-    "adam": (torch.optim.Adam, True),
-    "adamw": (torch.optim.AdamW, True),
-    "sgd": (torch.optim.SGD, True),
-    "rmsprop": (torch.optim.RMSprop, False),
-}
 
 
 class Tally(nn.Module):
@@ -103,6 +91,31 @@ class Average:
         self._averages, self._steps = state["averages"], state["steps"]
 
 
+class BatchLoss(nn.Module):
+    """Images (B, 1, 28, 28), 0 … 1, and labels (B,) → the mean loss of the batch, a scalar, and its logits (B, 10).
+
+    Args:
+        network: (B, 1, 28, 28) standardised images → (B, 10) logits.
+        mean, deviation: of the training pixels, scaled to [0, 1]; scalars.
+        smoothing: of the labels, 0 … 1.
+        bf16: compute the network in bf16.
+    """
+
+    def __init__(
+        self, network: nn.Module, mean: torch.Tensor, deviation: torch.Tensor, smoothing: float, bf16: bool
+    ) -> None:
+        super().__init__()
+        self.network, self.mean, self.deviation = network, mean, deviation
+        self.smoothing, self.bf16 = smoothing, bf16
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # left before the optimizer's step: within, the weights would be rounded only once
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.network((images - self.mean) / self.deviation)
+        logits = logits.float()
+        return cross_entropy(logits, labels, label_smoothing=self.smoothing), logits
+
+
 class Classifier(pl.LightningModule):
     """Images → logits, with everything that training needs.
 
@@ -139,6 +152,7 @@ class Classifier(pl.LightningModule):
         self.test: metrics.Measured | None = None
         self._probabilities: list[torch.Tensor] = []
         self.automatic_optimization = False
+        self._loss: list[nn.Module] = []  # in a list: its network is the classifier's own, not a second part of it
         self._average = Average(self.network, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self._each_step: lr_scheduler.LRScheduler | None = None
         self._each_epoch: lr_scheduler.LRScheduler | None = None
@@ -153,20 +167,28 @@ class Classifier(pl.LightningModule):
         logits: torch.Tensor = self(images)
         return logits.float().softmax(dim=1)
 
+    def on_train_start(self) -> None:
+        """Now that the network is where it is trained, and as a checkpoint had it."""
+        config = self.config
+        bf16 = config.trainer.precision == "bf16"
+        loss: nn.Module = BatchLoss(self.network, self.mean, self.deviation, config.loss.label_smoothing, bf16)
+        if config.trainer.cuda_graphs:
+            groups: Any = self.trainer.train_dataloader
+            loss = cuda_graphs.recorded(loss, *groups.batches.blank())
+        self._loss = [loss]
+
+    def on_train_end(self) -> None:
+        self._loss.clear()  # and the memory of its graphs
+
     def training_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
         """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
         optimizer, schedule = cast(Optimizer, self.optimizers()), self._each_step
-        smoothing, clip = self.config.loss.label_smoothing, self.config.trainer.gradient_clip
-        half = self.config.trainer.precision == "bf16"
+        clip = self.config.trainer.gradient_clip
         losses, predicted = [], []
         for images, labels in group:
-            # left before the optimizer's step: within, the weights would be rounded only once
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-                logits = self(images)
-            logits = logits.float()
-            loss = cross_entropy(logits, labels, label_smoothing=smoothing)
+            loss, logits = self._loss[0](images, labels)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if clip is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), clip)
             optimizer.step()
@@ -174,7 +196,7 @@ class Classifier(pl.LightningModule):
                 self._average.update()
             if schedule is not None:
                 schedule.step()
-            losses.append(loss.detach())
+            losses.append(loss.detach().clone())  # the next one is written to the same place, if from a graph
             predicted.append(logits.detach().argmax(dim=1))
         labels = torch.cat([labels for _, labels in group])
         self.training_tally.add(torch.cat(predicted), labels, torch.stack(losses).double().sum() * len(group[0][1]))
@@ -253,39 +275,11 @@ class Classifier(pl.LightningModule):
         self.confusions = [np.array(confusion) for confusion in checkpoint["confusions"]]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        settings = self.config.optimizer
-        made, fused = _OPTIMIZERS[settings.name]
-        arguments = settings.model_dump(exclude={"name"}) | ({"fused": True} if fused else {})
-        optimizer = made(self.network.parameters(), **arguments)
+        optimizer = optimizers.make_optimizer(self.config, self.network)
         self.trainer.fit_loop.setup_data()
         groups: Any = self.trainer.train_dataloader
         steps = self.config.trainer.max_epochs * groups.steps
-        self._each_step, self._each_epoch = _schedules(self.config, optimizer, steps)
+        self._each_step, self._each_epoch = optimizers.schedules(self.config, optimizer, steps)
         schedule = self._each_step or self._each_epoch
         # Lightning keeps the schedule in its checkpoints; with manual optimization it does not move it
         return [optimizer], [schedule] if schedule else []
-
-
-def _schedules(
-    config: schema.Config, optimizer: Optimizer, steps: int
-) -> tuple[lr_scheduler.LRScheduler | None, lr_scheduler.LRScheduler | None]:
-    """The schedule of the learning rate over so many steps: one that moves with each step, or with each epoch."""
-    match config.scheduler:
-        case schema.Step(step_size=size, gamma=gamma):
-            return None, lr_scheduler.StepLR(optimizer, size, gamma)
-        case schema.Cosine(final_lr=final):
-            return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=final), None
-        case schema.OneCycle() if steps < _ONECYCLE_STEPS:
-            return None, None
-        case schema.OneCycle(warmup=warmup, initial_div=initial, final_div=final):
-            # momentum stays the optimizer's own: it is a key of its own, and may be searched
-            return lr_scheduler.OneCycleLR(
-                optimizer,
-                config.optimizer.lr,
-                steps,
-                pct_start=max(warmup, _WARMUP_STEPS / steps),
-                cycle_momentum=False,
-                div_factor=initial,
-                final_div_factor=final,
-            ), None
-    return None, None

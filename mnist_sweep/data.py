@@ -216,6 +216,12 @@ class Batches:
         whole, rest = divmod(len(self.source), self.batch_size)
         return whole + bool(rest and self.generator is None)
 
+    def blank(self) -> Batch:
+        """A batch of black images, of the size of the others and on their device."""
+        device = self.source.labels.device
+        images = torch.zeros(self.batch_size, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, device=device)
+        return images, torch.zeros(self.batch_size, dtype=torch.int64, device=device)
+
     def __iter__(self) -> Iterator[Batch]:
         count = len(self.source)
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)

@@ -158,6 +158,7 @@ class Trainer(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     accelerator: Literal["auto", "cpu", "gpu"]
     precision: Literal[32, "bf16", "auto"]
+    cuda_graphs: bool
     threads: Annotated[int, Field(ge=1, le=1024)] | None
 
 
@@ -189,7 +190,15 @@ Launcher = Annotated[LocalLauncher | InlineLauncher, Field(discriminator="name")
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
-_IMMATERIAL = {"output", "tracking", "trainer.threads", "trainer.accelerator", "data.root", "data.fallback"}
+_IMMATERIAL = {
+    "output",
+    "tracking",
+    "trainer.threads",
+    "trainer.accelerator",
+    "trainer.cuda_graphs",
+    "data.root",
+    "data.fallback",
+}
 
 
 class Config(Section):
