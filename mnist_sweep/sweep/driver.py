@@ -8,25 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from mnist_sweep import datasets, metrics, schema, tracking
 from mnist_sweep.errors import RequestError, RunFailure, masked, uninterrupted
 from mnist_sweep.overrides import override, replaced, without
-from mnist_sweep.result import Result, is_run_of, run_name
-from mnist_sweep.sweep import machine, methods, queue, summary, winner
+from mnist_sweep.result import Result, run_name
+from mnist_sweep.sweep import claim, machine, methods, queue, summary, winner
 from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
-from mnist_sweep.sweep.database import not_opened, open_study, storage_file
+from mnist_sweep.sweep.database import open_study
 from mnist_sweep.sweep.launchers import Launcher
 from mnist_sweep.sweep.live import View
 from mnist_sweep.sweep.proposals import Proposals
 from mnist_sweep.sweep.search import Search
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
-from mnist_sweep.sweep_schema import Sweep
 from mnist_sweep.tracking import State
 
 log = logging.getLogger(__name__)
@@ -76,9 +73,9 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
     items = common(config, given, divided)
     first = queue.first(config.sweep, space, items, config_dir)
     folder = Path(config.output) / "runs" / name
-    with _alone(config.sweep, Path(config.output)):
+    with claim.alone(config.sweep, Path(config.output)):
         study = open_study(config, space, datasets.verify(config.data))
-        _check_folder(config.sweep, folder, study)
+        claim.check_folder(config.sweep, folder, study)
         if divided.why:
             explanations.append(f"trained in {divided.precision}: {divided.why} (trainer.precision)")
         explanations += [
@@ -89,24 +86,6 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
         for line in explanations:
             log.info("%s", line)
         yield Driver(config, items, config_dir, space, study, folder, divided, first)
-
-
-@contextlib.contextmanager
-def _alone(settings: Sweep, output: Path) -> Iterator[None]:
-    """Hold the sweep's folder and its study, which may lie elsewhere: two drivers would write one number twice."""
-    file = storage_file(settings)
-    with contextlib.ExitStack() as stack:
-        for folder in sorted({output.resolve(), file.resolve().parent if file else output.resolve()}):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(folder / f".sweep-{settings.name}.lock").acquire(timeout=0))
-            except Timeout as error:
-                raise RequestError(
-                    f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
-                ) from error
-            except OSError as error:  # which a Timeout is, too
-                raise not_opened(settings, error) from error
-        yield
 
 
 def common(config: schema.Config, given: Sequence[str], divided: machine.Share) -> list[str]:
@@ -125,22 +104,6 @@ def common(config: schema.Config, given: Sequence[str], divided: machine.Share) 
     if not config.trainer.threads:
         hardware["trainer.threads"] = divided.threads
     return replaced(items, [override(key, value) for key, value in hardware.items()])
-
-
-def _check_folder(settings: Sweep, folder: Path, study: Study) -> None:
-    """A sweep's folder is no run's, and what is named like the trials of a new one is not there yet."""
-    taken = [folder] if (folder / "config.yaml").exists() else []
-    if not study.trials():
-        runs = (path.parent for path in folder.parent.glob("*/config.yaml"))
-        taken += sorted(path for path in runs if is_run_of(folder.name, path.name))
-    if taken:
-        if not study.trials():
-            optuna.delete_study(study_name=settings.name, storage=study.storage.database)
-        raise RequestError(
-            f"sweep.name={settings.name}: {taken[0]} is there, but its study is not in {settings.storage}; "
-            "allowed: sweep.name=ANOTHER"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 class Driver:
@@ -174,7 +137,8 @@ class Driver:
         self.divided, self.first = divided, first
         self.started = time.monotonic()
         self.account = tracking.Account(schema.NoTracking(name="none"), Path(config.output), self.settings.name)
-        self.budget = self._fresh_budget()
+        spent = study.recall("search_seconds", 0.0)
+        self.budget = Budget(self.settings, study.goals[0].direction, spent)
 
     def drive(self, launch: Callable[[], Launcher] | None = None) -> Path:
         """Trials up to the total, then the winner, then the summary.
@@ -229,7 +193,7 @@ class Driver:
 
     def search(self, crew: Crew) -> None:
         """The trials."""
-        self.budget = self._fresh_budget()  # the time for the trials begins now
+        self.budget.begin()
         proposals = Proposals(self.items, self.config_dir, self.settings.constraints or {})
         search = Search(self.config, self.study, self.space, proposals, self.budget, self.account)
         gc.collect()
@@ -241,10 +205,6 @@ class Driver:
         finally:
             gc.unfreeze()
             self.study.remember("search_seconds", self.budget.seconds())
-
-    def _fresh_budget(self) -> Budget:
-        spent = self.study.recall("search_seconds", 0.0)
-        return Budget(self.settings, self.study.goals[0].direction, spent)
 
     def _nothing(self) -> str:
         """Why there is no trial that could win."""

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import metrics, schema
 from mnist_sweep.errors import uninterrupted
-from mnist_sweep.result import Result
+from mnist_sweep.result import Result, trial_of
 from mnist_sweep.sweep.storage import Mirror
 from mnist_sweep.sweep_schema import Bound, Objective
 
@@ -143,7 +143,7 @@ class Study:
 
     def _original(self, name: str) -> FrozenTrial:
         """The trial whose run has this name."""
-        return self.trials()[int(name.rpartition("-")[2])]
+        return self.trials()[trial_of(name)]
 
     def keeps(self, trial: FrozenTrial) -> bool:
         """Whether a trial that ended keeps the constraints, which may be others than when it ended."""
