@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -25,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_sweep import console, datasets, schema
 from mnist_sweep.composition import CONF, compose, explain
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
-from mnist_sweep.overrides import override, replaced, without
+from mnist_sweep.overrides import assigned, key_of, override, replaced, without
 
 log = logging.getLogger("mnist_sweep")
 
@@ -60,6 +61,13 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     return config
 
 
+def on_data(given: Sequence[str], name: str) -> list[str]:
+    """The overrides of a request with another data set, however it has named its own."""
+    items = [item for item in given if key_of(item) != "data.name"]
+    within = "data.name" in assigned(items)  # as data={name: mnist}
+    return replaced(items, [override("data", name), *([override("data.name", name)] if within else [])])
+
+
 def perform(given: Sequence[str], config_dir: str | None) -> int:
     """One run or a sweep; the path of its JSON file goes to standard output.
 
@@ -70,7 +78,7 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
     config = check(items, config_dir)
     used = datasets.obtain(config.data)
     if used != config.data.name:
-        items = replaced(items, [override("data", used)])
+        items = on_data(items, used)
         config = compose(items, config_dir)
     if config.sweep and config.sweep.plan:
         from mnist_sweep.sweep.plan import plan
@@ -135,6 +143,9 @@ class CheckGrid(Callback):
         except RequestError as error:  # Hydra makes warnings of a callback's exceptions
             log.error("error: %s", error)
             sys.exit(console.WRONG)
+        except HydraException as error:
+            log.error("error: %s", explain(error, _as_given(config.hydra.overrides.task), folder))
+            sys.exit(console.WRONG)
 
 
 def _as_given(overrides: Any) -> list[str]:
@@ -145,10 +156,21 @@ def _as_given(overrides: Any) -> list[str]:
 
 
 def _points(given: Sequence[str]) -> list[list[str]]:
-    """The runs of a ``--multirun`` grid, each as overrides."""
+    """The runs of a ``--multirun`` grid, each as overrides.
+
+    Raises:
+        RequestError: values that do not come one by one, or none.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    parsed = OverridesParser.create().parse_overrides(list(given))
+    hydra_of_all = GlobalHydra.instance()  # knows the options that a glob means, while it is at work
+    loader = hydra_of_all.config_loader() if hydra_of_all.is_initialized() else None
+    parsed = OverridesParser.create(loader).parse_overrides(list(given))
+    for each in parsed:
+        if each.is_sweep_override() and not each.is_discrete_sweep():
+            raise RequestError(f"{each.input_line}: no grid; allowed: values one by one, as a,b or range(1,4)")
+        if loader and each.is_sweep_override() and not [*each.sweep_string_iterator()]:
+            raise RequestError(f"{each.input_line}: means no value; allowed: at least one")
     return [list(point) for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
 
 
@@ -156,16 +178,29 @@ def _why(error: Exception) -> str:
     """In one line, what Hydra would not compose."""
     flags = get_args_parser().parse_args()
     given, folder = flags.overrides, flags.config_dir
-    if folder is not None and not Path(folder).is_dir():
-        return f"--config-dir={folder}: no such folder"
     if flags.multirun:
-        with contextlib.suppress(HydraException):  # one of them is no override, as will be said
+        with contextlib.suppress(HydraException, RequestError):  # one of them is no override, as will be said
             given = _points(given)[0]
     return explain(error, given, folder)
 
 
 def _config_dir(sources: Sequence[Any]) -> str | None:
     return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def _check_flags() -> None:
+    """Refuse in one line what Hydra's own parser would answer with a page.
+
+    Raises:
+        RequestError: an unknown flag, or one without its value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise RequestError(f"{message}; python -m mnist_sweep --hydra-help tells what is allowed")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()
 
 
 def main() -> int:
@@ -192,6 +227,7 @@ def main() -> int:
             codes.append(console.FAILED)
 
     try:
+        _check_flags()
         with interruptible():
             task()
     except Interrupted as error:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep import schema
 from mnist_sweep.errors import RequestError, uninterrupted
-from mnist_sweep.overrides import key_of, text
+from mnist_sweep.overrides import in_shell, key_of, override, text
 
 _PACKAGED = Path(__file__).parent / "conf"
 #: The folder of the configs: inside an installed package, beside the package in a checkout.
@@ -42,6 +42,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> schema.C
 
 def compose_with_links(overrides: Sequence[str], config_dir: str | None = None) -> tuple[schema.Config, set[str]]:
     """What `compose` makes, and the names that its values refer to: ``model.dropout`` for ``${model.dropout}``."""
+    if line := _no_folder(config_dir):
+        raise RequestError(line)
     try:
         composed = _composed(overrides, config_dir)
         plain = OmegaConf.to_container(composed, resolve=True)
@@ -129,6 +131,8 @@ def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
             return f"{key}={text(node)}: {fault['ctx']['error']}"
         case "dict_type" | "model_attributes_type" if (CONF / (group := key.replace(".", "/"))).is_dir():
             return f"{key}={text(node)}: allowed: a mapping; an option of this group is chosen as {group}=OPTION"
+        case "string_type" if isinstance(node, int | float):
+            return f"{key}={text(node)}: should be a text; allowed: {in_shell(override(key, str(node)))}"
         case "bool_type" | "bool_parsing":
             return f"{key}={text(node)}: should be true or false"
     message = fault["msg"].removeprefix("Input ").replace(" '32'", " 32")
@@ -137,17 +141,33 @@ def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
 
 def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> str:
     """One line for what Hydra would not compose: the override at fault and what is allowed in its place."""
-    parser = OverridesParser.create()
+    if line := _no_folder(config_dir):
+        return line
+    parser, read = OverridesParser.create(), []
     for item in overrides:
         try:
-            parsed = parser.parse_override(item)
+            read.append(parser.parse_override(item))
         except HydraException as fault:
-            return f"{item}: not an override KEY=VALUE ({_line(fault)})"
+            return f"{item}: {_unquoted(item) or f'not an override KEY=VALUE ({_line(fault)})'}"
+    for parsed in read:
         if line := _fault_of(parsed, overrides, config_dir):
             return line
     key = getattr(error, "full_key", None)  # of a value that refers to another one
     whose = next((item for item in overrides if key and key_of(item) == key), key)
     return f"{whose}: {_line(error)}" if whose else _line(error)
+
+
+def _no_folder(config_dir: str | None) -> str | None:
+    """What is wrong with a further folder of configs; Hydra goes on without one that is not there."""
+    return None if config_dir is None or Path(config_dir).is_dir() else f"--config-dir={config_dir}: no such folder"
+
+
+def _unquoted(item: str) -> str | None:
+    """What to write instead of an override whose value Hydra can only read in quotes; None where that is not it."""
+    key, _, value = item.partition("=")
+    if not re.fullmatch(r"\+{0,2}[\w./@-]+", key, re.ASCII) or not value or set(value) & set("[]{}'\"$"):
+        return None
+    return f"the value needs quotes of its own; allowed: {in_shell(override(key, value))}"
 
 
 def _line(error: Exception) -> str:
@@ -161,11 +181,16 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
         return f"{item}: several values need --multirun"
     if folders or key == "experiment":
         found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        chosen = "null" if parsed.value() is None else str(parsed.value())
-        if chosen not in found and not isinstance(parsed.value(), dict):
-            close = difflib.get_close_matches(chosen, found, n=1)
+        given = parsed.value()
+        options = given if isinstance(given, list) and key == "experiment" else [given]
+        chosen = ["null" if option is None else str(option) for option in options]
+        removed = key == "experiment" and parsed.is_delete()
+        unknown = [option for option in chosen if option not in found and not removed]
+        if unknown and not isinstance(given, dict):
+            close = difflib.get_close_matches(unknown[0], found, n=1)
+            none = "; ~experiment for none" if (key, given) == ("experiment", None) else ""
             guess = f"did you mean {close[0]}? " if close else ""
-            return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}"
+            return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}{none}"
         if key == "sweep" and not parsed.is_add():
             return f"{item}: a sweep is added to the config; write +{item}"
         if key.startswith("sweep/") and not any(key_of(other) == "sweep" for other in overrides):
@@ -177,6 +202,8 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
     except (HydraException, OmegaConfBaseException, ValueError):
         return None  # another override is at fault as well, and is looked at in its turn
     present = _leaves(OmegaConf.to_container(rest))
+    if parsed.is_delete() and key in present and OmegaConf.select(rest, key) is None:
+        return f"{item}: it has no value now; write {key}=null where an experiment gives it one"
     if parsed.is_add():
         return f"{item}: {key} is there already; write it without +" if key in present else None
     if key in present and key.startswith("sweep.space.") and isinstance(parsed.value(), dict):

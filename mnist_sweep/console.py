@@ -180,11 +180,26 @@ def run(perform: Callable[[], int]) -> int:
         return FAILED
 
 
+def _open_streams() -> None:
+    """Give a process whose standard streams are closed (``2>&-``) ones that lead nowhere, and keep their numbers taken.
+
+    Else the next file that is opened would be standard error to the C library, which may write to it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def leave(command: Callable[[], int]) -> NoReturn:
     """End the process with a command's exit code; without a traceback where nobody reads its output any more.
 
     Python's own advice: https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """
+    _open_streams()
     try:
         try:
             code = command()

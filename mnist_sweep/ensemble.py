@@ -178,7 +178,10 @@ def _complete(chosen: Sequence[Result], folder: Path, settings: schema.Tracking,
         tags = {"ensemble": "true", "members": " ".join(Path(result.folder).name for result in chosen)}
         account = tracking.Account(settings, folder.parent.parent, folder.name, tags=tags)
         again = f"{folder.name}-again"  # its own name is taken
-        command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), "--name", again])
+        options = ["--name", again]
+        if isinstance(settings, schema.MLflow) and settings != _account(config, folder.parent.parent, None):
+            options += ["--tracking-uri", settings.uri]
+        command = shlex.join([*_PROGRAM, *(result.folder for result in chosen), *options])
         result = Result(
             status="finished", reason=None, detail=None, objective=found.metrics["val/accuracy"],
             metrics=found.metrics | ensemble.test.metrics, best_epoch=None, epochs=0, seconds=0.0, train_seconds=0.0,

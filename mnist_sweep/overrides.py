@@ -50,6 +50,11 @@ def override(key: str, value: Any) -> str:
     return f"{key}={text(value)}"
 
 
+def in_shell(item: str) -> str:
+    """An override as it is typed in a POSIX shell; within double quotes where it has single ones and that suffices."""
+    return f'"{item}"' if "'" in item and not set(item) & set('"$`\\!') else shlex.quote(item)
+
+
 def key_of(item: str) -> str:
     """The dotted name that an override concerns: ``a.b`` of ``a.b=1``, ``+a.b=1`` and ``~a.b``."""
     return item.partition("=")[0].lstrip("+~").partition("@")[0]

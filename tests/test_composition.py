@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra import compose as hydra_compose
 from mnist_sweep import composition
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, interruptible
+from mnist_sweep.overrides import assigned, in_shell, override
 
 ONE_LINE = re.compile(r"^[^\n]*$")
 
@@ -59,6 +61,12 @@ WRONG = [
     ("data.batch_size=32,64", "data.batch_size=32,64: several values need --multirun"),
     ("model.filters=[16", "model.filters=[16: not an override KEY=VALUE"),
     ("epochs", "epochs: not an override KEY=VALUE"),
+    ("experiment=[tutorial,fast9]", "experiment=[tutorial,fast9]: unknown option; did you mean fast99? allowed: "),
+    ("~data.limit", "~data.limit: it has no value now; write data.limit=null where an experiment gives it one"),
+    ("output=müller", """output=müller: the value needs quotes of its own; allowed: "output='müller'\""""),
+    ("data.root=~/data", """data.root=~/data: the value needs quotes of its own; allowed: "data.root='~/data'\""""),
+    ("name=a(b", """name=a(b: the value needs quotes of its own; allowed: "name='a(b'\""""),
+    ("name=2024", """name=2024: should be a text; allowed: "name='2024'\""""),
     ("model=null", "model=null: unknown option; allowed: convnet, lenet5, mlp"),
 ]
 
@@ -89,6 +97,19 @@ def test_refused_in_a_sweep(items: list[str], said: str) -> None:
     with pytest.raises(RequestError, match=ONE_LINE) as caught:
         compose(["+sweep=optuna", *items])
     assert said in str(caught.value)
+
+
+def test_a_right_list_of_experiments_is_not_the_fault() -> None:
+    with pytest.raises(RequestError, match=r"optimizer\.lrr=1: unknown key"):
+        compose(["experiment=[tutorial,fast99]", "optimizer.lrr=1"])
+
+
+@pytest.mark.parametrize("value", ["/tmp/müller", "~/data", "a=b", "a b", "2024", "it's", "$HOME"])
+def test_what_is_typed_in_a_shell_is_read_as_it_was_meant(value: str) -> None:
+    said = subprocess.run(
+        f"printf %s {in_shell(override('output', value))}", shell=True, capture_output=True, text=True, check=True
+    )
+    assert assigned([said.stdout]) == {"output": value}
 
 
 def test_sgd_with_nesterov_needs_momentum() -> None:

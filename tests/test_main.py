@@ -1,6 +1,7 @@
 """The command line, as a process: what it prints, where, and its exit code."""
 
 import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mnist_sweep.__main__ import on_data
+from mnist_sweep.composition import compose
 from tests.conftest import ROOT, SMALL, Program
 
 RUN = [item for item in SMALL if item != "tracking=none"]
@@ -83,8 +86,18 @@ def test_a_grid(program: Program, tmp_path: Path) -> None:
         (["+sweep=optuna", "sweep.space.model.dropout.low=0.9"], "low=0.9 is above high=0.6"),
         (["+sweep=optuna", "name=mine"], "name=mine: a sweep is named by sweep.name"),
         (["--multirun", "seed=0,1", "optimizer.lr=0.1,-1"], "optimizer.lr=-1: should be greater than 0"),
+        (
+            ["--multirun", "optimizer=glob(a*)", "trainer.max_epochs=1,0"],
+            "trainer.max_epochs=0: should be greater than",
+        ),
+        (["--multirun", "seed=glob(*)"], "seed=glob(*): means no value; allowed: at least one"),
+        (["--multirun", "optimizer.lr=interval(0.1,0.2)"], "optimizer.lr=interval(0.1,0.2): no grid; allowed: values"),
+        (["--multirun", "seed=0,1", "epochs"], "epochs: not an override KEY=VALUE"),
+        (["--nonsense"], "unrecognized arguments: --nonsense; python -m mnist_sweep --hydra-help tells what"),
+        (["--cfg"], "argument --cfg/-c: expected one argument"),
         (["--multirun", "seed=0,1", "name=same"], "name=same: the same for 2 runs"),
         (["--config-dir", "nowhere", "experiment=own"], "--config-dir=nowhere: no such folder"),
+        (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
         (["--config-dir=mine", "experiment=own", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
         (
             ["--config-dir", "mine", "experiment=owm"],
@@ -158,6 +171,28 @@ def test_missing_data_goes_on_with_the_fallback_and_says_so(program: Program, tm
     result = json.loads((tmp_path / done.stdout.strip()).read_text())
     assert result["dataset"] == "mnist5k"
     assert "data=mnist5k" in result["command"]
+
+
+@pytest.mark.parametrize("named", ["data=mnist", "data.name=mnist", "data={name: mnist, limit: 300}"])
+def test_the_fallback_takes_the_place_of_the_data_set_however_it_was_named(named: str) -> None:
+    config = compose(on_data([named, "seed=3"], "mnist5k"))
+    assert (config.data.name, config.seed) == ("mnist5k", 3)
+    assert config.data.limit == (300 if "limit" in named else None)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_as_if_nobody_read(closed: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from mnist_sweep import console\n"
+        "def command():\n"
+        "    with open('kept', 'w') as file:\n"
+        "        assert file.fileno() > 2, file.fileno()\n"
+        "    return 0 if print('out') or print('err', file=sys.stderr) or not sys.stderr.isatty() else 1\n"
+        "console.leave(command)\n"
+    )
+    shell = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"
+    done = subprocess.run(shell, shell=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_failure_exits_with_one(program: Program, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_sweep.composition import compose
+from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep import methods
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep_schema import Sweep
@@ -51,6 +52,17 @@ def test_proposals_follow_from_seed_number_and_history(name: str) -> None:
     assert told(settings, space, 12) == told(settings, space, 12)
     if name != "grid":
         assert told(settings, space, 12) != told(settings, space, 12, seed=1)
+
+
+def test_a_key_that_no_trial_draws_stands_in_no_samplers_way() -> None:
+    momentum = "{low: 0.5, high: 0.9, when: {optimizer: sgd}}"
+    leaves = f"{{_group_: [adam, sgd], lr: {{choices: [0.1, 0.01]}}, momentum: {momentum}}}"
+    items = ["sweep/space=empty", f"+sweep.space.optimizer={leaves}", "optimizer=adam"]
+    settings, space = parts("sweep/sampler=grid", *items)
+    assert methods.total(settings, space) == 2
+    settings, space = parts("sweep/sampler=cmaes", *items)
+    with pytest.raises(RequestError, match="at least two keys that are numbers"):
+        methods.check(settings, space, 1)
 
 
 @pytest.mark.untraced

@@ -33,6 +33,13 @@ def test_what_it_states_is_what_the_trial_was() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_several_experiments_stay_in_their_order() -> None:
+    items = ["experiment=[tutorial,own]", "optimizer.lr=0.2"]
+    folder = str(overlay(best(*items), "val/accuracy", FOLDER, "mine"))
+    assert compose(["experiment=best"], folder) == compose(items, "mine")
+
+
+@pytest.mark.usefixtures("here")
 def test_the_best_of_a_sweep_around_the_best() -> None:
     folder, items = "mine", ["experiment=own"]
     for generation, dropout in enumerate((0.1, 0.2, 0.3)):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mnist_sweep.composition import compose
-from mnist_sweep.errors import RunFailure
+from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.sweep.plan import plan
 from tests.test_sweep import UNTRACKED
 
@@ -26,6 +26,15 @@ def test_a_plan_says_what_a_sweep_would_be(tmp_path: Path, caplog: pytest.LogCap
     assert content["minutes"] == pytest.approx(20 * seconds["mean"] / 60, abs=0.02)
     assert content["trials_in_budget"] == pytest.approx(60 / seconds["mean"], rel=0.1)
     assert "without end (model.dropout" in caplog.text
+
+
+def test_a_plan_is_not_written_into_the_folder_of_a_run(tmp_path: Path) -> None:
+    items = [*UNTRACKED, f"output={tmp_path}", "sweep.name=one"]
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "config.yaml").touch()
+    with pytest.raises(RequestError, match=r"sweep\.name=one: .*runs/one is there, but its study is not in"):
+        plan(compose(items), items)
+    assert [entry.name for entry in (tmp_path / "runs" / "one").iterdir()] == ["config.yaml"]
 
 
 def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path) -> None:

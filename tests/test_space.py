@@ -273,6 +273,44 @@ def test_what_is_set_as_a_mapping_is_not_searched() -> None:
     assert fixed(turned, "data.augmentation={rotation: 1.0}") == ["data.augmentation"]
 
 
+def test_a_key_whose_condition_cannot_hold_is_not_searched() -> None:
+    space = default("optimizer=adam", "model.filters=[8,8]")
+    assert space.inactive == ["optimizer.momentum"]
+    assert "optimizer.momentum" not in {key for key, _, _ in space.describe()}
+    assert default("optimizer=sgd").inactive == []
+    assert default().inactive == []  # the option of the group is drawn
+    every = ["optimizer=adam", "optimizer.lr=0.01", "data.batch_size=32", "model.filters=[8]", "model.kernel_size=3"]
+    every += ["model.pool_size=2", "model.dropout=0", "trainer.max_epochs=1"]
+    with pytest.raises(RequestError, match="nothing is left to search"):
+        default(*every)
+
+
+def test_what_depends_on_an_inactive_key_is_inactive_by_its_own_value() -> None:
+    leaf = {"choices": [0.0, 0.001]}
+    tree = {
+        "optimizer.weight_decay": {**leaf, "when": {"model.pool": "avg"}},
+        "model.dropout": {"low": 0.1, "high": 0.2, "when": {"optimizer.weight_decay": 0.001}},
+        "loss.label_smoothing": {"low": 0.1, "high": 0.2, "when": {"model.filters.length": 2}},
+    }
+    space = Space(tree, {**BASE, "model.pool": "max", "optimizer.weight_decay": 0.0, "model.filters": [8, 8]})
+    assert space.inactive == ["model.dropout", "optimizer.weight_decay"]
+    assert [dimension.key for dimension in space.dimensions] == ["loss.label_smoothing"]
+
+
+def test_an_empty_mapping_for_the_space_is_no_empty_space() -> None:
+    with pytest.raises(RequestError, match=r"sweep\.space=\{\}: adds nothing .* allowed: sweep/space=empty"):
+        default("sweep.space={}")
+
+
+def test_a_list_that_follows_choices_of_several_lengths_is_conditional() -> None:
+    def conditional(choices: list[list[int]]) -> list[str]:
+        leaf = {"length": "model.filters", "each": {"choices": [3, 5]}}
+        return Space({"model": {"filters": {"choices": choices}, "kernel_size": leaf}}, BASE).conditional
+
+    assert conditional([[2], [2, 2]]) == ["model.kernel_size"]
+    assert conditional([[2, 4], [4, 2]]) == []
+
+
 def test_dotted_names_and_trees_are_one_tree() -> None:
     leaf = {"low": 0.1, "high": 0.2}
     tree = {"data.augmentation.shift": leaf, "data": {"augmentation": {"rotation": leaf}}, "model.dropout": leaf}

@@ -32,17 +32,27 @@ def alone(settings: Sweep, output: Path) -> Iterator[None]:
         yield
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a single run."""
+    return (folder / "config.yaml").exists()
+
+
+def refusal(settings: Sweep, taken: Path) -> RequestError:
+    """What to say where a folder is not the sweep's own."""
+    return RequestError(
+        f"sweep.name={settings.name}: {taken} is there, but its study is not in {settings.storage}; "
+        "allowed: sweep.name=ANOTHER"
+    )
+
+
 def check_folder(settings: Sweep, folder: Path, study: Study) -> None:
     """A sweep's folder is no run's, and what is named like the trials of a new one is not there yet."""
-    taken = [folder] if (folder / "config.yaml").exists() else []
+    taken = [folder] if is_run(folder) else []
     if not study.trials():
         runs = (path.parent for path in folder.parent.glob("*/config.yaml"))
         taken += sorted(path for path in runs if is_run_of(folder.name, path.name))
     if taken:
         if not study.trials():
             optuna.delete_study(study_name=settings.name, storage=study.storage.database)
-        raise RequestError(
-            f"sweep.name={settings.name}: {taken[0]} is there, but its study is not in {settings.storage}; "
-            "allowed: sweep.name=ANOTHER"
-        )
+        raise refusal(settings, taken[0])
     folder.mkdir(parents=True, exist_ok=True)

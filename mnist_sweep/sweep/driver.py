@@ -275,6 +275,8 @@ class Driver:
         done = self.study.counted()
         if self.space.fixed:
             log.info("set on the command line, so not searched: %s", ", ".join(self.space.fixed))
+        if self.space.inactive:
+            log.info("not searched, as their conditions hold in no trial: %s", ", ".join(self.space.inactive))
         if done:
             total = methods.total(self.settings, self.space)
             log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, total)

@@ -29,7 +29,7 @@ def overlay(best: FrozenTrial, metric: str, folder: Path, config_dir: str | None
     for item in OverridesParser.create().parse_overrides(best.user_attrs["result"]["overrides"]):
         key, value = item.key_or_group, item.value()
         if key == "experiment":
-            defaults.insert(0, value)
+            defaults[:0] = value if isinstance(value, list) else [value]
         elif (CONF / key).is_dir() and not isinstance(value, dict):
             defaults.append({f"override /{key}": value})
         else:

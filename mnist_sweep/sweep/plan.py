@@ -17,7 +17,7 @@ from mnist_sweep import schema
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import Result, write_json
-from mnist_sweep.sweep import machine, methods
+from mnist_sweep.sweep import claim, machine, methods
 from mnist_sweep.sweep.driver import common
 from mnist_sweep.sweep.proposals import Proposal, Proposals
 from mnist_sweep.sweep.space import Space
@@ -49,6 +49,9 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
     """
     assert config.sweep is not None
     space = Space.of(config, given)
+    folder = Path(config.output) / "runs" / config.sweep.name
+    if claim.is_run(folder):
+        raise claim.refusal(config.sweep, folder)
     for line in methods.check(config.sweep, space, len(objectives(config))):
         log.info("%s", line)
     divided = machine.share(config)
@@ -81,7 +84,6 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
         if settings.budget_minutes
         else None,
     }
-    folder = Path(config.output) / "runs" / settings.name
     folder.mkdir(parents=True, exist_ok=True)
     _show(config, space, content)
     return write_json(folder / "plan.json", content)

@@ -25,7 +25,7 @@ from mnist_sweep.composition import nearest
 from mnist_sweep.errors import RequestError
 from mnist_sweep.overrides import assigned, override, text
 from mnist_sweep.sweep.dimensions import Dimension, dimensions, nested, without_length
-from mnist_sweep.sweep.leaves import ROOT, Choice, Leaf, Number, OutsideError, Sequence, Trial, Walk
+from mnist_sweep.sweep.leaves import ROOT, Choice, Leaf, Number, OutsideError, Sequence, Trial, Walk, length_of
 
 
 class Space:
@@ -61,14 +61,19 @@ class Space:
         drawn = {key: dimension for key, dimension in found.items() if key not in self.fixed}
         try:
             order = graphlib.TopologicalSorter({key: d.needs() & set(drawn) for key, d in drawn.items()}).static_order()
-            self.dimensions = [drawn[key] for key in order]
+            ordered = [drawn[key] for key in order]
         except graphlib.CycleError as error:
             raise RequestError(f"{ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
-        if not self.dimensions:
-            raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
         self._check_groups(drawn)
         self._check_conditions(drawn)
         self._check_lengths(drawn)
+        self.dimensions: list[Dimension] = []
+        for dimension in ordered:
+            if self._can_be_active(dimension):
+                self.dimensions.append(dimension)
+        self.inactive = sorted(drawn.keys() - {dimension.key for dimension in self.dimensions})
+        if not self.dimensions:
+            raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
 
     @classmethod
     def of(cls, config: schema.Config, given: Iterable[str]) -> "Space":
@@ -78,11 +83,24 @@ class Space:
             RequestError: as above.
         """
         assert config.sweep is not None
+        values = assigned(given)
+        if values.get(ROOT) == {}:
+            raise RequestError(f"{ROOT}={{}}: adds nothing to the space that is there; allowed: sweep/space=empty")
         # a mapping for a group sets keys of it, and leaves its option open
-        fixed = {k for k, value in assigned(given).items() if not (isinstance(value, Mapping) and schema.options(k))}
+        fixed = {k for k, value in values.items() if not (isinstance(value, Mapping) and schema.options(k))}
         space = cls(config.sweep.space, config.parameters(), fixed)
         space._check_values()
         return space
+
+    def _can_be_active(self, dimension: Dimension) -> bool:
+        """Whether a key is drawn in some trial, by its conditions and by the keys that are drawn before it."""
+        before = {each.key for each in self.dimensions}
+        fixed = {
+            key: allowed
+            for key, allowed in dimension.when.items()
+            if not before & {without_length(key), key.partition(".")[0]}
+        }
+        return Dimension(dimension.key, dimension.leaf, fixed).active(self.base)
 
     def _check_values(self) -> None:
         """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out.
@@ -151,12 +169,18 @@ class Space:
         found: list[str] = []
         for dimension in self.dimensions:
             length = dimension.leaf.length if isinstance(dimension.leaf, Sequence) else 0
-            follows = isinstance(length, str) and length in found
+            follows = isinstance(length, str) and length in {*found, *self._of_several_lengths}
             varies = isinstance(length, Number | Choice | Sequence) and not _single(length)
             searched = {each.key for each in self.dimensions}
             if {without_length(key) for key in dimension.when} & searched or follows or varies:
                 found.append(dimension.key)
         return found
+
+    @property
+    def _of_several_lengths(self) -> set[str]:
+        """The keys that are drawn from choices among which lists differ in length."""
+        chosen = {each.key: each.leaf.choices for each in self.dimensions if isinstance(each.leaf, Choice)}
+        return {key for key, choices in chosen.items() if len(set(map(length_of, choices))) > 1}
 
     @property
     def continuous(self) -> list[str]:
