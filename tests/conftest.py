@@ -34,8 +34,8 @@ Perform = Callable[..., Result]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Without coverage's tracers where a test is marked ``untraced``.
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Without coverage's tracers where a test is marked ``untraced``, nor while what it needs is set up.
 
     Of pytest-cov's own marker, ``no_cover``, only the upper one of the two in a worker of pytest-xdist knows.
     """
@@ -44,7 +44,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         running.stop()
         stopped.append(running)
     try:
-        yield
+        return (yield)
     finally:
         for tracer in reversed(stopped):
             tracer.start()

@@ -11,7 +11,7 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.driver import Driver
 from tests import stubs
 
-pytestmark = pytest.mark.usefixtures("fresh_stubs")
+pytestmark = [pytest.mark.usefixtures("fresh_stubs"), pytest.mark.untraced]
 
 ON = "sweep.allow_changes=true"
 

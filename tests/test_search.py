@@ -176,6 +176,7 @@ def test_a_single_objective_goes_by_its_own_metric(tmp_path: Path) -> None:
     assert driver.study.ranking()[0].values[0] == min(values)
 
 
+@pytest.mark.untraced
 def test_asha_prunes_a_third_and_keeps_the_best(tmp_path: Path) -> None:
     driver = stubs.search(tmp_path, "sweep.trials=60")
     counts = driver.study.counts()
@@ -184,6 +185,7 @@ def test_asha_prunes_a_third_and_keeps_the_best(tmp_path: Path) -> None:
     assert all(0.0005 < rate < 0.02 for rate in rates)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("pruner", ["none", "median", "percentile", "hyperband", "asha", "patient", "threshold"])
 def test_every_pruner_can_be_chosen(tmp_path: Path, pruner: str) -> None:
     more = ["sweep.pruner.lower=0.87"] if pruner == "threshold" else []

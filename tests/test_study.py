@@ -34,6 +34,7 @@ def begun(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("changed", "said", "bearable"),
     [

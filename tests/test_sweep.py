@@ -17,7 +17,8 @@ from mnist_sweep.sweep.driver import sweep
 from mnist_sweep.sweep.launchers.inline import Inline
 from mnist_sweep.tracking.store import client_of
 
-pytestmark = pytest.mark.usefixtures("no_report")  # but for the sweep that several tests look at
+#: No report but for the sweep that several tests look at; whole sweeps, of whose parts the other tests tell.
+pytestmark = [pytest.mark.usefixtures("no_report"), pytest.mark.untraced]
 
 #: Trials of well under a second.
 QUICK = [

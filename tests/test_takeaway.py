@@ -59,6 +59,7 @@ def digits_of_mnist5k() -> tuple[Any, Any]:
     return validation.images[:500:12, 0].numpy(), validation.labels[:500:12].numpy()
 
 
+@pytest.mark.untraced  # for the sweep that all here look at
 def test_the_winner_is_registered_as_champion(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, content = swept
     model = content["winner"]["model"]
