@@ -240,10 +240,13 @@ def test_what_does_not_go_together_is_refused_in_one_line(tmp_path: Path, items:
 def test_what_is_worth_knowing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         stubs.search(tmp_path, TWO, "sweep.trials=2", "optimizer.lr=0.01")
-        stubs.search(tmp_path / "bounds", "sweep/pruner=threshold", "sweep.trials=1")
+        on_a_cpu = ["trainer.accelerator=cpu", "trainer.cuda_graphs=true"]
+        driver = stubs.search(tmp_path / "bounds", "sweep/pruner=threshold", "sweep.trials=2", *on_a_cpu)
     assert "2 objectives: nothing is pruned, sweep/pruner=asha compares one" in caplog.text
     assert "set on the command line, so not searched: optimizer.lr" in caplog.text
     assert "nothing is pruned without sweep.pruner.lower or sweep.pruner.upper" in caplog.text
+    assert caplog.messages.count("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)") == 1
+    assert "trainer.cuda_graphs=false" in driver.items
     items = ["+sweep=optuna", "sweep/space=empty", PLAIN]
     space = Space.of(compose(items), [])
     for sampler in ("cmaes", "qmc"):
