@@ -167,6 +167,8 @@ def _unquoted(item: str) -> str | None:
     key, _, value = item.partition("=")
     if not re.fullmatch(r"\+{0,2}[\w./@-]+", key, re.ASCII) or not value or set(value) & set("[]{}'\"$"):
         return None
+    if value.startswith("~/"):
+        return f"~ is no folder here; allowed: {in_shell(override(key, str(Path(value).expanduser())))}"
     return f"the value needs quotes of its own; allowed: {in_shell(override(key, value))}"
 
 
