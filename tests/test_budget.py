@@ -1,14 +1,19 @@
 """When a sweep has had enough."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.metrics import Direction
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.budget import Budget
+from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.sweep.driver import Driver
+from tests import stubs
 
 
 def budget(*items: str, direction: Direction = "maximize", spent: float = 0.0) -> Budget:
@@ -56,3 +61,45 @@ def test_the_same_failure_in_a_row_ends_a_sweep() -> None:
         spent.ended(result("failed", "diverged", f"loss became nan in epoch {number}"))
     with pytest.raises(RunFailure, match="3 trials in a row failed with the same error: loss became nan in epoch 7"):
         spent.ended(result("failed", "diverged", "loss became nan in epoch 7"))
+
+
+@pytest.mark.usefixtures("fresh_stubs")
+def test_a_target_stays_reached(tmp_path: Path) -> None:
+    for _ in range(2):
+        stubs.search(tmp_path, "sweep.target=0.5", "sweep.trials=9")
+    assert len(stubs.performed) == 1
+
+
+@pytest.mark.usefixtures("fresh_stubs")
+def test_a_target_is_reached_by_a_trial_that_keeps_the_constraints(tmp_path: Path) -> None:
+    bound = "sweep.constraints={gap/accuracy: {max: 0.03}}"
+    driver = stubs.search(tmp_path, "sweep.target=0.5", bound, "sweep.trials=30", "sweep/sampler=random")
+    best = driver.study.best()
+    assert best is not None
+    assert best.number == driver.study.trials()[-1].number
+
+
+@pytest.mark.usefixtures("fresh_stubs")
+def test_the_end_of_a_budget_ends_the_run_in_the_sweeps_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Budget, "over", lambda _: "enough" if stubs.performed else None)
+    driver = stubs.search(tmp_path, "sweep.trials=4", "sweep.on_budget=stop", "trainer.max_epochs=12")
+    (trial,) = driver.study.trials()[:1]
+    assert trial.state == TrialState.WAITING
+    assert [*trial.intermediate_values] == [1]
+
+
+@pytest.mark.usefixtures("fresh_stubs")
+def test_the_time_for_the_trials_begins_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, began = [0.0], Driver.begin
+    monkeypatch.setattr("mnist_sweep.sweep.budget.time.monotonic", lambda: clock[0])
+
+    def slowly(self: Driver, crew: Crew) -> None:
+        began(self, crew)
+        clock[0] += 1000
+
+    monkeypatch.setattr(Driver, "begin", slowly)
+    driver = stubs.search(tmp_path, "sweep.trials=2", "sweep.budget_minutes=10")
+    assert driver.study.counted() == 2
+    assert driver.study.recall("search_seconds") == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_sweep import datasets, evaluation, record, run, tracking, unperformed
+from mnist_sweep import datasets, record, run, tracking, unperformed
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import BEST, Result, last_checkpoint, noted
@@ -256,43 +256,6 @@ def test_results_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
     result.path.write_text(json.dumps(content))
     old = Result.read(tmp_path / "runs" / "it")
     assert (old.multiply_adds, old.attempts, old.duplicate_of, old.test_opened_at) == (None, 1, None, None)
-
-
-def test_the_test_set_is_opened_for_all_runs_or_for_none(tmp_path: Path) -> None:
-    perform(given_to(tmp_path, "finished"))
-    perform(given_to(tmp_path, "pruned"), report=lambda *_: False)
-    folders = [tmp_path / "runs" / name for name in ("finished", "pruned")]
-    with pytest.raises(RequestError, match=r"pruned: the run is pruned; allowed"):
-        evaluation.open_test(folders)
-    assert not Result.read(folders[0]).test_opened_at
-    (folders[0] / BEST).unlink()
-    with pytest.raises(RequestError, match=r"best\.ckpt is not there"):
-        evaluation.open_test(folders[:1])
-
-
-def test_a_run_is_measured_where_it_is_now(tmp_path: Path) -> None:
-    perform(given_to(tmp_path / "before", "it"))
-    (tmp_path / "before").rename(tmp_path / "after")
-    (result,) = evaluation.open_test([tmp_path / "after" / "runs" / "it"])
-    assert Result.read(tmp_path / "after" / "runs" / "it") == result
-    assert not (tmp_path / "before").exists()
-
-
-@pytest.mark.parametrize("content", [b"no checkpoint", None])
-def test_a_damaged_checkpoint_leaves_the_test_set_closed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
-) -> None:
-    perform(given_to(tmp_path, "whole"))
-    perform(given_to(tmp_path, "damaged"))
-    folders = [tmp_path / "runs" / name for name in ("whole", "damaged")]
-    (folders[1] / BEST).write_bytes((folders[1] / BEST).read_bytes()[:2_000] if content is None else content)
-    with pytest.raises(RequestError, match=r"damaged/checkpoints/best\.ckpt: refused: it is no checkpoint; allowed"):
-        evaluation.open_test(folders)
-    assert "the test set is opened" not in caplog.text
-    assert not Result.read(folders[0]).test_opened_at
-    (folders[1] / "result.json").write_text('{"status": "fini')
-    with pytest.raises(RequestError, match=r"damaged: its result\.json is not there or damaged; allowed"):
-        evaluation.open_test(folders)
 
 
 def test_two_processes_are_not_at_one_run(tmp_path: Path) -> None:

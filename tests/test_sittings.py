@@ -13,9 +13,8 @@ from mnist_sweep import record, schema, tracking
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.budget import Budget
 from mnist_sweep.sweep.crew import Crew
-from mnist_sweep.sweep.driver import Driver, opened
+from mnist_sweep.sweep.driver import opened
 from mnist_sweep.sweep.launchers import Task
 from mnist_sweep.sweep.launchers.inline import Inline
 from mnist_sweep.tracking.store import client_of
@@ -188,20 +187,6 @@ def test_another_study_of_this_name_in_the_same_store_is_left_alone(tmp_path: Pa
     assert [client_of(uri).get_run(run).info.status for run in sittings] == ["RUNNING", "RUNNING"]
 
 
-def test_a_target_stays_reached(tmp_path: Path) -> None:
-    for _ in range(2):
-        stubs.search(tmp_path, "sweep.target=0.5", "sweep.trials=9")
-    assert len(stubs.performed) == 1
-
-
-def test_a_target_is_reached_by_a_trial_that_keeps_the_constraints(tmp_path: Path) -> None:
-    bound = "sweep.constraints={gap/accuracy: {max: 0.03}}"
-    driver = stubs.search(tmp_path, "sweep.target=0.5", bound, "sweep.trials=30", "sweep/sampler=random")
-    best = driver.study.best()
-    assert best is not None
-    assert best.number == driver.study.trials()[-1].number
-
-
 def test_a_repeated_trial_has_the_time_of_the_original(tmp_path: Path) -> None:
     goals = "[{metric: val/accuracy, direction: maximize}, {metric: seconds, direction: minimize}]"
     driver = stubs.search(tmp_path, POOLS, f"sweep.objectives={goals}", "sweep.trials=3", "sweep/sampler=random")
@@ -266,30 +251,6 @@ def test_a_trial_that_was_to_end_ends_in_the_next_sitting(tmp_path: Path) -> Non
     ((number, epochs),) = ended
     trial = driver.study.trials()[number]
     assert (trial.state, trial.user_attrs["result"]["epochs"]) == (TrialState.PRUNED, epochs)
-
-
-def test_the_end_of_a_budget_ends_the_run_in_the_sweeps_own_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Budget, "over", lambda _: "enough" if stubs.performed else None)
-    driver = stubs.search(tmp_path, "sweep.trials=4", "sweep.on_budget=stop", "trainer.max_epochs=12")
-    (trial,) = driver.study.trials()[:1]
-    assert trial.state == TrialState.WAITING
-    assert [*trial.intermediate_values] == [1]
-
-
-def test_the_time_for_the_trials_begins_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, began = [0.0], Driver.begin
-    monkeypatch.setattr("mnist_sweep.sweep.budget.time.monotonic", lambda: clock[0])
-
-    def slowly(self: Driver, crew: Crew) -> None:
-        began(self, crew)
-        clock[0] += 1000
-
-    monkeypatch.setattr(Driver, "begin", slowly)
-    driver = stubs.search(tmp_path, "sweep.trials=2", "sweep.budget_minutes=10")
-    assert driver.study.counted() == 2
-    assert driver.study.recall("search_seconds") == 0
 
 
 def test_a_run_whose_worker_died_is_closed_when_the_sweep_is_interrupted(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""What is drawn only under a condition, and what no trial can draw."""
+
+import pytest
+
+from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.space import Space
+from tests.test_space import BASE, default, proposals
+
+
+def test_a_conditional_key_is_drawn_where_its_condition_holds() -> None:
+    drawn = proposals(default(), 60)
+    assert {values["optimizer"] for values in drawn} == {"adam", "adamw", "sgd"}
+    assert all(("optimizer.momentum" in values) == (values["optimizer"] == "sgd") for values in drawn)
+
+
+def test_conditions_of_a_tree_hold_for_all_in_it() -> None:
+    space = Space(
+        {
+            "optimizer": {"_group_": ["adam", "sgd"], "when": {"model.batch_norm": True}},
+            "trainer": {
+                "when": {"optimizer": "sgd"},
+                "patience": {"low": 1, "high": 3},
+                "max_epochs": {"choices": [5, 6], "when": {"trainer.patience": [2, 3]}},
+            },
+            "model": {"batch_norm": {"choices": [True, False]}},
+        },
+        BASE,
+    )
+    assert [row for row in space.describe() if row[0] == "trainer.max_epochs"] == [
+        ("trainer.max_epochs", "5 | 6", "optimizer=sgd, trainer.patience=2 or 3")
+    ]
+    assert sorted(space.conditional) == ["optimizer", "trainer.max_epochs", "trainer.patience"]
+    seen = set()
+    for values in proposals(space, 100):
+        keys = frozenset(values) - {"model.batch_norm"}
+        assert ("optimizer" in keys) == values["model.batch_norm"]
+        assert ("trainer.patience" in keys) == (values.get("optimizer") == "sgd")
+        assert ("trainer.max_epochs" in keys) == (values.get("trainer.patience", 1) > 1)
+        seen.add(keys)
+    assert len(seen) == 4
+
+
+def test_conditions_within_each_other_hold_both() -> None:
+    smoothing = {"low": 0.1, "high": 0.2, "when": {"optimizer": ["adamw", "sgd"]}}
+    tree = {
+        "optimizer": {"_group_": ["adam", "adamw", "sgd"]},
+        "loss": {"when": {"optimizer": ["adam", "adamw"]}, "label_smoothing": smoothing},
+    }
+    drawn = proposals(Space(tree, BASE), 40)
+    assert {values["optimizer"] for values in drawn} == {"adam", "adamw", "sgd"}
+    assert all(("loss.label_smoothing" in values) == (values["optimizer"] == "adamw") for values in drawn)
+
+
+def test_a_condition_on_the_length_of_a_list() -> None:
+    space = default("+sweep.space.model.batch_norm={choices: [true, false], when: {model.filters.length: [2, 3]}}")
+    assert "model.batch_norm" in space.conditional
+    drawn = proposals(space, 40)
+    assert {len(values["model.filters"]) for values in drawn} == {1, 2, 3}
+    for values in drawn:
+        assert ("model.batch_norm" in values) == (len(values["model.filters"]) > 1)
+
+
+def test_a_condition_on_what_is_not_drawn_goes_by_the_configs_own_value() -> None:
+    tree = {"model": {"dropout": {"choices": [0.1, 0.2], "when": {"model.pool": "max"}}, "pool": {"choices": ["avg"]}}}
+    assert proposals(Space(tree, BASE), 1) == [{"model.pool": "avg"}]
+    assert set(*proposals(Space(tree, BASE, fixed=["model.pool"]), 1)) == {"model.dropout"}
+
+
+def test_a_key_whose_condition_cannot_hold_is_not_searched() -> None:
+    space = default("optimizer=adam", "model.filters=[8,8]")
+    assert space.inactive == ["optimizer.momentum"]
+    assert "optimizer.momentum" not in {key for key, _, _ in space.describe()}
+    assert default("optimizer=sgd").inactive == []
+    assert default().inactive == []  # the option of the group is drawn
+    every = ["optimizer=adam", "optimizer.lr=0.01", "data.batch_size=32", "model.filters=[8]", "model.kernel_size=3"]
+    every += ["model.pool_size=2", "model.dropout=0", "trainer.max_epochs=1"]
+    with pytest.raises(RequestError, match="nothing is left to search"):
+        default(*every)
+
+
+def test_what_depends_on_an_inactive_key_is_inactive_by_its_own_value() -> None:
+    leaf = {"choices": [0.0, 0.001]}
+    tree = {
+        "optimizer.weight_decay": {**leaf, "when": {"model.pool": "avg"}},
+        "model.dropout": {"low": 0.1, "high": 0.2, "when": {"optimizer.weight_decay": 0.001}},
+        "loss.label_smoothing": {"low": 0.1, "high": 0.2, "when": {"model.filters.length": 2}},
+    }
+    space = Space(tree, {**BASE, "model.pool": "max", "optimizer.weight_decay": 0.0, "model.filters": [8, 8]})
+    assert space.inactive == ["model.dropout", "optimizer.weight_decay"]
+    assert [dimension.key for dimension in space.dimensions] == ["loss.label_smoothing"]
+
+
+def test_a_list_that_follows_choices_of_several_lengths_is_conditional() -> None:
+    def conditional(choices: list[list[int]]) -> list[str]:
+        leaf = {"length": "model.filters", "each": {"choices": [3, 5]}}
+        return Space({"model": {"filters": {"choices": choices}, "kernel_size": leaf}}, BASE).conditional
+
+    assert conditional([[2], [2, 2]]) == ["model.kernel_size"]
+    assert conditional([[2, 4], [4, 2]]) == []
