@@ -163,8 +163,8 @@ def _points(given: Sequence[str]) -> list[list[str]]:
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    hydra_of_all = GlobalHydra.instance()  # knows the options that a glob means, while it is at work
-    loader = hydra_of_all.config_loader() if hydra_of_all.is_initialized() else None
+    running = GlobalHydra.instance()  # knows the options that a glob means
+    loader = running.config_loader() if running.is_initialized() else None
     parsed = OverridesParser.create(loader).parse_overrides(list(given))
     for each in parsed:
         if each.is_sweep_override() and not each.is_discrete_sweep():

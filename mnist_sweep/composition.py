@@ -182,17 +182,8 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
     if parsed.is_sweep_override():
         return f"{item}: several values need --multirun"
     if folders or key == "experiment":
-        found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        given = parsed.value()
-        options = given if isinstance(given, list) and key == "experiment" else [given]
-        chosen = ["null" if option is None else str(option) for option in options]
-        removed = key == "experiment" and parsed.is_delete()
-        unknown = [option for option in chosen if option not in found and not removed]
-        if unknown and not isinstance(given, dict):
-            close = difflib.get_close_matches(unknown[0], found, n=1)
-            none = "; ~experiment for none" if (key, given) == ("experiment", None) else ""
-            guess = f"did you mean {close[0]}? " if close else ""
-            return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}{none}"
+        if line := _unknown_option(parsed, folders):
+            return line
         if key == "sweep" and not parsed.is_add():
             return f"{item}: a sweep is added to the config; write +{item}"
         if key.startswith("sweep/") and not any(key_of(other) == "sweep" for other in overrides):
@@ -223,6 +214,22 @@ def _fault_of(parsed: Override, overrides: Sequence[str], config_dir: str | None
         return f"{item}: {group}={OmegaConf.select(rest, f'{group}.name')} has no such key; it has {have or 'none'}"
     known = present if key.startswith("sweep.space") else present | schema.known_keys()
     return f"{item}: unknown key; the nearest known one is {nearest(key, known - {'experiment'})}"
+
+
+def _unknown_option(parsed: Override, folders: Sequence[Path]) -> str | None:
+    """What is wrong with the option that an override chooses of a group, or with one of several experiments."""
+    item, key, given = str(parsed.input_line), parsed.key_or_group, parsed.value()
+    if isinstance(given, dict) or (key == "experiment" and parsed.is_delete()):
+        return None
+    found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    options = given if isinstance(given, list) and key == "experiment" else [given]
+    unknown = [name for name in ("null" if option is None else str(option) for option in options) if name not in found]
+    if not unknown:
+        return None
+    close = difflib.get_close_matches(unknown[0], found, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    none = "; ~experiment for none" if key == "experiment" and given is None else ""
+    return f"{item}: unknown option; {guess}allowed: {', '.join(found) or 'only those of a --config-dir'}{none}"
 
 
 def _folders(config_dir: str | None) -> list[Path]:

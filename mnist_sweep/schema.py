@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator, model_validator
 
 from mnist_sweep import metrics, sections, shapes
-from mnist_sweep.sections import Fraction, Name, NonNegative, Positive, Rate, Section
+from mnist_sweep.optimizer_schema import Optimizer, Scheduler
+from mnist_sweep.sections import Fraction, Name, Positive, Rate, Section
 from mnist_sweep.sweep_schema import Sweep
 
 
@@ -78,73 +79,6 @@ class Data(Section):
     limit: Annotated[int, Field(ge=shapes.CLASSES)] | None
     batch_size: Positive
     augmentation: Augmentation
-
-
-Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-
-
-class Adam(Section):
-    name: Literal["adam"]
-    lr: Rate
-    betas: Betas
-    weight_decay: NonNegative
-
-
-class AdamW(Section):
-    name: Literal["adamw"]
-    lr: Rate
-    betas: Betas
-    weight_decay: NonNegative
-
-
-class SGD(Section):
-    name: Literal["sgd"]
-    lr: Rate
-    momentum: Fraction
-    nesterov: bool
-    weight_decay: NonNegative
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("optimizer.momentum=0: allowed only with optimizer.nesterov=false")
-        return self
-
-
-class RMSprop(Section):
-    name: Literal["rmsprop"]
-    lr: Rate
-    alpha: Fraction
-    momentum: Fraction
-    weight_decay: NonNegative
-
-
-Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
-
-
-class NoScheduler(Section):
-    name: Literal["none"]
-
-
-class Step(Section):
-    name: Literal["step"]
-    step_size: Positive
-    gamma: Annotated[float, Field(gt=0, le=1)]
-
-
-class Cosine(Section):
-    name: Literal["cosine"]
-    final_lr: NonNegative
-
-
-class OneCycle(Section):
-    name: Literal["onecycle"]
-    warmup: Annotated[float, Field(gt=0, lt=1)]
-    initial_div: Annotated[float, Field(ge=1)]
-    final_div: Annotated[float, Field(ge=1)]
-
-
-Scheduler = Annotated[NoScheduler | Step | Cosine | OneCycle, Field(discriminator="name")]
 
 
 class Loss(Section):

@@ -18,6 +18,7 @@ import contextlib
 import functools
 import graphlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mnist_sweep import schema
@@ -69,7 +70,7 @@ class Space:
         self._check_lengths(drawn)
         self.dimensions: list[Dimension] = []
         for dimension in ordered:
-            if self._can_be_active(dimension):
+            if self._can_be_active(dimension, {before.key for before in self.dimensions}):
                 self.dimensions.append(dimension)
         self.inactive = sorted(drawn.keys() - {dimension.key for dimension in self.dimensions})
         if not self.dimensions:
@@ -92,15 +93,14 @@ class Space:
         space._check_values()
         return space
 
-    def _can_be_active(self, dimension: Dimension) -> bool:
-        """Whether a key is drawn in some trial, by its conditions and by the keys that are drawn before it."""
-        before = {each.key for each in self.dimensions}
+    def _can_be_active(self, dimension: Dimension, before: set[str]) -> bool:
+        """Whether a key is drawn in some trial, by its conditions and by the keys that may be drawn before it."""
         fixed = {
             key: allowed
             for key, allowed in dimension.when.items()
             if not before & {without_length(key), key.partition(".")[0]}
         }
-        return Dimension(dimension.key, dimension.leaf, fixed).active(self.base)
+        return replace(dimension, when=fixed).active(self.base)
 
     def _check_values(self) -> None:
         """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out.
@@ -167,16 +167,15 @@ class Space:
     def conditional(self) -> list[str]:
         """The keys that are not drawn, or not with the same parameters, in every trial."""
         found: list[str] = []
+        searched, of_several_lengths = {each.key for each in self.dimensions}, self._of_several_lengths()
         for dimension in self.dimensions:
             length = dimension.leaf.length if isinstance(dimension.leaf, Sequence) else 0
-            follows = isinstance(length, str) and length in {*found, *self._of_several_lengths}
+            follows = isinstance(length, str) and length in {*found, *of_several_lengths}
             varies = isinstance(length, Number | Choice | Sequence) and not _single(length)
-            searched = {each.key for each in self.dimensions}
             if {without_length(key) for key in dimension.when} & searched or follows or varies:
                 found.append(dimension.key)
         return found
 
-    @property
     def _of_several_lengths(self) -> set[str]:
         """The keys that are drawn from choices among which lists differ in length."""
         chosen = {each.key: each.leaf.choices for each in self.dimensions if isinstance(each.leaf, Choice)}
