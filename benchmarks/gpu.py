@@ -1,18 +1,20 @@
-"""How fast a sweep is on a GPU: python benchmarks/gpu.py [images] [epochs]
+"""How fast a sweep is on a GPU: python benchmarks/gpu.py [images] [epochs] [rounds of the template]
 
 Model-epochs a second of the default network: Lightning as templates use it (benchmarks/throughput.py, b) on this GPU,
-against this project's sweep with 1, 2, 4 and 8 workers that share the GPU, without and with CUDA graphs; beside it the
-GPU's mean utilisation, the loss at the end, so that speed is not bought with wrong results, and the floor from
-arithmetic. Without a GPU the same script runs on the CPU, with fewer images, and says so.
+against this project's sweep with 1, 4 and 8 workers that share the GPU, without and with CUDA graphs, three trials a
+worker, with all that a finished run does; beside it the GPU's mean utilisation, the loss at the end, so that speed is
+not bought with wrong results, and the floor from arithmetic. Without a GPU the same script runs on the CPU, with fewer
+images, and says so.
 """
 
-import itertools
+import contextlib
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from ways import floor, sweep, template
@@ -23,6 +25,9 @@ from mnist_sweep.sweep import machine
 from mnist_sweep.sweep.crew import Crew
 
 WANTED = 15.0
+WORKERS = (1, 4, 8)
+#: Tasks one after another, so that one worker trains while another draws its pictures.
+TRIALS = 3
 
 
 class Utilisation:
@@ -62,7 +67,7 @@ class Utilisation:
         return f"{statistics.fmean(self.samples):.0f}%" if self.samples else "–"
 
 
-def main(images: int | None, epochs: int) -> None:
+def main(images: int | None, epochs: int, rounds: int) -> None:
     """Measure, and print the table."""
     gpus = machine.gpus()[:1]
     if gpus:
@@ -78,31 +83,43 @@ def main(images: int | None, epochs: int) -> None:
     epoch = images // size * size
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as process:
-        rounds = [process.submit(template, base).result() for _ in range(2)]
-        plain, loss = max(rate for rate, *_ in rounds) / epoch, rounds[-1][1]
+        templates = [process.submit(template, base).result() for _ in range(rounds)]
+        plain, loss = max(rate for rate, *_ in templates) / epoch, templates[-1][1]
         least = process.submit(floor, base, bool(gpus)).result() / epoch
     print("| | model-epochs a second | against the template | utilisation | val/loss |\n|---|---|---|---|---|")
     print(f"| Lightning as templates use it | {plain:.3f} | 1.0 | | {loss:.3f} |", flush=True)
+    print(f"| floor | {least:.1f} | {least / plain:.0f} | | |", flush=True)
     best = 0.0
-    for workers, graphs in itertools.product((1, 2, 4, 8), (False, True)) if gpus else ((1, False), (2, False)):
-        recorded = [*base, f"trainer.cuda_graphs={graphs}"]
-        asked = compose([*recorded, "+sweep=optuna", f"sweep.workers={workers}"])
-        divided = machine.share(asked)
-        with tempfile.TemporaryDirectory() as folder:
-            warm = [*recorded, f"output={folder}"]
-            with Crew(machine.launcher(asked, divided, warm, None)) as crew:
-                sweep([*recorded, "trainer.max_epochs=1"], (crew, divided), folder)  # CUDA's kernels are loaded once
+    with contextlib.ExitStack() as stack:
+        teams = [stack.enter_context(_team(base, workers)) for workers in (WORKERS if gpus else WORKERS[:1])]
+        for crew, _, _ in teams:  # all at once; those that wait for their turn have nothing to do
+            crew.open()
+        for crew, divided, folder in teams:
+            sweep([*base, "trainer.max_epochs=1"], (crew, divided), folder)  # libraries choose their kernels once
+            for graphs in (False, True) if gpus else (False,):
                 with Utilisation(gpus[0] if gpus else None) as used:
-                    measured = sweep(recorded, (crew, divided), folder)
-        rate, loss = measured[0] / epoch, measured[1]
-        best = max(best, rate)
-        how = f"{workers} worker{'s' * (workers > 1)}{', CUDA graphs' * graphs}"
-        print(f"| sweep, {how} | {rate:.3f} | {rate / plain:.1f} | {used.mean} | {loss:.3f} |", flush=True)
-    print(f"| floor | {least:.1f} | {least / plain:.0f} | | |")
+                    measured = sweep([*base, f"trainer.cuda_graphs={graphs}"], (crew, divided), folder, TRIALS)
+                rate, loss = measured[0] / epoch, measured[1]
+                best = max(best, rate)
+                how = f"{divided.workers} worker{'s' * (divided.workers > 1)}{', CUDA graphs' * graphs}"
+                print(f"| sweep, {how} | {rate:.3f} | {rate / plain:.1f} | {used.mean} | {loss:.3f} |", flush=True)
     if gpus:
         print(f"best: {best / plain:.1f} times the template's, wanted {WANTED:.0f} times")
 
 
+@contextlib.contextmanager
+def _team(items: list[str], workers: int) -> Iterator[tuple[Crew, machine.Share, str]]:
+    """So many workers, what each has of the machine, and a folder of their own."""
+    asked = compose([*items, "+sweep=optuna", f"sweep.workers={workers}"])
+    divided = machine.share(asked)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Crew(machine.launcher(asked, divided, [*items, f"output={folder}"], None)) as crew,
+    ):
+        yield crew, divided, folder
+
+
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    main(given[0] if given else None, given[1] if len(given) > 1 else 3)
+    images, epochs, rounds = given + [0, 5, 2][len(given) :]
+    main(images or None, epochs, rounds)

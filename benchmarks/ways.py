@@ -244,8 +244,8 @@ def floor(items: list[str], half: bool) -> float:
     return side**3 / best / (3 * sum(layer.multiply_adds for layer in config.model.layers()))
 
 
-def sweep(items: list[str], launched: Any, folder: str) -> Measured:
-    """(e)"""
+def sweep(items: list[str], launched: Any, folder: str, trials: int = 1) -> Measured:
+    """(e): so many trials a worker."""
     from mnist_sweep import data
     from mnist_sweep.composition import compose
     from mnist_sweep.sweep.launchers import Task
@@ -268,7 +268,7 @@ def sweep(items: list[str], launched: Any, folder: str) -> Measured:
             parent=None,
             tags={},
         )
-        for index in range(divided.workers)
+        for index in range(trials * divided.workers)
     ]
     started = time.perf_counter()
     results = crew.perform(tasks)

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mnist_sweep import cuda_graphs, metrics, optimizers, schema, shapes
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.result import best_epoch
+from mnist_sweep.step import BatchLoss, Step
 
 
 class Tally(nn.Module):
@@ -91,31 +92,6 @@ class Average:
         self._averages, self._steps = state["averages"], state["steps"]
 
 
-class BatchLoss(nn.Module):
-    """Images (B, 1, 28, 28), 0 … 1, and labels (B,) → the mean loss of the batch, a scalar, and its logits (B, 10).
-
-    Args:
-        network: (B, 1, 28, 28) standardised images → (B, 10) logits.
-        mean, deviation: of the training pixels, scaled to [0, 1]; scalars.
-        smoothing: of the labels, 0 … 1.
-        bf16: compute the network in bf16.
-    """
-
-    def __init__(
-        self, network: nn.Module, mean: torch.Tensor, deviation: torch.Tensor, smoothing: float, bf16: bool
-    ) -> None:
-        super().__init__()
-        self.network, self.mean, self.deviation = network, mean, deviation
-        self.smoothing, self.bf16 = smoothing, bf16
-
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # left before the optimizer's step: within, the weights would be rounded only once
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.network((images - self.mean) / self.deviation)
-        logits = logits.float()
-        return cross_entropy(logits, labels, label_smoothing=self.smoothing), logits
-
-
 class Classifier(pl.LightningModule):
     """Images → logits, with everything that training needs.
 
@@ -152,7 +128,7 @@ class Classifier(pl.LightningModule):
         self.test: metrics.Measured | None = None
         self._probabilities: list[torch.Tensor] = []
         self.automatic_optimization = False
-        self._loss: list[nn.Module] = []  # in a list: its network is the classifier's own, not a second part of it
+        self._step: Step | cuda_graphs.Recorded | None = None
         self._average = Average(self.network, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self._each_step: lr_scheduler.LRScheduler | None = None
         self._each_epoch: lr_scheduler.LRScheduler | None = None
@@ -170,34 +146,40 @@ class Classifier(pl.LightningModule):
     def on_train_start(self) -> None:
         """Now that the network is where it is trained, and as a checkpoint had it."""
         config = self.config
-        bf16 = config.trainer.precision == "bf16"
-        loss: nn.Module = BatchLoss(self.network, self.mean, self.deviation, config.loss.label_smoothing, bf16)
-        if config.trainer.cuda_graphs:
+        loss = BatchLoss(
+            self.network,
+            self.mean,
+            self.deviation,
+            config.loss.label_smoothing,
+            bf16=config.trainer.precision == "bf16",
+        )
+        # itself, since what Lightning does around its step cannot be recorded
+        optimizer = cast(Optimizer, self.optimizers(use_pl_optimizer=False))
+        self._step = step = Step(loss, optimizer, config.trainer.gradient_clip)
+        wanted = config.trainer.cuda_graphs
+        if wanted is True or (wanted == "auto" and cuda_graphs.supported(self.device)):
             groups: Any = self.trainer.train_dataloader
-            loss = cuda_graphs.recorded(loss, *groups.batches.blank())
-        self._loss = [loss]
+            self._step = cuda_graphs.recorded(step, *groups.batches.blank())
 
     def on_train_end(self) -> None:
-        self._loss.clear()  # and the memory of its graphs
+        self._step = None  # and the memory of its graph
 
     def training_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
         """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
-        optimizer, schedule = cast(Optimizer, self.optimizers()), self._each_step
-        clip = self.config.trainer.gradient_clip
+        assert self._step is not None
+        # as Lightning's own optimizer counts them; by its count a checkpoint is known to be a new one
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         losses, predicted = [], []
         for images, labels in group:
-            loss, logits = self._loss[0](images, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            if clip is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), clip)
-            optimizer.step()
+            loss, classes = self._step(images, labels)
+            progress.increment_ready()
+            progress.increment_completed()
             if self._average:
                 self._average.update()
-            if schedule is not None:
-                schedule.step()
-            losses.append(loss.detach().clone())  # the next one is written to the same place, if from a graph
-            predicted.append(logits.detach().argmax(dim=1))
+            if self._each_step is not None:
+                self._each_step.step()
+            losses.append(loss)
+            predicted.append(classes)
         labels = torch.cat([labels for _, labels in group])
         self.training_tally.add(torch.cat(predicted), labels, torch.stack(losses).double().sum() * len(group[0][1]))
 

@@ -1,15 +1,23 @@
-"""A batch's forward and backward pass as CUDA graphs: recorded once, and from then on one call each.
+"""A whole step of the optimizer as one CUDA graph: recorded once, and from then on one call.
 
 A small network's kernels are shorter than the time in which a processor starts them. A graph has them started by the
 GPU itself, whatever their number. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+
+from mnist_sweep.step import Step
 
 log = logging.getLogger(__name__)
+
+Outputs = tuple[torch.Tensor, ...]
+
+#: Before a step is recorded: libraries choose their kernels, and the optimizer makes its state.
+_WARM_UP = 3
 
 
 def supported(device: torch.device) -> bool:
@@ -17,30 +25,104 @@ def supported(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def recorded(loss: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
-    """The same function, forward and backward, as CUDA graphs; as it is, and a line, where they cannot be recorded.
-
-    What it returns is kept in memory of the graphs: the next batch writes over it.
+def recorded(step: Step, images: torch.Tensor, labels: torch.Tensor) -> "Step | Recorded":
+    """The same step as a CUDA graph; as it is, and a line, where it cannot be recorded.
 
     Args:
-        loss: a module in training, of images and labels; its parameters and buffers stay where they are from now on.
+        step: its network is in training; network and optimizer stay where they are from now on.
         images, labels: tensors like those of every batch, on the GPU; what they hold does not matter.
     """
     device = images.device
     if not supported(device):
         log.warning("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
-        return loss
-    # Before it is recorded it is called a few times, which moves the statistics of batch norms and draws dropouts.
-    buffers = [buffer.clone() for buffer in loss.buffers()]
+        return step
+    weights = [*step.loss.parameters(), *step.loss.buffers()]
+    before = [weight.detach().clone() for weight in weights]
+    state = _tensors(step.optimizer)
+    kept = {place: value.clone() for place, value in state.items()}
     generator = torch.cuda.get_rng_state(device)
     try:
-        graphed: nn.Module = torch.cuda.make_graphed_callables(loss, (images, labels))  # type: ignore[assignment]
-        return graphed
+        return Recorded(step, images, labels)
     except RuntimeError as error:  # a layer that cannot be recorded, or no memory for it
         reason = " ".join(str(error).split())[:150]
         log.warning("trained without CUDA graphs: %s (trainer.cuda_graphs)", reason)
-        return loss
-    finally:
-        for buffer, before in zip(loss.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        step.optimizer.zero_grad()  # that is, without gradients in the memory of a graph
+        return step
+    finally:  # as if no step had been made; in place, since the graph knows no other
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+            for place, value in _tensors(step.optimizer).items():
+                value.copy_(kept[place]) if place in kept else value.zero_()
         torch.cuda.set_rng_state(generator, device)
+
+
+class Recorded:
+    """A step that is called as `Step` is.
+
+    Args:
+        step, images, labels: as for `recorded`.
+
+    Raises:
+        RuntimeError: it cannot be recorded.
+    """
+
+    def __init__(self, step: Step, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self._batch = images.clone(), labels.clone()
+        self._groups = step.optimizer.param_groups
+        # A number would be part of the recording, and a schedule changes it
+        self._rates = [torch.tensor(float(group["lr"]), device=images.device) for group in self._groups]
+        self._written = [group["lr"] for group in self._groups]
+
+        def make_steps(count: int) -> Outputs:
+            for _ in range(count):
+                outputs = step(*self._batch)
+            return outputs
+
+        def prepare() -> None:
+            make_steps(_WARM_UP)
+            for state in step.optimizer.state.values():  # RMSprop counts its steps on the processor
+                state.update({key: each.to(images.device) for key, each in state.items() if torch.is_tensor(each)})
+            for group, rate in zip(self._groups, self._rates, strict=True):
+                group["lr"] = rate
+                if "capturable" in group:
+                    group["capturable"] = True
+
+        try:
+            self._replay, self._outputs = _record(prepare, lambda: make_steps(1))
+        finally:  # as schedules and checkpoints know them
+            for group, rate in zip(self._groups, self._written, strict=True):
+                group["lr"] = rate
+                if "capturable" in group:
+                    group["capturable"] = False
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outputs:
+        for place, given in zip(self._batch, (images, labels), strict=True):
+            place.copy_(given)
+        for number, group in enumerate(self._groups):
+            if group["lr"] != self._written[number]:
+                self._written[number] = group["lr"]
+                self._rates[number].fill_(group["lr"])
+        self._replay()
+        return tuple(output.clone() for output in self._outputs)  # the next ones are written over them
+
+
+def _record(prepare: Callable[[], None], function: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
+    """What a function starts on the GPU, to be started again, and its outputs, which are written anew each time."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        prepare()
+    with torch.cuda.graph(graph, stream=stream):
+        outputs = function()
+    return graph.replay, outputs
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], torch.Tensor]:
+    """The state of an optimizer by the number of its parameter and its name; all optimizers begin with zeros."""
+    return {
+        (number, name): value
+        for number, state in enumerate(optimizer.state.values())
+        for name, value in state.items()
+        if torch.is_tensor(value)
+    }

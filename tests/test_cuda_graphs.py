@@ -1,4 +1,4 @@
-"""A step as CUDA graphs, without a GPU: with a stand-in that treats a module as torch's own function does."""
+"""A step as a CUDA graph, without a GPU: with a stand-in that keeps what a graph keeps."""
 
 import logging
 from collections.abc import Callable
@@ -7,50 +7,42 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mnist_sweep import cuda_graphs, run
 from mnist_sweep.composition import compose
-from tests.conftest import SMALL
+from mnist_sweep.errors import Interrupted
+from tests.conftest import SMALL, interrupt_in
 
-Recorder = Callable[[nn.Module, tuple[torch.Tensor, ...]], nn.Module]
-
-
-def recorder(loss: nn.Module, sample: tuple[torch.Tensor, ...]) -> nn.Module:
-    """Calls a module to warm up, and gives one back that has a place in memory for its inputs and its outputs."""
-    for _ in range(3):
-        outputs = [output for output in loss(*sample) if output.requires_grad]
-        torch.autograd.grad(outputs, list(loss.parameters()), [torch.ones_like(output) for output in outputs])
-
-    class Recorded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.places = [output.detach().clone() for output in loss(*sample)]
-
-        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            for place, given in zip(sample, inputs, strict=True):
-                assert (place.shape, place.dtype) == (given.shape, given.dtype)
-                place.copy_(given)
-            return tuple(Placed.apply(output, place) for output, place in zip(loss(*sample), self.places, strict=True))
-
-    return Recorded()
+Function = Callable[[], tuple[torch.Tensor, ...]]
+Recorder = Callable[[Callable[[], None], Function], tuple[Callable[[], Any], tuple[torch.Tensor, ...]]]
 
 
-class Placed(torch.autograd.Function):
-    """An output where the last one was."""
+def recorder(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
+    """As a graph: what a function reads is read where it was, numbers stay, its outputs go where the last ones were."""
+    prepare()
+    seen: list[tuple[dict[str, Any], Any]] = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.extend((group, group["lr"]) for group in optimizer.param_groups)
+    )
+    places = tuple(output.clone() for output in function())
+    hook.remove()
 
-    @staticmethod
-    def forward(_: Any, output: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        return place.copy_(output).detach()
+    def replay() -> None:
+        outside = [group["lr"] for group, _ in seen]
+        for group, rate in seen:
+            group["lr"] = rate
+        for place, output in zip(places, function(), strict=True):
+            place.copy_(output)
+        for (group, _), rate in zip(seen, outside, strict=True):
+            group["lr"] = rate
 
-    @staticmethod
-    def backward(_: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient, None
+    return replay, places
 
 
-def failing(loss: nn.Module, sample: tuple[torch.Tensor, ...]) -> nn.Module:
-    """Fails while it records, when the module has been called already."""
-    recorder(loss, sample)
+def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
+    """Fails while it records, when steps have been made already."""
+    recorder(prepare, function)
     raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …")
 
 
@@ -60,7 +52,7 @@ def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], None
 
     def install(recorder: Recorder) -> None:
         monkeypatch.setattr(cuda_graphs, "supported", lambda _: True)
-        monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorder)
+        monkeypatch.setattr(cuda_graphs, "_record", recorder)
         monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: torch.get_rng_state())
         monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: torch.set_rng_state(state))
 
@@ -76,19 +68,65 @@ def history(folder: Path, name: str, *items: str) -> list[dict[str, float]]:
     return result.history
 
 
-def test_a_recorded_step_computes_the_same(tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None]) -> None:
-    plain = history(tmp_path, "plain")
+EXACT_RATE = f"optimizer.lr={2**-8}"  # in single precision, too, in which a graph has it
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        ["optimizer=adamw", "optimizer.weight_decay=0.5"],
+        ["optimizer=sgd", "optimizer.momentum=0.5", "optimizer.nesterov=true"],
+        [
+            "optimizer=sgd",
+            "optimizer.momentum=0.0",
+            "optimizer.nesterov=false",
+            "scheduler=step",
+            "scheduler.step_size=1",
+            "scheduler.gamma=0.5",
+        ],
+    ],
+    ids=" ".join,
+)
+def test_a_recorded_step_computes_the_same(
+    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], items: list[str]
+) -> None:
+    plain = history(tmp_path, "plain", EXACT_RATE, *items)
     recordings = []
 
-    def record(loss: nn.Module, sample: tuple[torch.Tensor, ...]) -> nn.Module:
-        recordings.append(recorder(loss, sample))
+    def record(prepare: Callable[[], None], function: Function) -> Any:
+        recordings.append(recorder(prepare, function))
         return recordings[-1]
 
     as_if_on_a_gpu(record)
-    assert history(tmp_path, "asked", "trainer.cuda_graphs=true") == plain
+    assert history(tmp_path, "usual", EXACT_RATE, *items) == plain
     assert len(recordings) == 1
-    history(tmp_path, "not-asked")
+    history(tmp_path, "not-wanted", "trainer.cuda_graphs=false")
     assert len(recordings) == 1
+
+
+@pytest.mark.parametrize("items", [["scheduler=cosine"], ["scheduler=onecycle", "trainer.ema_decay=0.9"]], ids=" ".join)
+def test_a_recorded_step_follows_the_schedule(
+    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], items: list[str]
+) -> None:
+    plain = history(tmp_path, "plain", "optimizer.lr=0.01", *items)
+    as_if_on_a_gpu(recorder)
+    recorded = history(tmp_path, "recorded", "optimizer.lr=0.01", *items)
+    constant = history(tmp_path, "constant", "optimizer.lr=0.01", *items[1:])
+    losses = [[epoch["train/loss"] for epoch in each] for each in (plain, recorded, constant)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_run_goes_on_with_a_recorded_step(
+    perform: Callable[..., Any], as_if_on_a_gpu: Callable[[Recorder], None]
+) -> None:
+    items = ["trainer.max_epochs=3", "model.dropout=0.5", EXACT_RATE]
+    whole = perform(*items, "name=whole")
+    as_if_on_a_gpu(recorder)
+    with pytest.raises(Interrupted):
+        perform(*items, "name=parts", report=interrupt_in(2))
+    assert perform(*items, "name=parts", resume=True).history == whole.history
 
 
 def test_where_a_step_cannot_be_recorded_training_goes_on_as_if_nothing_had_been(

@@ -78,7 +78,7 @@ def opened(config: schema.Config, given: Sequence[str], config_dir: str | None =
         claim.check_folder(config.sweep, folder, study)
         if divided.why:
             explanations.append(f"trained in {divided.precision}: {divided.why} (trainer.precision)")
-        if config.trainer.cuda_graphs and not divided.gpus:
+        if config.trainer.cuda_graphs is True and not divided.gpus:
             explanations.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
         explanations += [
             f"sweep.objectives: {goal.metric} is to be {goal.direction}d, which is the worse of its two directions"
@@ -105,7 +105,7 @@ def common(config: schema.Config, given: Sequence[str], divided: machine.Share) 
     hardware: dict[str, Any] = {"trainer.precision": divided.precision}
     if not config.trainer.threads:
         hardware["trainer.threads"] = divided.threads
-    if config.trainer.cuda_graphs and not divided.gpus:  # said once, rather than by each trial
+    if config.trainer.cuda_graphs is True and not divided.gpus:  # said once, rather than by each trial
         hardware["trainer.cuda_graphs"] = False
     return replaced(items, [override(key, value) for key, value in hardware.items()])
 

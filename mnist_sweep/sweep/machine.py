@@ -12,6 +12,9 @@ from mnist_sweep.sweep.launchers import Launcher
 #: Where a driver shows itself: NVIDIA's, in WSL 2, on a Jetson; AMD's.
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
 
+#: Workers that share a GPU: while one evaluates, writes or draws, the others train. Measured by benchmarks/gpu.py.
+_PER_GPU = 4
+
 
 @dataclass(frozen=True)
 class Share:
@@ -67,7 +70,8 @@ def share(config: schema.Config) -> Share:
         return Share(1, processor.cores(), found[:1], *precision)
     # no more than there is ever work for at one time
     most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
-    workers = config.sweep.workers or min(len(found) or processor.cores(), most)
+    usual = max(len(found), min(_PER_GPU * len(found), processor.cores())) if found else processor.cores()
+    workers = config.sweep.workers or min(usual, most)
     return Share(workers, max(1, processor.cores() // workers), found, *precision)
 
 
