@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mnist_sweep import cuda_graphs, metrics, optimizers, schema, shapes
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.result import best_epoch
-from mnist_sweep.step import BatchLoss, Step
+from mnist_sweep.step import BatchLoss, TrainingStep
 
 
 class Tally(nn.Module):
@@ -128,7 +128,7 @@ class Classifier(pl.LightningModule):
         self.test: metrics.Measured | None = None
         self._probabilities: list[torch.Tensor] = []
         self.automatic_optimization = False
-        self._step: Step | cuda_graphs.Recorded | None = None
+        self._step: TrainingStep | cuda_graphs.Recorded | None = None
         self._average = Average(self.network, config.trainer.ema_decay) if config.trainer.ema_decay else None
         self._each_step: lr_scheduler.LRScheduler | None = None
         self._each_epoch: lr_scheduler.LRScheduler | None = None
@@ -155,14 +155,15 @@ class Classifier(pl.LightningModule):
         )
         # itself, since what Lightning does around its step cannot be recorded
         optimizer = cast(Optimizer, self.optimizers(use_pl_optimizer=False))
-        self._step = step = Step(loss, optimizer, config.trainer.gradient_clip)
+        self._step = step = TrainingStep(loss, optimizer, config.trainer.gradient_clip)
         wanted = config.trainer.cuda_graphs
         if wanted is True or (wanted == "auto" and cuda_graphs.supported(self.device)):
             groups: Any = self.trainer.train_dataloader
             self._step = cuda_graphs.recorded(step, *groups.batches.blank())
 
-    def on_train_end(self) -> None:
-        self._step = None  # and the memory of its graph
+    def release(self) -> None:
+        """Forget how to train, and with it the memory of a graph."""
+        self._step = None
 
     def training_step(self, group: list[tuple[torch.Tensor, torch.Tensor]], _: int) -> None:
         """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""

@@ -135,7 +135,7 @@ def _first_fault(error: pydantic.ValidationError, composed: Any) -> str:
             return f"{key}={text(node)}: should be a text; allowed: {in_shell(override(key, str(node)))}"
         case "bool_type" | "bool_parsing":
             return f"{key}={text(node)}: should be true or false"
-    message = fault["msg"].removeprefix("Input ").replace(" '32'", " 32")
+    message = fault["msg"].removeprefix("Input ").replace(" '32'", " 32").replace("True, False", "true, false")
     return f"{key}={text(node)}: {message}"
 
 

@@ -4,13 +4,14 @@ A small network's kernels are shorter than the time in which a processor starts 
 GPU itself, whatever their number. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from mnist_sweep.step import Step
+from mnist_sweep.step import TrainingStep
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def supported(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def recorded(step: Step, images: torch.Tensor, labels: torch.Tensor) -> "Step | Recorded":
+def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> "TrainingStep | Recorded":
     """The same step as a CUDA graph; as it is, and a line, where it cannot be recorded.
 
     Args:
@@ -44,7 +45,8 @@ def recorded(step: Step, images: torch.Tensor, labels: torch.Tensor) -> "Step | 
     try:
         return Recorded(step, images, labels)
     except RuntimeError as error:  # a layer that cannot be recorded, or no memory for it
-        reason = " ".join(str(error).split())[:150]
+        cause = error.__context__ or error  # what went wrong while it was recorded, rather than that it did
+        reason = " ".join(str(cause).split())[:150]
         log.warning("trained without CUDA graphs: %s (trainer.cuda_graphs)", reason)
         step.optimizer.zero_grad()  # that is, without gradients in the memory of a graph
         return step
@@ -58,7 +60,7 @@ def recorded(step: Step, images: torch.Tensor, labels: torch.Tensor) -> "Step | 
 
 
 class Recorded:
-    """A step that is called as `Step` is.
+    """A step that is called as `TrainingStep` is.
 
     Args:
         step, images, labels: as for `recorded`.
@@ -67,7 +69,7 @@ class Recorded:
         RuntimeError: it cannot be recorded.
     """
 
-    def __init__(self, step: Step, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def __init__(self, step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> None:
         self._batch = images.clone(), labels.clone()
         self._groups = step.optimizer.param_groups
         # A number would be part of the recording, and a schedule changes it
@@ -109,13 +111,22 @@ class Recorded:
 
 def _record(prepare: Callable[[], None], function: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
     """What a function starts on the GPU, to be started again, and its outputs, which are written anew each time."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        prepare()
-    with torch.cuda.graph(graph, stream=stream):
-        outputs = function()
+    stream, graph = _stream(), torch.cuda.CUDAGraph()
+    try:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            prepare()
+        with torch.cuda.graph(graph, stream=stream):
+            outputs = function()
+    finally:  # also of a failure, before anything is put back
+        torch.cuda.current_stream().wait_stream(stream)
     return graph.replay, outputs
+
+
+@functools.cache
+def _stream() -> torch.cuda.Stream:
+    """One for all recordings of a process, since libraries keep memory for each."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], torch.Tensor]:

@@ -10,7 +10,8 @@ from mnist_sweep import optimizer_schema, schema
 _WARMUP_STEPS = 2
 #: First, peak, last: in fewer steps there is no cycle, and the learning rate stays at its peak.
 _ONECYCLE_STEPS = 3
-#: And whether torch has a fused form of it, one call for all parameters.
+#: And whether torch has a fused form of it, one call for all parameters. A CUDA graph needs that or "capturable", and a
+#: state that begins with zeros.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], bool]] = {
     "adam": (torch.optim.Adam, True),
     "adamw": (torch.optim.AdamW, True),

@@ -176,6 +176,7 @@ class _Run:
             trainer.fit(classifier, groups, held_out, ckpt_path=resumed, weights_only=True)
         finally:
             self.train_seconds = self.watch.seconds()
+            classifier.release()
         check_interrupted()
 
     def _after_epoch(self, epoch: int, values: dict[str, float]) -> bool:

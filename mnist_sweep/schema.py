@@ -92,7 +92,7 @@ class Trainer(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     accelerator: Literal["auto", "cpu", "gpu"]
     precision: Literal[32, "bf16", "auto"]
-    cuda_graphs: bool | Literal["auto"]
+    cuda_graphs: Literal[True, False, "auto"]
     threads: Annotated[int, Field(ge=1, le=1024)] | None
 
 

@@ -31,7 +31,7 @@ class BatchLoss(nn.Module):
         return cross_entropy(logits, labels, label_smoothing=self.smoothing), logits
 
 
-class Step:
+class TrainingStep:
     """A step of the optimizer for a batch, called with it: images (B, 1, 28, 28), 0 … 1, and labels (B,).
 
     A call returns the mean loss of the batch before the step, a scalar, and the predicted classes (B,).

@@ -32,6 +32,7 @@ WRONG = [
     ("sweep.trials=5", "sweep.trials=5: only within a sweep; add +sweep=optuna"),
     ("sweep/sampler=random", "sweep/sampler=random: only within a sweep; add +sweep=optuna"),
     ("optimizer.lr=fast", "optimizer.lr=fast: should be a valid number"),
+    ("trainer.cuda_graphs=maybe", "trainer.cuda_graphs=maybe: should be true, false or 'auto'"),
     ("optimizer.lr=0", "optimizer.lr=0: should be greater than 0"),
     ("optimizer.lr=-0.1", "optimizer.lr=-0.1: should be greater than 0"),
     ("optimizer.lr=inf", "optimizer.lr=inf: should be a finite number"),

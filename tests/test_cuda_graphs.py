@@ -1,6 +1,7 @@
 """A step as a CUDA graph, without a GPU: with a stand-in that keeps what a graph keeps."""
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mnist_sweep import cuda_graphs, run
 from mnist_sweep.composition import compose
 from mnist_sweep.errors import Interrupted
-from tests.conftest import SMALL, interrupt_in
+from mnist_sweep.result import last_checkpoint
+from tests.conftest import SMALL, Perform, interrupt_in
 
 Function = Callable[[], tuple[torch.Tensor, ...]]
 Recorder = Callable[[Callable[[], None], Function], tuple[Callable[[], Any], tuple[torch.Tensor, ...]]]
@@ -21,23 +23,40 @@ Recorder = Callable[[Callable[[], None], Function], tuple[Callable[[], Any], tup
 def recorder(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
     """As a graph: what a function reads is read where it was, numbers stay, its outputs go where the last ones were."""
     prepare()
-    seen: list[tuple[dict[str, Any], Any]] = []
-    hook = register_optimizer_step_pre_hook(
-        lambda optimizer, *_: seen.extend((group, group["lr"]) for group in optimizer.param_groups)
-    )
+    optimizers: list[torch.optim.Optimizer] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: optimizers.append(optimizer))
     places = tuple(output.clone() for output in function())
     hook.remove()
+    (optimizer,) = optimizers
+    inside, memory = kept(optimizer), addresses(optimizer)
 
     def replay() -> None:
-        outside = [group["lr"] for group, _ in seen]
-        for group, rate in seen:
-            group["lr"] = rate
+        outside = kept(optimizer)
+        assert addresses(optimizer) == memory  # a graph would go on with what was there
+        swap(optimizer, inside)
         for place, output in zip(places, function(), strict=True):
             place.copy_(output)
-        for (group, _), rate in zip(seen, outside, strict=True):
-            group["lr"] = rate
+        swap(optimizer, outside)
 
     return replay, places
+
+
+def kept(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Its settings."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def swap(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:
+    """Give it these."""
+    for group, values in zip(optimizer.param_groups, settings, strict=True):
+        group.update(values)
+
+
+def addresses(optimizer: torch.optim.Optimizer) -> list[int]:
+    """Where its weights and its state are."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state = [value for weight in weights for value in optimizer.state[weight].values() if torch.is_tensor(value)]
+    return [tensor.data_ptr() for tensor in [*weights, *state]]
 
 
 def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
@@ -53,6 +72,8 @@ def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], None
     def install(recorder: Recorder) -> None:
         monkeypatch.setattr(cuda_graphs, "supported", lambda _: True)
         monkeypatch.setattr(cuda_graphs, "_record", recorder)
+        rmsprop = sys.modules[torch.optim.RMSprop.__module__]
+        monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
         monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: torch.get_rng_state())
         monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: torch.set_rng_state(state))
 
@@ -76,6 +97,7 @@ EXACT_RATE = f"optimizer.lr={2**-8}"  # in single precision, too, in which a gra
     [
         [],
         ["optimizer=adamw", "optimizer.weight_decay=0.5"],
+        ["optimizer=rmsprop", "optimizer.momentum=0.5"],
         ["optimizer=sgd", "optimizer.momentum=0.5", "optimizer.nesterov=true"],
         [
             "optimizer=sgd",
@@ -118,15 +140,39 @@ def test_a_recorded_step_follows_the_schedule(
     assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_run_goes_on_with_a_recorded_step(
-    perform: Callable[..., Any], as_if_on_a_gpu: Callable[[Recorder], None]
+    perform: Perform, as_if_on_a_gpu: Callable[[Recorder], None], tmp_path: Path, optimizer: str
 ) -> None:
-    items = ["trainer.max_epochs=3", "model.dropout=0.5", EXACT_RATE]
-    whole = perform(*items, "name=whole")
+    items = ["trainer.max_epochs=3", "model.dropout=0.5", f"optimizer={optimizer}", EXACT_RATE]
+    settings = []
+    for name, do in (("plain", None), ("recorded", recorder)):
+        if do:
+            as_if_on_a_gpu(do)
+        with pytest.raises(Interrupted):
+            perform(*items, f"name={name}", report=interrupt_in(3))
+        checkpoint = torch.load(last_checkpoint(tmp_path / "runs" / name), weights_only=True)
+        settings.append(checkpoint["optimizer_states"][0]["param_groups"])
+    assert settings[0] == settings[1]
+    resumed = [perform(*items, f"name={name}", resume=True).history for name in ("plain", "recorded")]
+    assert resumed[0] == resumed[1] == perform(*items, "name=whole", "trainer.cuda_graphs=false").history
+
+
+def test_every_batch_is_of_the_recorded_form(
+    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = set()
+    call = cuda_graphs.Recorded.__call__
+
+    def watched(self: Any, *batch: torch.Tensor) -> Any:
+        forms.add(tuple((place.shape, place.dtype) for place in self._batch))
+        forms.add(tuple((given.shape, given.dtype) for given in batch))
+        return call(self, *batch)
+
+    monkeypatch.setattr(cuda_graphs.Recorded, "__call__", watched)
     as_if_on_a_gpu(recorder)
-    with pytest.raises(Interrupted):
-        perform(*items, "name=parts", report=interrupt_in(2))
-    assert perform(*items, "name=parts", resume=True).history == whole.history
+    history(tmp_path, "any", "data.batch_size=23", "data.augmentation.rotation=5.0")
+    assert len(forms) == 1
 
 
 def test_where_a_step_cannot_be_recorded_training_goes_on_as_if_nothing_had_been(
@@ -146,4 +192,6 @@ def test_on_a_processor_one_line_says_that_there_are_none(tmp_path: Path, caplog
     with caplog.at_level(logging.WARNING):
         asked = history(tmp_path, "asked", "trainer.cuda_graphs=true")
     assert "trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)" in caplog.messages
-    assert asked == history(tmp_path, "plain")
+    caplog.clear()
+    assert history(tmp_path, "plain") == asked
+    assert "CUDA graphs" not in caplog.text

@@ -12,8 +12,10 @@ from mnist_sweep.sweep.launchers import Launcher
 #: Where a driver shows itself: NVIDIA's, in WSL 2, on a Jetson; AMD's.
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
 
-#: Workers that share a GPU: while one evaluates, writes or draws, the others train. Measured by benchmarks/gpu.py.
+#: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
 _PER_GPU = 4
+#: A GPU's memory for one of them, of which its share of CUDA itself is a quarter.
+_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,18 @@ def share(config: schema.Config) -> Share:
         return Share(1, processor.cores(), found[:1], *precision)
     # no more than there is ever work for at one time
     most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
-    usual = max(len(found), min(_PER_GPU * len(found), processor.cores())) if found else processor.cores()
-    workers = config.sweep.workers or min(usual, most)
+    workers = config.sweep.workers or min(_usual(len(found)), most)
     return Share(workers, max(1, processor.cores() // workers), found, *precision)
+
+
+def _usual(gpus: int) -> int:
+    """Workers, if nothing else is asked for: a core each, but at least one a GPU."""
+    if not gpus:
+        return processor.cores()
+    import torch
+
+    memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
+    return max(gpus, min(gpus * min(_PER_GPU, memory // _BYTES), processor.cores()))
 
 
 def launcher(

@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 _DRAWS = 1_000
 #: Spaces with more points than this are called "more than".
 _POINTS = 100_000
-#: Training images of a probe, and what a training image costs in forward passes (one forward, about two backward).
-_PROBE_IMAGES, _TRAINING = 2_000, 3
+#: Training images of a probe, on a processor and on a GPU, which does as many in a moment.
+_PROBE_IMAGES, _PROBE_IMAGES_ON_GPU = 2_000, 20_000
+#: What a training image costs in forward passes (one forward, about two backward).
+_TRAINING = 3
 
 
 def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = None) -> Path:
@@ -60,10 +62,11 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
     if not possible:
         raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {impossible[-1]}")
     distinct = {proposal.digest for proposal in possible}
-    rate = _probe(config, possible, config_dir)
+    rate = _probe(config, possible, _PROBE_IMAGES_ON_GPU if divided.gpus else _PROBE_IMAGES, config_dir)
     seconds = [rate.trial(proposal) for proposal in possible]
     mean = statistics.fmean(seconds)
     settings, trials = config.sweep, methods.total(config.sweep, space)
+    together = len(divided.gpus) or divided.workers  # workers that share a GPU train in turn
     content = {
         "study": settings.name,
         "space": {key: {"range": said, "when": when} for key, said, when in space.describe()},
@@ -79,10 +82,8 @@ def plan(config: schema.Config, given: Sequence[str], config_dir: str | None = N
             "longest": round(max(seconds), 2),
         },
         "trials": trials,
-        "minutes": round(trials * mean / min(divided.workers, trials) / 60, 2),
-        "trials_in_budget": int(60 * settings.budget_minutes * divided.workers / mean)
-        if settings.budget_minutes
-        else None,
+        "minutes": round(trials * mean / min(together, trials) / 60, 2),
+        "trials_in_budget": int(60 * settings.budget_minutes * together / mean) if settings.budget_minutes else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
     _show(config, space, content)
@@ -114,12 +115,12 @@ class _Rate:
         return proposal.epochs * self.passes * (self.an_image + self.a_multiply_add * proposal.costs["multiply_adds"])
 
 
-def _probe(config: schema.Config, possible: Sequence[Proposal], config_dir: str | None) -> _Rate:
-    """Train the cheapest and the dearest proposal for one epoch of few images; two points make a line."""
+def _probe(config: schema.Config, possible: Sequence[Proposal], images: int, config_dir: str | None) -> _Rate:
+    """Train the cheapest and the dearest proposal for one epoch of so many images; two points make a line."""
     from mnist_sweep.data import parts
 
     training, validation = parts(config.data)
-    images = min(_PROBE_IMAGES, len(training))
+    images = min(images, len(training))
     passes = _TRAINING * images + len(validation)
     ordered = sorted(possible, key=lambda proposal: proposal.costs["multiply_adds"])
     cheap, dear = ordered[0], ordered[-1]

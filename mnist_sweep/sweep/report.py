@@ -122,7 +122,7 @@ class _Report:
             values = map(summary.in_digits, reached)
             result = trial.user_attrs["result"]
             cells = [str(rank), str(trial.number), *values, str(result["epochs"]), f"{result['seconds']:.1f}"]
-            rows.append([*cells, trial.state.name.lower(), "  ".join(trial.user_attrs["proposed"])])
+            rows.append([*cells, trial.state.name.lower(), "  ".join(map(summary.short, trial.user_attrs["proposed"]))])
         kind = "The front" if self.study.several else "The best trials"
         best = complete[0].user_attrs["result"]["command"]
         return Section(

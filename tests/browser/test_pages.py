@@ -87,6 +87,8 @@ def test_the_report_shows_each_plot(account: Account, page: Page, screenshot: Ke
     assert all(pictures.evaluate_all("all => all.map(each => each.complete && each.naturalWidth > 100)"))
     rows = page.locator("#leaderboard-table tbody tr")
     assert rows.count() == sum(account.content["trials"].values())
+    table = page.locator("#leaderboard-table")
+    assert table.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")  # nothing to scroll to
     expect(page.get_by_text(account.content["winner"]["command"]).first).to_be_visible()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

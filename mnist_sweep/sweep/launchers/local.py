@@ -225,7 +225,9 @@ class Local:
         if stillborn < _MOST_STILLBORN:
             self._workers.insert(index, self._started(worker.place, stillborn))
         elif self._failure is None:  # once: the others go on, so that what they are at can be ended in good order
-            self._failure = RunFailure("crashed", f"a worker cannot start: {detail}")
+            shared = 0 < len(self._gpus) < self.workers
+            advice = f"; with sweep.workers={len(self._gpus)} each has a GPU of its own" if shared else ""
+            self._failure = RunFailure("crashed", f"a worker cannot start: {detail}{advice}")
             raise self._failure
 
 
