@@ -15,6 +15,7 @@ from mnist_sweep.step import TrainingStep
 
 log = logging.getLogger(__name__)
 
+#: Of a step: the mean loss of the batch, a scalar, and the predicted classes (B,).
 Outputs = tuple[torch.Tensor, ...]
 
 #: Before a step is recorded: libraries choose their kernels, and the optimizer makes its state.
@@ -39,8 +40,7 @@ def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> 
         return step
     weights = [*step.loss.parameters(), *step.loss.buffers()]
     before = [weight.detach().clone() for weight in weights]
-    state = _tensors(step.optimizer)
-    kept = {place: value.clone() for place, value in state.items()}
+    kept = {place: value.clone() for place, value in _tensors(step.optimizer).items()}
     generator = torch.cuda.get_rng_state(device)
     try:
         return Recorded(step, images, labels)
@@ -60,7 +60,9 @@ def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> 
 
 
 class Recorded:
-    """A step that is called as `TrainingStep` is.
+    """A step that is called as `TrainingStep` is, with batches of the form that was recorded, and returns the same.
+
+    The learning rate, which a schedule may change between two calls, is a number of single precision there.
 
     Args:
         step, images, labels: as for `recorded`.

@@ -14,8 +14,8 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu"
 
 #: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
 _PER_GPU = 4
-#: A GPU's memory for one of them, of which its share of CUDA itself is a quarter.
-_BYTES = 2 * 2**30
+#: Of a GPU's memory for each of them: an estimate, for CUDA itself, its libraries and the maps of a batch.
+_BYTES_A_WORKER = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,18 @@ def share(config: schema.Config) -> Share:
         return Share(1, processor.cores(), found[:1], *precision)
     # no more than there is ever work for at one time
     most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
-    workers = config.sweep.workers or min(_usual(len(found)), most)
+    workers = config.sweep.workers or min(_usual_workers(len(found)), most)
     return Share(workers, max(1, processor.cores() // workers), found, *precision)
 
 
-def _usual(gpus: int) -> int:
-    """Workers, if nothing else is asked for: a core each, but at least one a GPU."""
+def _usual_workers(gpus: int) -> int:
+    """How many, if nothing else is asked for: as many as cores; on GPUs one to four for each."""
     if not gpus:
         return processor.cores()
     import torch
 
     memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
-    return max(gpus, min(gpus * min(_PER_GPU, memory // _BYTES), processor.cores()))
+    return max(gpus, min(gpus * min(_PER_GPU, memory // _BYTES_A_WORKER), processor.cores()))
 
 
 def launcher(
