@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,10 @@ _MOST_STILLBORN = 3
 #: oneDNN and torch's layer over it keep what they prepared for each shape of tensor, by default for the last 1,024 of
 #: them each: over a sweep of many networks hundreds of megabytes. One network of ten convolutions needs about 100.
 _SMALL_CACHES = {"LRU_CACHE_CAPACITY": "256", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+
+#: glibc asks Linux for large pages, of 2 MB, for all that it allocates, where the system grants them to who asks
+#: ("Memory Allocation Tunables" in glibc's manual). Elsewhere nothing comes of it.
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 # Not a fork: torch's thread pools do not survive one. (https://docs.python.org/3/library/multiprocessing.html)
 _SPAWN = multiprocessing.get_context("spawn")
@@ -167,7 +172,8 @@ class Local:
         process = _SPAWN.Process(
             target=main, args=(theirs, self._performer, environment, self._warm), name=f"worker {place}", daemon=True
         )
-        with theirs, _interrupts_blocked():  # closed here, so that the end of the process is the end of the connection
+        # closed here, so that the end of the process is the end of the connection
+        with theirs, _interrupts_blocked(), _large_pages():
             process.start()
         return _Worker(place, process, ours, stillborn)
 
@@ -252,3 +258,21 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _large_pages() -> Iterator[None]:
+    """A process started within keeps its memory in large pages; what the user has set for the library stays in force.
+
+    The library reads it as a process begins, before a worker could set it for itself.
+    """
+    name = "GLIBC_TUNABLES"
+    given = os.environ.get(name)
+    os.environ[name] = f"{_LARGE_PAGES}:{given}" if given else _LARGE_PAGES
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
