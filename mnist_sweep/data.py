@@ -41,11 +41,10 @@ class ImageSet:
         """The images (K, 1, 28, 28) uint8 at these positions (K,), 0 … N − 1."""
         return self.pixels[positions if self.rows is None else self.rows[positions]]
 
-    def subset(self, indices: np.ndarray) -> "ImageSet":
-        """The images at these positions, in this order; the pixels are shared."""
-        chosen = torch.from_numpy(indices)
-        rows = chosen if self.rows is None else self.rows[chosen]
-        return ImageSet(self.pixels, self.labels[chosen], rows)
+    def subset(self, positions: torch.Tensor) -> "ImageSet":
+        """The images at these positions (K,), 0 … N − 1, in this order; the pixels are shared."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return ImageSet(self.pixels, self.labels[positions], rows)
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same images on a device."""
@@ -101,7 +100,7 @@ def training_and_validation(name: str, root: str, split_seed: int, limit: int | 
     training = np.setdiff1d(np.arange(len(labels)), validation)
     if limit is not None and limit < len(training):
         training = training[stratified(labels[training], limit, generator)]
-    return everything.subset(training), everything.subset(validation)
+    return everything.subset(torch.from_numpy(training)), everything.subset(torch.from_numpy(validation))
 
 
 def parts(settings: schema.Data) -> tuple[ImageSet, ImageSet]:
@@ -224,13 +223,14 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         count = len(self.source)
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
-        order = order.to(self.source.labels.device)
-        for batch in range(len(self)):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            images = self.source.take(chosen).float() / 255
+        ordered = self.source.subset(order.to(self.source.labels.device))
+        assert ordered.rows is not None
+        batches = zip(ordered.rows.split(self.batch_size), ordered.labels.split(self.batch_size), strict=True)
+        for rows, labels in itertools.islice(batches, len(self)):
+            images = ordered.pixels[rows].float() / 255
             if self.augmentation and self.generator:
                 images = augmented(images, self.augmentation, self.generator)
-            yield images, self.source.labels[chosen]
+            yield images, labels
 
 
 class Groups:

@@ -19,7 +19,7 @@ from mnist_sweep.models import network
 Array = np.ndarray[Any, Any]
 
 #: Images at a time: their maps fit a processor's cache.
-_BATCH = 100
+_BATCH = 64
 
 
 class Ensemble(nn.Module):
