@@ -54,7 +54,7 @@ def look(classifier: Any, drawing: Any) -> tuple[dict[str, float], Any, Any]:
     if blocks := inspection.activation_maps(classifier, images):
         figure = figures.activations(digit[None], [int(row.argmax())], blocks, "what each block makes of it", each=8)
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi="figure")
         maps = Image.open(file)
     return {str(label): float(value) for label, value in enumerate(row)}, seen, maps
 

@@ -15,11 +15,13 @@ from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray[Any, Any]
 
+#: Dots per inch.
+_DPI = 110
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     return figure, list(np.ravel(figure.subplots(rows, columns)))
 
 

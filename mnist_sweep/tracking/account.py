@@ -178,8 +178,11 @@ class Account:
 
     @_guarded
     def figure(self, figure: Any, file: str) -> None:
-        """Keep a matplotlib figure under this name (PNG)."""
-        self._client.log_figure(self.run_id, figure, file, save_kwargs={"dpi": 110})
+        """Keep a matplotlib figure under this name (PNG); its layout is made for good."""
+        if engine := figure.get_layout_engine():  # with which `savefig` would draw everything twice
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        self._client.log_figure(self.run_id, figure, file, save_kwargs={"dpi": "figure", "pil_kwargs": {"compress_level": 1}})
 
     @_guarded
     def document(self, content: Any, file: str) -> None:
