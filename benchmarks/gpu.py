@@ -25,7 +25,7 @@ from mnist_sweep.sweep import machine
 from mnist_sweep.sweep.crew import Crew
 
 WANTED = 15.0
-WORKERS = (1, 4, 8)
+WORKERS = (1, 4, 8, 12)
 #: Tasks one after another, so that one worker trains while another draws its pictures.
 TRIALS = 3
 

@@ -21,6 +21,10 @@ Outputs = tuple[torch.Tensor, ...]
 #: Before a step is recorded: libraries choose their kernels, and the optimizer makes its state.
 _WARM_UP = 3
 
+#: Why a recording failed in this process, where one did. It is the last: what it had taken of the GPU's memory (440 MB
+#: for the default network) torch never gives back.
+_failed: list[str] = []
+
 
 def supported(device: torch.device) -> bool:
     """Whether graphs can be recorded of what is computed there."""
@@ -36,27 +40,40 @@ def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> 
     """
     device = images.device
     if not supported(device):
-        log.warning("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
-        return step
+        return _unrecorded(step, "they need a GPU")
+    if _failed:
+        return _unrecorded(step, _failed[0])
     weights = [*step.loss.parameters(), *step.loss.buffers()]
     before = [weight.detach().clone() for weight in weights]
     kept = {place: value.clone() for place, value in _tensors(step.optimizer).items()}
-    generator = torch.cuda.get_rng_state(device)
+    generator = _generator(device)
+    drawn, other = generator.get_state(), generator.clone_state()
     try:
         return Recorded(step, images, labels)
     except RuntimeError as error:  # a layer that cannot be recorded, or no memory for it
         cause = error.__context__ or error  # what went wrong while it was recorded, rather than that it did
-        reason = " ".join(str(cause).split())[:150]
-        log.warning("trained without CUDA graphs: %s (trainer.cuda_graphs)", reason)
+        _failed.append(" ".join(str(cause).split())[:150])
         step.optimizer.zero_grad()  # that is, without gradients in the memory of a graph
-        return step
+        generator.graphsafe_set_state(other)  # its own refuses every draw, as if the recording still went on
+        return _unrecorded(step, _failed[0])
     finally:  # as if no step had been made; in place, since the graph knows no other
         with torch.no_grad():
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)
             for place, value in _tensors(step.optimizer).items():
                 value.copy_(kept[place]) if place in kept else value.zero_()
-        torch.cuda.set_rng_state(generator, device)
+        generator.set_state(drawn)
+
+
+def _unrecorded(step: TrainingStep, reason: str) -> TrainingStep:
+    """The step as it is, and a line that says so."""
+    log.warning("trained without CUDA graphs: %s (trainer.cuda_graphs)", reason)
+    return step
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """What the layers on a GPU draw from."""
+    return torch.cuda.default_generators[device.index]
 
 
 class Recorded:

@@ -59,9 +59,34 @@ def addresses(optimizer: torch.optim.Optimizer) -> list[int]:
     return [tensor.data_ptr() for tensor in [*weights, *state]]
 
 
+class Generator:
+    """A GPU's, with the processor's numbers.
+
+    Attributes:
+        recording: it refuses every draw; what a recording that fails leaves of it.
+    """
+
+    def __init__(self) -> None:
+        self.recording = False
+
+    def get_state(self) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_state(self, state: torch.Tensor) -> None:
+        torch.set_rng_state(state)
+
+    def clone_state(self) -> "Generator":
+        return Generator()
+
+    def graphsafe_set_state(self, other: "Generator") -> None:
+        self.recording = other.recording
+
+
 def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
     """Fails while it records, when steps have been made already."""
     recorder(prepare, function)
+    generator: Any = cuda_graphs._generator(torch.device("cuda"))
+    generator.recording = True
     raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …")
 
 
@@ -74,8 +99,9 @@ def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], None
         monkeypatch.setattr(cuda_graphs, "_record", recorder)
         rmsprop = sys.modules[torch.optim.RMSprop.__module__]
         monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
-        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: torch.get_rng_state())
-        monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: torch.set_rng_state(state))
+        generator = Generator()
+        monkeypatch.setattr(cuda_graphs, "_generator", lambda _: generator)
+        monkeypatch.setattr(cuda_graphs, "_failed", [])
 
     return install
 
@@ -176,16 +202,30 @@ def test_every_batch_is_of_the_recorded_form(
 
 
 def test_where_a_step_cannot_be_recorded_training_goes_on_as_if_nothing_had_been(
-    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    as_if_on_a_gpu: Callable[[Recorder], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("a second recording takes more memory that is never given back")
+
     plain = history(tmp_path, "plain")
     as_if_on_a_gpu(failing)
-    with caplog.at_level(logging.WARNING):
-        assert history(tmp_path, "asked", "trainer.cuda_graphs=true") == plain
-    assert [record.getMessage() for record in caplog.records if "graphs" in record.getMessage()] == [
+    said = (
         "trained without CUDA graphs: CUDA error: operation not permitted when stream is capturing "
         "CUDA kernel errors might be … (trainer.cuda_graphs)"
-    ]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert history(tmp_path, "asked", "trainer.cuda_graphs=true") == plain
+    assert [message for message in caplog.messages if "graphs" in message] == [said]
+    generator: Any = cuda_graphs._generator(torch.device("cuda"))
+    assert not generator.recording
+    caplog.clear()
+    monkeypatch.setattr(cuda_graphs, "_record", never)
+    with caplog.at_level(logging.WARNING):
+        assert history(tmp_path, "after-it") == plain
+    assert [message for message in caplog.messages if "graphs" in message] == [said]
 
 
 def test_on_a_processor_one_line_says_that_there_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,9 +28,9 @@ def as_if(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, list[float]], None]
     ("cores", "memory", "workers", "threads"),
     [
         (2, [], 2, 1),
-        (16, [80], 4, 4),
+        (16, [80], 8, 2),
         (2, [80], 2, 1),
-        (16, [80, 80], 8, 2),
+        (16, [80, 80], 16, 1),
         (16, [80, 4.5], 4, 4),
         (16, [1], 1, 16),
         (4, [80] * 8, 8, 1),

@@ -13,7 +13,7 @@ from mnist_sweep.sweep.launchers import Launcher
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
 
 #: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
-_PER_GPU = 4
+_PER_GPU = 8
 #: Of a GPU's memory for each of them: an estimate, for CUDA itself, its libraries and the maps of a batch.
 _BYTES_A_WORKER = 2 * 2**30
 
@@ -77,7 +77,7 @@ def share(config: schema.Config) -> Share:
 
 
 def _usual_workers(gpus: int) -> int:
-    """How many, if nothing else is asked for: as many as cores; on GPUs one to four for each."""
+    """How many, if nothing else is asked for: as many as cores; on GPUs one to eight for each."""
     if not gpus:
         return processor.cores()
     import torch
