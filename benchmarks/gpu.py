@@ -1,8 +1,8 @@
 """How fast a sweep is on a GPU: python benchmarks/gpu.py [images] [epochs] [rounds of the template]
 
 Model-epochs a second of the default network: Lightning as templates use it (benchmarks/throughput.py, b) on this GPU,
-against this project's sweep with 1, 4 and 8 workers that share the GPU, without and with CUDA graphs, three trials a
-worker, with all that a finished run does; beside it the GPU's mean utilisation, the loss at the end, so that speed is
+against this project's sweep with 1, 4, 8 and 12 workers that share the GPU, without and with CUDA graphs, three trials
+a worker, with all that a finished run does; beside it the GPU's mean utilisation, the loss at the end, so that speed is
 not bought with wrong results, and the floor: the network's multiply-adds at the rate of a large matrix product there.
 Without a GPU the same script runs on the CPU, with fewer images, and says so.
 """

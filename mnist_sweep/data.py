@@ -225,7 +225,7 @@ class Batches:
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
         ordered = self.source.subset(order.to(self.source.labels.device))
         assert ordered.rows is not None
-        batches = zip(ordered.rows.split(self.batch_size), ordered.labels.split(self.batch_size), strict=True)
+        batches = zip(*(torch.split(each, self.batch_size) for each in (ordered.rows, ordered.labels)), strict=True)
         for rows, labels in itertools.islice(batches, len(self)):
             images = ordered.pixels[rows].float() / 255
             if self.augmentation and self.generator:

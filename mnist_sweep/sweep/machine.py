@@ -14,7 +14,7 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu"
 
 #: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
 _PER_GPU = 8
-#: Of a GPU's memory for each of them: an estimate, for CUDA itself, its libraries and the maps of a batch.
+#: Of a GPU's memory for each of them. The default network's had 0.8 GB; a larger one's maps take more.
 _BYTES_A_WORKER = 2 * 2**30
 
 

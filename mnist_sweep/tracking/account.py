@@ -182,7 +182,7 @@ class Account:
         if engine := figure.get_layout_engine():  # with which `savefig` would draw everything twice
             engine.execute(figure)
             figure.set_layout_engine(None)
-        self._client.log_figure(self.run_id, figure, file, save_kwargs={"dpi": "figure", "pil_kwargs": {"compress_level": 1}})
+        self._client.log_figure(self.run_id, figure, file, save_kwargs={"dpi": "figure"})
 
     @_guarded
     def document(self, content: Any, file: str) -> None:

@@ -23,6 +23,7 @@ def stub(task: Task, report: Report) -> dict[str, Any]:
     result: dict[str, Any] = {"name": told.get("name"), "process": os.getpid(), "epochs": 0, "status": "finished"}
     result["reason"] = told.get("reason")
     result["environment"] = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+    result["tunables"] = os.environ.get("GLIBC_TUNABLES")
     if "log" in told:
         logging.getLogger("mnist_sweep.stub").debug("not this")
         logging.getLogger("mnist_sweep.stub").info(told["log"])

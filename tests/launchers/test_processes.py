@@ -151,6 +151,28 @@ def test_a_worker_without_a_gpu_sees_none() -> None:
         launcher.close()
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.arena_max=2", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"),
+    ],
+)
+def test_a_worker_asks_for_large_pages_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, found: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    launcher = local(1)
+    try:
+        assert os.environ.get("GLIBC_TUNABLES") == given
+        (result,) = results(perform(launcher, task(0))).values()
+        assert result["tunables"] == found
+    finally:
+        launcher.close()
+
+
 def test_workers_that_cannot_start_are_a_failure() -> None:
     launcher = local(1, gpus=("broken",))
     try:
