@@ -21,8 +21,8 @@ Outputs = tuple[torch.Tensor, ...]
 #: Before a step is recorded: libraries choose their kernels, and the optimizer makes its state.
 _WARM_UP = 3
 
-#: Why a recording failed in this process, where one did. It is the last: what it had taken of the GPU's memory (440 MB
-#: for the default network) torch never gives back.
+#: Why a recording failed in this process, where one did. None is tried after it, since torch never gives back what a
+#: failed one has taken of the GPU's memory (440 MB for the default network).
 _failed: list[str] = []
 
 

@@ -18,8 +18,8 @@ from mnist_sweep.tracking import Account
 
 log = logging.getLogger(__name__)
 
-#: Images a batch: what fits a processor's cache, and what fills a GPU.
-_BATCH = {"cpu": 64, "cuda": 1_000}
+#: Images a batch; a GPU is filled by more.
+_BATCH = {"cpu": inspection.BATCH, "cuda": 1_000}
 #: Batches that Lightning handles at a time.
 GROUP = 32
 #: As torch found the machine, and OMP_NUM_THREADS, at the start.

@@ -18,8 +18,8 @@ from mnist_sweep.models import network
 
 Array = np.ndarray[Any, Any]
 
-#: Images at a time: their maps fit a processor's cache.
-_BATCH = 64
+#: Images at a time: their maps fit a processor's cache (benchmarks/NOTES.md).
+BATCH = 64
 
 
 class Ensemble(nn.Module):
@@ -157,7 +157,7 @@ def probabilities(network: Network, images: torch.Tensor) -> Array:
     """Probabilities (N, 10) float32 of images (N, 1, 28, 28) uint8, 0 … 255, on whatever device; batch by batch."""
     network.eval()
     batches = [
-        network.probabilities(part.to(network.device).float() / 255).cpu() for part in torch.split(images, _BATCH)
+        network.probabilities(part.to(network.device).float() / 255).cpu() for part in torch.split(images, BATCH)
     ]
     return torch.cat(batches).numpy() if batches else np.zeros((0, shapes.CLASSES), np.float32)
 
