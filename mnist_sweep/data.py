@@ -225,8 +225,10 @@ class Batches:
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
         ordered = self.source.subset(order.to(self.source.labels.device))
         assert ordered.rows is not None
-        batches = zip(*(torch.split(each, self.batch_size) for each in (ordered.rows, ordered.labels)), strict=True)
-        for rows, labels in itertools.islice(batches, len(self)):
+        batches = zip(
+            torch.split(ordered.rows, self.batch_size), torch.split(ordered.labels, self.batch_size), strict=True
+        )
+        for rows, labels in itertools.islice(batches, len(self)):  # in training without the images that are left over
             images = ordered.pixels[rows].float() / 255
             if self.augmentation and self.generator:
                 images = augmented(images, self.augmentation, self.generator)
