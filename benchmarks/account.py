@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from typing import Any
 
-from mnist_sweep import datasets, run, run_report, tracking
-from mnist_sweep.composition import compose
+from mnist_sweep import run, run_report, tracking
+from mnist_sweep.config.command import compose
+from mnist_sweep.training import datasets
 
 SMALL = ["data=mnist5k", "data.limit=500", "trainer.max_epochs=1"]
 

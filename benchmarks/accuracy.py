@@ -15,8 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from scipy import stats
 from ways import bare, ours, plain
 
-from mnist_sweep import datasets
-from mnist_sweep.composition import compose
+from mnist_sweep.config.command import compose
+from mnist_sweep.training import datasets
 
 FAST99_SEEDS = 10
 

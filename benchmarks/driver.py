@@ -74,10 +74,10 @@ def main(trials: int, workers: int) -> None:
 def _sweep(name: str, items: list[str], log: Path, trials: int, workers: int) -> None:
     import numpy as np
 
-    from mnist_sweep.composition import compose
-    from mnist_sweep.sweep.crew import Crew
+    from mnist_sweep.config.command import compose
     from mnist_sweep.sweep.driver import opened
-    from mnist_sweep.sweep.launchers.local import Local
+    from mnist_sweep.sweep.workers.local import Local
+    from mnist_sweep.sweep.workers.pool import Crew
 
     os.environ[LOG] = str(log)
     given = ["+sweep=optuna", "data=mnist5k", f"sweep.trials={trials}", f"sweep.workers={workers}", *items]

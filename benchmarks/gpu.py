@@ -19,10 +19,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 from ways import floor, sweep, template
 
-from mnist_sweep import datasets
-from mnist_sweep.composition import compose
-from mnist_sweep.sweep import machine
-from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.config.command import compose
+from mnist_sweep.sweep.workers import resources as machine
+from mnist_sweep.sweep.workers.pool import Crew
+from mnist_sweep.training import datasets
 
 WANTED = 15.0
 WORKERS = (1, 4, 8, 12)

@@ -10,12 +10,12 @@ from typing import Any
 
 import psutil
 
-from mnist_sweep import datasets
-from mnist_sweep.composition import compose
-from mnist_sweep.sweep import machine
+from mnist_sweep.config.command import compose
 from mnist_sweep.sweep.driver import common, sweep
-from mnist_sweep.sweep.launchers import Ended, Event
-from mnist_sweep.sweep.launchers.local import Local
+from mnist_sweep.sweep.workers import Ended, Event
+from mnist_sweep.sweep.workers import resources as machine
+from mnist_sweep.sweep.workers.local import Local
+from mnist_sweep.training import datasets
 
 SETTINGS = [
     "+sweep=optuna", "sweep.workers=1", "sweep/sampler=random", "sweep/pruner=none", "sweep.winner.top=1",

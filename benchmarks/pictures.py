@@ -12,7 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the styles are the tests'
 
-from mnist_sweep import console, data, inspection, predict
+from mnist_sweep import cli as console
+from mnist_sweep.inference import predict
+from mnist_sweep.training import data
+from mnist_sweep.training import trained_model as inspection
 from tests import styles
 
 COUNT = 200

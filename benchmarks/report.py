@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnist_sweep.composition import compose
+from mnist_sweep.config.command import compose
 from mnist_sweep.sweep import driver, report
 
 SMALL = ["data=mnist5k", "data.limit=300", "model.hidden=[16]", "sweep.space.trainer.max_epochs={low: 1, high: 2}"]

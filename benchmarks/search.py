@@ -9,10 +9,10 @@ import statistics
 import sys
 import tempfile
 
-from mnist_sweep.composition import compose
-from mnist_sweep.sweep import machine
-from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.config.command import compose
 from mnist_sweep.sweep.driver import opened
+from mnist_sweep.sweep.workers import resources as machine
+from mnist_sweep.sweep.workers.pool import Crew
 
 TASK = ["data=mnist5k", "data.limit=1000", "trainer.max_epochs=9", "tracking=none", "sweep.trials=100000"]
 SEARCHES = {

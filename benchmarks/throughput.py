@@ -40,10 +40,10 @@ ANYWHERE = [("default", "d, fp32", "a", 1.6), ("default", "d", "c", 1 / 1.08), (
 
 def main(rounds: int, images: int, epochs: int, names: list[str]) -> None:
     """Measure, and print the tables of these networks."""
-    from mnist_sweep import datasets
-    from mnist_sweep.composition import compose
-    from mnist_sweep.sweep import machine
-    from mnist_sweep.sweep.crew import Crew
+    from mnist_sweep.config.command import compose
+    from mnist_sweep.sweep.workers import resources as machine
+    from mnist_sweep.sweep.workers.pool import Crew
+    from mnist_sweep.training import datasets
 
     base = ["trainer.accelerator=cpu", f"data.limit={images}", f"trainer.max_epochs={epochs}"]
     base.insert(0, f"data={datasets.obtain(compose(base).data)}")

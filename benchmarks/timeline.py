@@ -12,10 +12,11 @@ from pathlib import Path
 
 import optuna
 
-from mnist_sweep import datasets, processor
-from mnist_sweep.composition import compose
+from mnist_sweep import hardware as processor
+from mnist_sweep.config.command import compose
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.driver import sweep
+from mnist_sweep.training import datasets
 
 
 def main(arguments: list[str]) -> None:

@@ -16,8 +16,9 @@ def _prepared(items: list[str]) -> tuple[Any, Any, Any]:
     """The config, and its training and validation images."""
     import torch
 
-    from mnist_sweep import data, processor
-    from mnist_sweep.composition import compose
+    from mnist_sweep import hardware as processor
+    from mnist_sweep.config.command import compose
+    from mnist_sweep.training import data
 
     torch.set_num_threads(processor.cores())
     config = compose(items)
@@ -106,7 +107,7 @@ def template(items: list[str]) -> Measured:
     from torchmetrics.classification import MulticlassAccuracy
     from torchvision import transforms
 
-    from mnist_sweep.training import quiet
+    from mnist_sweep.training.trainer import quiet
 
     quiet()
     warnings.simplefilter("ignore")
@@ -185,9 +186,9 @@ def bare(items: list[str]) -> Measured:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from mnist_sweep import data, processor
-    from mnist_sweep.models import ConvNet
-    from mnist_sweep.training import keep_memory
+    from mnist_sweep import hardware as processor
+    from mnist_sweep.training import data, keep_memory
+    from mnist_sweep.training.models import ConvNet
 
     keep_memory()
     config, training, validation = _prepared(items)
@@ -246,9 +247,9 @@ def floor(items: list[str], half: bool) -> float:
 
 def sweep(items: list[str], launched: Any, folder: str, trials: int = 1) -> Measured:
     """(e): so many trials a worker."""
-    from mnist_sweep import data
-    from mnist_sweep.composition import compose
-    from mnist_sweep.sweep.launchers import Task
+    from mnist_sweep.config.command import compose
+    from mnist_sweep.sweep.workers import Task
+    from mnist_sweep.training import data
 
     crew, divided = launched
     config = compose(items)

@@ -23,10 +23,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_sweep import console, datasets, schema
-from mnist_sweep.composition import CONF, compose, explain
+from mnist_sweep import cli as console
+from mnist_sweep.config import schema
+from mnist_sweep.config.command import CONF, compose, explain
+from mnist_sweep.config.overrides import assigned, key_of, override, replaced, without
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
-from mnist_sweep.overrides import assigned, key_of, override, replaced, without
+from mnist_sweep.training import datasets
 
 log = logging.getLogger("mnist_sweep")
 
@@ -40,7 +42,7 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
     config = compose(given, config_dir)
     runs = Path(config.output) / "runs"
     console.check_writable(f"output={config.output}", runs)
-    from mnist_sweep.sweep import machine
+    from mnist_sweep.sweep.workers import resources as machine
 
     machine.check(config)
     if config.sweep:
@@ -49,7 +51,8 @@ def check(given: Sequence[str], config_dir: str | None) -> schema.Config:
         space = Space.of(config, given)
         if config.name is not None:
             raise RequestError(f"name={config.name}: a sweep is named by sweep.name")
-        from mnist_sweep.sweep import methods, queue
+        from mnist_sweep.sweep import initial_trials as queue
+        from mnist_sweep.sweep import samplers as methods
 
         methods.check(config.sweep, space, len(config.sweep.objectives or [config.objective]))
         common = without(given, "sweep", "launcher")
@@ -96,8 +99,8 @@ def perform(given: Sequence[str], config_dir: str | None) -> int:
             _print(Path(config.output) / "runs" / config.sweep.name / "sweep.json")
             raise
         return console.DONE
-    from mnist_sweep.record import folder_of
     from mnist_sweep.run import run
+    from mnist_sweep.run_record import folder_of
 
     if config.name is None:
         made = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

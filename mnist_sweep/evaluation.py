@@ -8,13 +8,17 @@ from pathlib import Path
 
 import torch
 
-from mnist_sweep import data, inspection, overrides, run_report, schema, training
-from mnist_sweep.classifier import Classifier
-from mnist_sweep.composition import compose
+from mnist_sweep import run_report
+from mnist_sweep.config import overrides, schema
+from mnist_sweep.config.command import compose
 from mnist_sweep.errors import RequestError, uninterrupted
-from mnist_sweep.models import network
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.tracking import Account
+from mnist_sweep.training import data
+from mnist_sweep.training import trained_model as inspection
+from mnist_sweep.training import trainer as training
+from mnist_sweep.training.lightning_module import Classifier
+from mnist_sweep.training.models import network
 
 log = logging.getLogger(__name__)
 

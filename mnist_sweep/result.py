@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mnist_sweep.metrics import Direction
+from mnist_sweep.config.metrics import Direction
 
 Status = Literal["finished", "pruned", "failed", "interrupted"]
 

@@ -14,12 +14,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from mnist_sweep import data, evaluation, processor, record, run_report, schema, training
-from mnist_sweep.classifier import Classifier
+from mnist_sweep import evaluation, run_report
+from mnist_sweep import hardware as processor
+from mnist_sweep import run_record as record
+from mnist_sweep.config import schema
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, check_interrupted, masked, uninterrupted
-from mnist_sweep.models import network
-from mnist_sweep.record import Record
 from mnist_sweep.result import BEST, Result, Status, last_checkpoint
+from mnist_sweep.run_record import Record
+from mnist_sweep.training import data
+from mnist_sweep.training import trainer as training
+from mnist_sweep.training.lightning_module import Classifier
+from mnist_sweep.training.models import network
 
 log = logging.getLogger(__name__)
 

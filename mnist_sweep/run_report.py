@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from mnist_sweep import data, datasets, figures, inspection, metrics, schema, training
-from mnist_sweep.classifier import Classifier
-from mnist_sweep.data import ImageSet
-from mnist_sweep.inspection import Ensemble, Network
-from mnist_sweep.metrics import Measured
+from mnist_sweep.config import metrics, schema
+from mnist_sweep.config.metrics import Measured
 from mnist_sweep.result import BEST, Result
-from mnist_sweep.tracking import Account, SavedModel
+from mnist_sweep.tracking import Account, SavedModel, figures
+from mnist_sweep.training import data, datasets
+from mnist_sweep.training import trained_model as inspection
+from mnist_sweep.training import trainer as training
+from mnist_sweep.training.data import ImageSet
+from mnist_sweep.training.lightning_module import Classifier
+from mnist_sweep.training.trained_model import Ensemble, Network
 
 log = logging.getLogger(__name__)
 

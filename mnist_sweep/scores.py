@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_sweep import console, datasets, schema
-from mnist_sweep.composition import CONF, compose
+from mnist_sweep import cli as console
+from mnist_sweep.config import schema
+from mnist_sweep.config.command import CONF, compose
+from mnist_sweep.config.overrides import key_of, override, without
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.overrides import key_of, override, without
-from mnist_sweep.record import differences, folder_of
 from mnist_sweep.result import Result
+from mnist_sweep.run_record import differences, folder_of
+from mnist_sweep.training import datasets
 
 log = logging.getLogger("mnist_sweep.scores")  # __name__ is __main__ here
 

@@ -7,7 +7,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mnist_sweep import console, tracking
+from mnist_sweep import cli as console
+from mnist_sweep import tracking
 from mnist_sweep.errors import RequestError
 
 log = logging.getLogger("mnist_sweep.ui")  # __name__ is __main__ here

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_sweep import schema
+from mnist_sweep.config import schema
 from mnist_sweep.errors import RequestError, uninterrupted
-from mnist_sweep.record import Record, begun, ended, folder_of
 from mnist_sweep.result import Result, noted
+from mnist_sweep.run_record import Record, begun, ended, folder_of
 
 
 def abandon(

@@ -83,7 +83,7 @@ def perform(tmp_path: Path) -> Perform:
     """A small run with further overrides, in a folder of the test."""
 
     def call(*items: str, **arguments: Any) -> Result:
-        from mnist_sweep.composition import compose
+        from mnist_sweep.config.command import compose
         from mnist_sweep.run import run
 
         given = [*SMALL, f"output={tmp_path}", "name=it", *items]

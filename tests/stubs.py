@@ -10,14 +10,14 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mnist_sweep import schema
-from mnist_sweep.composition import compose
+from mnist_sweep.config import schema
+from mnist_sweep.config.command import compose
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.sweep.candidates import Proposal, Proposals
 from mnist_sweep.sweep.driver import Driver, opened
-from mnist_sweep.sweep.launchers import Task
-from mnist_sweep.sweep.launchers.inline import Inline
-from mnist_sweep.sweep.proposals import Proposal, Proposals
+from mnist_sweep.sweep.workers import Task
+from mnist_sweep.sweep.workers.inline import Inline
+from mnist_sweep.sweep.workers.pool import Crew
 
 STUB = "tests.stubs:trial"
 #: What has been performed, in order: the overrides of each task.

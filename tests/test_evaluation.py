@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mnist_sweep import evaluation, run
-from mnist_sweep.composition import compose
+from mnist_sweep.config.command import compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST, Result
 from tests.conftest import SMALL

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnist_sweep.__main__ import on_data
-from mnist_sweep.composition import compose
+from mnist_sweep.config.command import compose
 from tests.conftest import ROOT, SMALL, Program
 
 RUN = [item for item in SMALL if item != "tracking=none"]
@@ -211,7 +211,7 @@ def test_help_explains_the_usual_things(program: Program, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["mnist_sweep", "--help"], ["mnist_sweep.predict", "--help"]])
+@pytest.mark.parametrize("arguments", [["mnist_sweep", "--help"], ["mnist_sweep.inference.predict", "--help"]])
 def test_a_reader_who_has_seen_enough_gets_no_traceback(arguments: list[str]) -> None:
     command = [sys.executable, "-m", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -22,7 +22,7 @@ def test_the_wheel_carries_its_configs_and_works_anywhere(tmp_path: Path) -> Non
     assert not any(name.startswith(("tests", "mlruns", "conf/")) for name in names)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-c", "from mnist_sweep.composition import *; print(CONF, compose([]).model.filters)"],
+        [sys.executable, "-c", "from mnist_sweep.config.command import *; print(CONF, compose([]).model.filters)"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout == f"{installed}/mnist_sweep/conf [32, 64]\n"

@@ -12,13 +12,15 @@ import torch
 import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from mnist_sweep import data, evaluation, inspection, run
-from mnist_sweep.classifier import Classifier
-from mnist_sweep.composition import compose
+from mnist_sweep import evaluation, run
+from mnist_sweep.config.command import compose
 from mnist_sweep.errors import Interrupted, RequestError
-from mnist_sweep.models import ConvNet
-from mnist_sweep.record import Record
 from mnist_sweep.result import BEST, Result
+from mnist_sweep.run_record import Record
+from mnist_sweep.training import data
+from mnist_sweep.training import trained_model as inspection
+from mnist_sweep.training.lightning_module import Classifier
+from mnist_sweep.training.models import ConvNet
 from tests.conftest import SMALL, Perform, interrupt_in
 
 

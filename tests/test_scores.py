@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mnist_sweep import scores
-from mnist_sweep.composition import CONF, compose
+from mnist_sweep.config.command import CONF, compose
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import Result
 from tests.conftest import SMALL

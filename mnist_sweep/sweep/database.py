@@ -13,13 +13,13 @@ from optuna.trial import TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_sweep import schema
+from mnist_sweep.config import schema
+from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.fingerprint import changes, conflict, fingerprint
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.storage import Database, Mirror
 from mnist_sweep.sweep.study import Study, kept, objectives
-from mnist_sweep.sweep_schema import Sweep
 
 
 def open_study(config: schema.Config, space: Space, digest: str) -> Study:

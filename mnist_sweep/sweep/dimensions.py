@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mnist_sweep import schema
+from mnist_sweep.config import schema
+from mnist_sweep.config.overrides import override, text
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import override, text
 from mnist_sweep.sweep.leaves import LEAF, ROOT, Choice, Leaf, Sequence, choice, leaf, length_of
 
 

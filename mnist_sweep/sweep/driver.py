@@ -10,21 +10,27 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from mnist_sweep import datasets, metrics, schema, tracking
+from mnist_sweep import tracking
+from mnist_sweep.config import metrics, schema
+from mnist_sweep.config.overrides import override, replaced, without
 from mnist_sweep.errors import RequestError, RunFailure, masked, uninterrupted
-from mnist_sweep.overrides import override, replaced, without
 from mnist_sweep.result import Result, run_name
-from mnist_sweep.sweep import claim, machine, methods, queue, summary, winner
-from mnist_sweep.sweep.budget import Budget
-from mnist_sweep.sweep.crew import Crew
+from mnist_sweep.sweep import initial_trials as queue
+from mnist_sweep.sweep import lock as claim
+from mnist_sweep.sweep import samplers as methods
+from mnist_sweep.sweep import summary, winner
+from mnist_sweep.sweep.candidates import Proposals
 from mnist_sweep.sweep.database import open_study
-from mnist_sweep.sweep.launchers import Launcher
-from mnist_sweep.sweep.live import View
-from mnist_sweep.sweep.proposals import Proposals
-from mnist_sweep.sweep.search import Search
+from mnist_sweep.sweep.progress import View
 from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.stopping import Budget
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
+from mnist_sweep.sweep.tuner import Search
+from mnist_sweep.sweep.workers import Launcher
+from mnist_sweep.sweep.workers import resources as machine
+from mnist_sweep.sweep.workers.pool import Crew
 from mnist_sweep.tracking import State
+from mnist_sweep.training import datasets
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial
 
-from mnist_sweep import schema
+from mnist_sweep.config import schema
+from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep_schema import Objective
 
 #: What no study can bear: its values would mean different things.
 _FIXED = ("objectives", "data", "data digest", "data.split_seed")

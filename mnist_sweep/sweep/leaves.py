@@ -7,8 +7,8 @@ from decimal import Decimal
 from math import inf
 from typing import Any, Protocol
 
+from mnist_sweep.config.overrides import text
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import text
 
 ROOT = "sweep.space"
 NUMBER = {"low", "high", "log", "step"}

@@ -13,15 +13,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mnist_sweep import schema
+from mnist_sweep.config import schema
+from mnist_sweep.config.overrides import override, replaced
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.overrides import override, replaced
 from mnist_sweep.result import Result, write_json
-from mnist_sweep.sweep import claim, machine, methods
+from mnist_sweep.sweep import lock as claim
+from mnist_sweep.sweep import samplers as methods
+from mnist_sweep.sweep.candidates import Proposal, Proposals
 from mnist_sweep.sweep.driver import common
-from mnist_sweep.sweep.proposals import Proposal, Proposals
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import objectives
+from mnist_sweep.sweep.workers import resources as machine
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ class _Rate:
 
 def _probe(config: schema.Config, possible: Sequence[Proposal], images: int, config_dir: str | None) -> _Rate:
     """Train the cheapest and the dearest proposal for one epoch of so many images; two points make a line."""
-    from mnist_sweep.data import parts
+    from mnist_sweep.training.data import parts
 
     training, validation = parts(config.data)
     images = min(images, len(training))
@@ -135,7 +137,7 @@ def _probe(config: schema.Config, possible: Sequence[Proposal], images: int, con
 
 
 def _epoch(proposal: Proposal, images: int, output: Path, config_dir: str | None) -> Result:
-    from mnist_sweep.composition import compose
+    from mnist_sweep.config.command import compose
     from mnist_sweep.run import run
 
     probe = {"trainer.max_epochs": 1, "data.limit": images, "tracking": "none", "output": str(output), "name": "probe"}

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mnist_sweep import data, figures, inspection, run_report, schema
-from mnist_sweep.composition import compose
-from mnist_sweep.overrides import override, replaced
+from mnist_sweep import run_report
+from mnist_sweep.config import schema
+from mnist_sweep.config.command import compose
+from mnist_sweep.config.overrides import override, replaced
 from mnist_sweep.result import BEST, Result
-from mnist_sweep.sweep import insight, plots, summary
+from mnist_sweep.sweep import error_analysis as insight
+from mnist_sweep.sweep import plots, summary
 from mnist_sweep.sweep.page import Picture, Section, page, png
 from mnist_sweep.sweep.study import Study, best_run
-from mnist_sweep.tracking import Account
+from mnist_sweep.tracking import Account, figures
+from mnist_sweep.training import data
+from mnist_sweep.training import trained_model as inspection
 
 log = logging.getLogger(__name__)
 

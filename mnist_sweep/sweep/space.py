@@ -21,10 +21,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mnist_sweep import schema
-from mnist_sweep.composition import nearest
+from mnist_sweep.config import schema
+from mnist_sweep.config.command import nearest
+from mnist_sweep.config.overrides import assigned, override, text
 from mnist_sweep.errors import RequestError
-from mnist_sweep.overrides import assigned, override, text
 from mnist_sweep.sweep.dimensions import Dimension, dimensions, nested, without_length
 from mnist_sweep.sweep.leaves import ROOT, Choice, Leaf, Number, OutsideError, Sequence, Trial, Walk, length_of
 

@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_sweep import metrics, schema
+from mnist_sweep.config import metrics, schema
+from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.errors import uninterrupted
 from mnist_sweep.result import Result, trial_of
 from mnist_sweep.sweep.storage import Mirror
-from mnist_sweep.sweep_schema import Bound, Objective
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

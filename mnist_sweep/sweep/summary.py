@@ -11,10 +11,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mnist_sweep import schema
-from mnist_sweep.overrides import PROGRAM
+from mnist_sweep.config import schema
+from mnist_sweep.config.overrides import PROGRAM
 from mnist_sweep.result import write_json
-from mnist_sweep.sweep.overlay import overlay
+from mnist_sweep.sweep.export_best import overlay
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.tracking import is_server
 

@@ -10,16 +10,19 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mnist_sweep import datasets, metrics, processor, schema, tracking
-from mnist_sweep.composition import compose
+from mnist_sweep import hardware as processor
+from mnist_sweep import tracking
+from mnist_sweep.config import metrics, schema
+from mnist_sweep.config.command import compose
+from mnist_sweep.config.overrides import override, replaced
+from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import RunFailure
-from mnist_sweep.overrides import override, replaced
-from mnist_sweep.record import differences
 from mnist_sweep.result import Result, run_name
-from mnist_sweep.sweep.crew import Crew
-from mnist_sweep.sweep.launchers import Task
+from mnist_sweep.run_record import differences
 from mnist_sweep.sweep.study import Study, best_run, value_of
-from mnist_sweep.sweep_schema import Objective
+from mnist_sweep.sweep.workers import Task
+from mnist_sweep.sweep.workers.pool import Crew
+from mnist_sweep.training import datasets
 
 log = logging.getLogger(__name__)
 

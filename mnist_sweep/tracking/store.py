@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from mnist_sweep import schema
+from mnist_sweep.config import schema
 
 
 def client_of(uri: str) -> Any:

@@ -60,7 +60,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 @pytest.fixture(scope="module")
 def demo(account: Account) -> Iterator[str]:
     """The address of the page to draw on, with the champion of the account's sweep."""
-    with serving(account.folder, "mnist_sweep.demo", path="/") as url:
+    with serving(account.folder, "mnist_sweep.inference.demo", path="/") as url:
         yield url
 
 

@@ -1,0 +1,184 @@
+"""Types and bounds of every key below ``sweep``. The defaults are in conf/sweep."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mnist_sweep.config import metrics
+from mnist_sweep.config.section import Count, Name, NonNegative, Positive, Rate, Section
+
+
+class TPE(Section):
+    name: Literal["tpe"]
+    startup_trials: Positive
+
+
+class Random(Section):
+    name: Literal["random"]
+
+
+class GP(Section):
+    name: Literal["gp"]
+    startup_trials: Positive
+
+
+class CMAES(Section):
+    name: Literal["cmaes"]
+    startup_trials: Positive
+
+
+class NSGA2(Section):
+    name: Literal["nsga2"]
+    population: Annotated[int, Field(ge=2)]
+
+
+class QMC(Section):
+    name: Literal["qmc"]
+    sequence: Literal["sobol", "halton"]
+
+
+class Grid(Section):
+    name: Literal["grid"]
+
+
+Sampler = Annotated[TPE | Random | GP | CMAES | NSGA2 | QMC | Grid, Field(discriminator="name")]
+
+
+class NoPruner(Section):
+    name: Literal["none"]
+
+
+class Median(Section):
+    name: Literal["median"]
+    startup_trials: Positive
+    warmup_epochs: Count
+
+
+class Percentile(Section):
+    name: Literal["percentile"]
+    percentile: Annotated[float, Field(gt=0, lt=100)]
+    startup_trials: Positive
+    warmup_epochs: Count
+
+
+class Hyperband(Section):
+    name: Literal["hyperband"]
+    min_epochs: Positive
+    reduction_factor: Annotated[int, Field(ge=2)]
+
+
+class ASHA(Section):
+    name: Literal["asha"]
+    min_epochs: Positive
+    reduction_factor: Annotated[int, Field(ge=2)]
+
+
+class Patient(Section):
+    name: Literal["patient"]
+    patience: Count
+    min_delta: NonNegative
+
+
+class Threshold(Section):
+    name: Literal["threshold"]
+    lower: float | None
+    upper: float | None
+    warmup_epochs: Count
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.lower is not None and self.upper is not None and self.lower > self.upper:
+            raise ValueError(f"sweep.pruner.lower={self.lower:g}: above upper={self.upper:g}; allowed: at most that")
+        return self
+
+
+Pruner = Annotated[NoPruner | Median | Percentile | Hyperband | ASHA | Patient | Threshold, Field(discriminator="name")]
+
+
+def _known(metric: str) -> str:
+    if metric not in metrics.TRIAL_METRICS:
+        raise ValueError(f"not measured in a trial; allowed: {', '.join(metrics.TRIAL_METRICS)}")
+    return metric
+
+
+Metric = Annotated[str, AfterValidator(_known)]
+
+
+class Objective(Section):
+    metric: Metric
+    direction: metrics.Direction
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else −1."""
+        return 1 if self.direction == "maximize" else -1
+
+
+class Bound(Section):
+    """What a metric may be, both bounds included."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("allowed: {min: NUMBER}, {max: NUMBER}, or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; allowed: min at most max")
+        return self
+
+    def violation(self, value: float) -> float:
+        """By how much a value lies outside, relative to the bound it breaks; 0 or less within (Optuna's convention)."""
+        below = -1.0 if self.min is None else (self.min - value) / max(abs(self.min), 1e-12)
+        above = -1.0 if self.max is None else (value - self.max) / max(abs(self.max), 1e-12)
+        return max(below, above)
+
+
+class Winner(Section):
+    top: Positive
+    seeds: Positive
+    baseline: bool
+    rule: str | None
+
+
+class Sweep(Section):
+    name: Name
+    trials: Positive
+    budget_minutes: Rate | None
+    target: float | None
+    on_budget: Literal["finish", "stop"]
+    trial_timeout_minutes: Rate | None
+    max_consecutive_failures: Positive
+    workers: Positive | None
+    storage: Annotated[str, Field(min_length=1)]
+    objectives: Annotated[list[Objective], Field(min_length=1)] | None
+    constraints: dict[Metric, Bound] | None
+    enqueue: list[str | list[str] | dict[str, Any]]
+    warm_start: Name | None
+    warm_start_top: Positive
+    allow_changes: bool
+    plan: bool
+    space: dict[str, Any]
+    sampler: Sampler
+    pruner: Pruner
+    winner: Winner
+
+    @property
+    def trial_seconds(self) -> float | None:
+        """That a trial may take; None = no limit."""
+        return 60 * self.trial_timeout_minutes if self.trial_timeout_minutes else None
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        names = [objective.metric for objective in self.objectives or []]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sweep.objectives={names}: the same metric twice; allowed: each once")
+        if len(names) > 1 and self.target is not None:
+            raise ValueError(f"sweep.target={self.target}: allowed with one objective only")
+        if self.winner.rule is not None and self.winner.rule not in names:
+            raise ValueError(
+                f"sweep.winner.rule={self.winner.rule}: allowed: null, or one of the metrics of sweep.objectives "
+                f"({', '.join(names) or 'which is not set'})"
+            )
+        return self

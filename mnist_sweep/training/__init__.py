@@ -1,0 +1,1 @@
+"""Images, networks and their training, with Lightning and torch."""

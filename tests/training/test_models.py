@@ -1,0 +1,259 @@
+"""The network: its arithmetic, its shapes, and that the fast order of its layers computes the textbook's function."""
+
+import copy
+import math
+import re
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import assume, given, reject, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
+
+from mnist_sweep.config import network_shapes as shapes
+from mnist_sweep.config import schema
+from mnist_sweep.config.command import compose
+from mnist_sweep.errors import RequestError
+from mnist_sweep.training import onednn
+from mnist_sweep.training.models import ACTIVATIONS, MONOTONE, ConvNet
+
+NARROW = st.integers(1, 6)
+
+
+@st.composite
+def models(draw: st.DrawFn, widths: st.SearchStrategy[int] = NARROW) -> schema.Model:
+    """Any possible small network."""
+    depth = draw(st.integers(0, 3))
+    numbers = {
+        "kernel_size": st.sampled_from([1, 3, 5]),
+        "pool_size": st.integers(1, 3),
+        "convolutions": st.integers(1, 2),
+    }
+    blocks = {
+        key: draw(item | st.lists(item, min_size=depth, max_size=depth)) for key, item in numbers.items()
+    }  # one number, or one a block
+    try:
+        return schema.Model(
+            filters=draw(st.lists(widths, min_size=depth, max_size=depth)),
+            padding=draw(st.sampled_from(["same", "valid"])),
+            pool=draw(st.sampled_from(["max", "avg"])),
+            activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
+            batch_norm=draw(st.booleans()),
+            global_pool=draw(st.booleans()),
+            hidden=draw(st.lists(st.integers(1, 8), max_size=2)),
+            dropout=0.5,
+            **blocks,
+        )
+    except ValueError:  # valid convolutions leave nothing of a map
+        reject()
+
+
+@settings(max_examples=60, deadline=None)
+@given(models())
+def test_arithmetic_equals_the_network(model: schema.Model) -> None:
+    network, table = ConvNet(model).eval(), model.layers()
+    images = torch.randn(2, 1, 28, 28)
+    assert network(images).shape == (2, 10)
+    assert sum(layer.parameters for layer in table) == sum(p.numel() for p in network.parameters())
+    maps = images
+    for block, layer in zip(network.blocks, table, strict=False):
+        maps = block(maps)
+        assert maps.shape[1:] == layer.output
+
+
+def textbook(network: Any, model: schema.Model, images: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Convolution – activation – pooling in this order, whatever order the network has, in the plain layout.
+
+    Returns:
+        The logits; and the smallest distance between the two greatest inputs of a max-pool, or of a ReLU's input from
+        zero: below the rounding of a number, it is open where the gradient goes.
+    """
+    activation = ACTIVATIONS[model.activation]()
+    maps, margin = images, math.inf
+    for block, parts in zip(network.blocks, model.blocks(), strict=True):
+        for number in range(parts.convolutions):
+            suffix = f"_{number + 1}" if number else ""
+            maps = block.get_submodule("convolution" + suffix)(maps)
+            if model.batch_norm:
+                maps = block.get_submodule("batch_norm" + suffix)(maps)
+            if model.activation == "relu":
+                margin = min(margin, float(maps.detach().abs().min()))
+            before, maps = maps, activation(maps)
+        size = parts.pool
+        if size > 1 and model.pool == "max":
+            seen = before if model.activation in MONOTONE else maps
+            windows = seen.detach().unfold(2, size, size).unfold(3, size, size).flatten(-2)
+            first, second = windows.topk(2).values.unbind(-1)
+            margin = min(margin, float((first - second).min()))
+        maps = max_pool2d(maps, size) if model.pool == "max" else avg_pool2d(maps, size)
+    logits: torch.Tensor = network.head(maps)
+    return logits, margin
+
+
+def outputs_and_gradients(network: nn.Module, logits: torch.Tensor) -> list[torch.Tensor]:
+    network.zero_grad()
+    logits.square().sum().backward()
+    return [logits.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(models())
+def test_same_function_and_gradients_as_the_textbook(model: schema.Model) -> None:
+    torch.manual_seed(0)
+    network = ConvNet(model).double().eval()
+    images = torch.randn(2, 1, 28, 28, dtype=torch.float64)
+    expected = outputs_and_gradients(network, textbook(network, model, images)[0])
+    torch.testing.assert_close(outputs_and_gradients(network, network(images)), expected)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)  # rounding is compared: no build fails by chance
+@given(models(widths=st.sampled_from([3, 12, 16, 32])), st.sampled_from(["AVX2", "AVX512"]))
+def test_training_computes_the_same_in_single_precision(model: schema.Model, widest: str) -> None:
+    """Within 1e-5 of the textbook's network, or of the exact values where that one's own rounding is greater."""
+    # 1 × 1 filters of one image, normalised, are copies of each other: gradients that are differences of rounding
+    assume(not (model.batch_norm and any(block.kernel == 1 for block in model.blocks())))
+    torch.manual_seed(0)
+    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
+        network = ConvNet(model).train()
+    network.head.eval()  # without dropout
+    images = torch.randn(2, 1, 28, 28)
+    double = copy.deepcopy(network).double()
+    logits, margin = textbook(double, model, images.double())
+    assume(margin > 3e-7)
+    exact = outputs_and_gradients(double, logits)
+    plain = outputs_and_gradients(network, textbook(network, model, images)[0])
+    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
+        fast = outputs_and_gradients(network, network(images))
+    rounding = max(float((one - truth).abs().max()) for one, truth in zip(plain, exact, strict=True))
+    scale = max(float(truth.abs().max()) for truth in exact)  # sums that cancel out are rounded as their terms are
+    for one, truth in zip(fast, exact, strict=True):
+        torch.testing.assert_close(one.double(), truth, atol=1e-5 * scale + 4 * rounding, rtol=0)
+
+
+SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0", "model.convolutions=[1,2]"]
+
+
+@pytest.mark.parametrize(
+    ("items", "with_avx2", "with_avx512"),
+    [
+        (SUITABLE, True, True),
+        ([*SUITABLE, "model.activation=tanh"], True, True),
+        ([*SUITABLE, "model.activation=silu"], False, False),
+        ([*SUITABLE, "model.filters=[16,24]"], True, False),
+        ([*SUITABLE, "model.filters=[11,23]"], True, False),
+        ([*SUITABLE, "model.filters=[10,32]"], False, False),
+        ([*SUITABLE, "model.pool=avg"], False, False),
+        ([*SUITABLE, "model.pool=avg", "model.pool_size=1"], True, True),
+        (["model=mlp"], False, False),
+    ],
+)
+@pytest.mark.parametrize("widest", ["AVX2", "AVX512"])
+def test_which_networks_are_trained_in_onednns_layout(
+    items: list[str], with_avx2: bool, with_avx512: bool, widest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: widest)
+    suits = with_avx2 if widest == "AVX2" else with_avx512
+    network = ConvNet(compose(items).model)
+    images = torch.randn(2, 1, 28, 28)
+    with mock.patch.object(onednn, "features", wraps=onednn.features) as features:
+        network(images)
+        assert features.call_count == (suits and torch.backends.mkldnn.is_available())
+        features.reset_mock()
+        network.eval()(images)  # what is served or exported has the ordinary layout
+        assert features.call_count == 0
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_kernels_rows_as_channels_convolve_the_same(kernel: int, padding: int) -> None:
+    images = torch.randn(3, 1, 9, 7, dtype=torch.float64)
+    weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64)
+    maps, weights, left = onednn._rows_as_channels(images, weight, padding)
+    assert weights.shape == (4, maps.shape[1], 1, kernel) == (4, kernel, 1, kernel)
+    torch.testing.assert_close(conv2d(maps, weights, padding=left), conv2d(images, weight, padding=padding))
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_half_precision_has_that_layout_only_where_the_processor_can(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    images = torch.randn(2, 1, 28, 28)
+    assert onednn.takes(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert onednn.takes(images) == able
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_half_precision_in_onednns_layout_is_that_of_the_ordinary_layout(activation: str) -> None:
+    torch.manual_seed(0)
+    network = ConvNet(compose([*SUITABLE, f"model.activation={activation}"]).model).train()
+    images = torch.randn(64, 1, 28, 28)
+    found = []
+    for fast in (True, False):
+        network._in_onednn = fast
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(images)
+        assert logits.dtype == torch.bfloat16
+        found.append(torch.cat([each.flatten() for each in outputs_and_gradients(network, logits.float())]))
+    assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.999
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_only_activations_that_never_decrease_count_as_monotone(activation: str) -> None:
+    values = ACTIVATIONS[activation]()(torch.linspace(-6, 6, 1_000, dtype=torch.float64))
+    assert bool((values.diff() >= 0).all()) == (activation in MONOTONE)
+
+
+def test_table_of_the_default_network() -> None:
+    table = compose([]).model.layers()
+    assert [(layer.name, layer.output, layer.parameters, layer.multiply_adds) for layer in table] == [
+        ("block 1", (32, 14, 14), 320, 225_792),
+        ("block 2", (64, 7, 7), 18_496, 3_612_672),
+        ("hidden 1", (128,), 401_536, 401_408),
+        ("output", (10,), 1_290, 1_280),
+    ]
+
+
+def test_a_map_that_vanishes_is_named() -> None:
+    with pytest.raises(shapes.ShapeError, match="block 3 pools a 1 × 1 map by 2"):
+        shapes.layers(shapes.blocks([4, 4, 4], 3, [7, 4, 2], 1, "same"), False, False, [])
+    with pytest.raises(shapes.ShapeError, match="block 2 convolves a 4 × 4 map by 5 × 5"):
+        shapes.layers(shapes.blocks([4, 4], 5, [6, 1], 1, "valid"), False, False, [])
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (
+            ["model.hidden=[99999999999999999999]"],
+            "model.hidden[0]=99999999999999999999: should be less than or equal to",
+        ),
+        (["model.filters=[8,100001]"], "model.filters[1]=100001: should be less than or equal to 100000"),
+        (
+            ["data.batch_size=1", "model.batch_norm=true", "model.filters=[8,8]", "model.pool_size=[28,1]"],
+            "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true",
+        ),
+    ],
+)
+def test_what_torch_could_not_build_or_train_is_refused(items: list[str], said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)):
+        compose(items)
+
+
+def test_a_batch_of_one_is_normalised_where_its_maps_are_larger() -> None:
+    config = compose(["data.batch_size=1", "model.batch_norm=true", "model.filters=[8]", "model.pool_size=28"])
+    assert ConvNet(config.model).train()(torch.rand(1, 1, 28, 28)).shape == (1, 10)
+
+
+def test_valid_convolutions_and_global_pooling_of_a_published_network() -> None:
+    """An et al. 2020 (arXiv 2008.10400), M3: ten 3 × 3 convolutions of 32, 48, …, 176 filters: 1,124,000 parameters."""
+    widths = list(range(32, 177, 16))
+    blocks = shapes.blocks(widths, 3, 1, 1, "valid")
+    table = shapes.layers(blocks, True, False, [])
+    assert table[-2].output == (176, 8, 8)
+    assert sum(layer.parameters for layer in table) == pytest.approx(1_124_000, rel=0.001)
+    assert shapes.layers(blocks, True, True, [])[-1].parameters == 176 * 10 + 10
