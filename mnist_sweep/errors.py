@@ -1,27 +1,26 @@
-"""The three ways in which a run ends early: the request is wrong, the work fails, somebody stops it."""
+"""The three ways in which work ends early: the request is wrong, the work fails, or a signal stops it."""
 
 import contextlib
 import os
 import signal
-import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
-#: What somebody stops a process with.
+#: The signals that stop a process in good order.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RequestError(Exception):
-    """What was asked for cannot be done. Its text is one line: the key, the value and what is allowed."""
+    """The request cannot be carried out. The text is one line: the key, the value and what is allowed."""
 
 
-class RunFailure(Exception):  # noqa: N818  # a run's failure, as the records call it
+class RunFailure(Exception):  # noqa: N818  # "failure" is the word in results and in MLflow
     """A run cannot go on.
 
     Args:
-        reason: one word for programs: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``,
-            ``crashed`` or ``error``.
+        reason: one word for programs: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``, ``crashed`` or
+            ``error``.
         detail: one line for people.
     """
 
@@ -32,84 +31,66 @@ class RunFailure(Exception):  # noqa: N818  # a run's failure, as the records ca
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP, as from a terminal that is closed, arrived.
+    """A signal asked the process to stop. Raised by `check_interrupted`, never out of a signal handler.
+
+    Not an Exception, so that code which guards against failures does not take it for one.
 
     Attributes:
-        result: the fields of the result that an interrupted run recorded, for whoever performs runs for others.
-
-    Not a KeyboardInterrupt, which Lightning turns into ``sys.exit(1)``, and not an Exception, so that nobody who guards
-    against failures takes it for one.
+        exit_code: 128 plus the number of the signal.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
+        self.signum = signum
         self.exit_code = 128 + signum
-        self.result: dict[str, Any] | None = None
 
 
-class _Signals:
-    """What has arrived, and whether it has to wait."""
-
+class _State:
     arrived: int | None = None
-    shields: int = 0
+
+
+def signalled() -> int | None:
+    """The signal that has arrived since `signals_as_flag` began; None where none has."""
+    return _State.arrived
+
+
+def check_interrupted() -> None:
+    """Stop here if a signal has arrived.
+
+    Raises:
+        Interrupted: one has.
+    """
+    if _State.arrived is not None:
+        raise Interrupted(_State.arrived)
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Within, the first of `SIGNALS` raises `Interrupted`; a second one ends the process on the spot.
+def signals_as_flag() -> Iterator[None]:
+    """Within, the first of `SIGNALS` sets a flag, which `check_interrupted` turns into an exception.
 
-    SIGHUP stays ignored where it was (nohup); a second one does nothing, since a closing terminal sends several.
+    A second one ends the process at once. A second SIGHUP does not, since a closing terminal sends several. SIGHUP stays
+    ignored where it was (nohup). Outside of the main thread, which alone may set handlers, nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def handle(signum: int, _: FrameType | None) -> None:
-        if _Signals.arrived is not None:
-            if signum == signal.SIGHUP:
-                return
+        if _State.arrived is None:
+            _State.arrived = signum
+        elif signum != signal.SIGHUP:
             os._exit(128 + signum)
-        _Signals.arrived = signum
-        if not _Signals.shields:
-            raise Interrupted(signum)
 
-    def unraisable(fault: Any) -> None:
-        if not isinstance(fault.exc_value, Interrupted):  # which was lost there: `check_interrupted` raises it again
-            hook(fault)
-
-    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     before = {signum: signal.signal(signum, handle) for signum in SIGNALS if signum != signal.SIGHUP or not ignored}
     try:
         yield
     finally:
-        _Signals.arrived = None
-        sys.unraisablehook = hook
+        _State.arrived = None
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Within, a signal waits: for records that must agree with each other. It is raised at the end."""
-    waiting = _Signals.arrived is not None
-    _Signals.shields += 1
-    try:
-        yield
-    finally:
-        _Signals.shields -= 1
-    if _Signals.arrived is not None and not waiting and not _Signals.shields:
-        raise Interrupted(_Signals.arrived)
-
-
-def check_interrupted() -> None:
-    """Raise `Interrupted` again where a signal arrived but its exception was lost in foreign code."""
-    if _Signals.arrived is not None and not _Signals.shields:
-        raise Interrupted(_Signals.arrived)
-
-
-def masked(error: BaseException) -> Interrupted | None:
-    """The interruption that foreign code, cleaning up after it, turned into an error of its own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, Interrupted):
-            return seen
-        seen = seen.__context__
-    return None
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The type and the text of an exception in one line of at most `limit` characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:limit]

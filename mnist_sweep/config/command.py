@@ -1,8 +1,10 @@
 """Overrides → config. What cannot be composed, or is out of bounds, is refused in one line."""
 
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,62 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.overrides import in_shell, key_of, override, text
-from mnist_sweep.errors import RequestError, uninterrupted
+from mnist_sweep.config.overrides import command, in_shell, key_of, override, replaced, text, without
+from mnist_sweep.errors import RequestError
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
 #: The folder of the configs: inside an installed package, beside the package in a checkout.
 CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
 
 _SYNONYMS = {"learning_rate": "optimizer.lr", "num_epochs": "trainer.max_epochs"}
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line: Hydra overrides, and the folder of configs that they are composed with.
+
+    A trial, a single run, the winner's retraining and a run on another machine are all command lines.
+
+    Attributes:
+        overrides: in Hydra's grammar, as typed.
+        config_dir: a further folder of configs, as with ``--config-dir``; None = only the package's own.
+    """
+
+    overrides: tuple[str, ...] = ()
+    config_dir: Path | None = None
+
+    @classmethod
+    def of(cls, overrides: Iterable[str], config_dir: str | Path | None = None) -> "CommandLine":
+        """The command line of these overrides."""
+        return cls(tuple(overrides), Path(config_dir) if config_dir is not None else None)
+
+    @functools.cached_property
+    def config(self) -> schema.Config:
+        """The composed and checked config.
+
+        Raises:
+            RequestError: an unknown key or option, a wrong type, a value out of bounds, an impossible network.
+        """
+        return compose(self.overrides, None if self.config_dir is None else str(self.config_dir))
+
+    def add(self, *overrides: str) -> "CommandLine":
+        """With further overrides; each takes the place of an earlier one of the same key."""
+        return CommandLine(tuple(replaced(self.overrides, overrides)), self.config_dir)
+
+    def with_(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> "CommandLine":
+        """With these values: ``with_({"optimizer.lr": 0.1}, seed=3)``."""
+        return self.add(*(override(key, value) for key, value in {**(values or {}), **more}.items()))
+
+    def without(self, *prefixes: str) -> "CommandLine":
+        """Without the overrides of these keys and of what lies below them."""
+        return CommandLine(tuple(without(self.overrides, *prefixes)), self.config_dir)
+
+    def shell(self) -> str:
+        """As it is typed in a POSIX shell."""
+        return command(self.overrides, None if self.config_dir is None else str(self.config_dir))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the cached config: a worker composes its own
+        return CommandLine, (self.overrides, self.config_dir)
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> schema.Config:
@@ -83,8 +133,7 @@ def _composed(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
     hydra, outer = GlobalHydra.instance(), GlobalHydra.instance().hydra  # the command line's own, which stays
     hydra.clear()
     try:
-        # a signal waits, since Hydra turns whatever comes while it opens a file into an error of its own
-        with uninterrupted(), initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=[*overrides, *search])
     finally:
         hydra.hydra = outer
