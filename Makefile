@@ -1,6 +1,8 @@
 # make sweep    the main job: environment, dependencies, data, the default sweep, a summary   (ARGS="sweep.trials=40 …")
-# make test     environment, dependencies with the test tools, lint, types, import contracts, tests (some of them where Chromium is)
+# make test     environment, test tools, lint, types, import contracts, all tests, the documentation
+# make check    what a contributor runs often: lint, types, import contracts, the fast tests
 # make setup    only the environment
+# make docs     the documentation, as a site in docs/_build
 # make bench    how fast networks are trained on this machine, against plain PyTorch and a template (about 15 minutes)
 # make screenshots   the README's pictures, from a sweep of its own (needs Chromium)
 PYTHON ?= python3
@@ -10,28 +12,38 @@ BIN    := $(VENV)/bin
 # Compiled once here, since Python may be told not to write bytecode (PYTHONDONTWRITEBYTECODE, as in many containers):
 # each process would then compile PyTorch and MLflow anew, more than half of its start.
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
+PYTEST  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# Names of ours may begin with an underscore, those of the libraries below not.
+PRIVATE := optuna\.[a-z_.]*\._|hydra\._internal|(from|import) pytorch_lightning.*_internal|mlflow\.[a-z_.]*\._[a-z]
 
-.PHONY: setup sweep demo test screenshots bench lint lock wheel clean
+.PHONY: setup sweep demo test check docs screenshots bench lint lock wheel clean
 
 setup: $(VENV)/.installed
 
 sweep: setup
 	@$(BIN)/python -m mnist_sweep +sweep=optuna $(ARGS)
 
-test: lint
-	@$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder $(ARGS)
+test: lint docs
+	@$(PYTEST) $(ARGS)
+
+check: lint
+	@$(PYTEST) -q -m "not slow and not browser" $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 
 bench: setup
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
 screenshots: $(VENV)/.installed-dev
-	@SCREENSHOTS=docs $(BIN)/python -m pytest -m browser --no-cov $(ARGS)
+	@SCREENSHOTS=docs $(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo
+	@! grep -rnE '$(PRIVATE)' mnist_sweep
 
 lock: $(BIN)/uv    # the newest versions that fit, for every platform
 	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
@@ -47,7 +59,7 @@ wheel: $(BIN)/uv
 	@$(BIN)/uv build -q --wheel
 
 clean:
-	rm -rf $(VENV) dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mnist_sweep needs Python 3.11 or newer, not " + sys.version.split()[0] + " (make PYTHON=python3.12 …)")'
