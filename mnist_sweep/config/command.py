@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.overrides import command, in_shell, key_of, override, replaced, text, without
+from mnist_sweep.config.overrides import assigned, command, in_shell, key_of, override, replaced, text, without
 from mnist_sweep.errors import RequestError
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
@@ -68,6 +68,10 @@ class CommandLine:
     def without(self, *prefixes: str) -> "CommandLine":
         """Without the overrides of these keys and of what lies below them."""
         return CommandLine(tuple(without(self.overrides, *prefixes)), self.config_dir)
+
+    def assigned(self) -> dict[str, Any]:
+        """What the overrides set, by dotted name; see `overrides.assigned`."""
+        return assigned(self.overrides)
 
     def shell(self) -> str:
         """As it is typed in a POSIX shell."""

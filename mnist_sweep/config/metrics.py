@@ -1,5 +1,8 @@
 """The metrics of an epoch: their names, which way is better, and how they follow from a confusion matrix."""
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +28,40 @@ SHARES = frozenset(name for name, direction in EPOCH_METRICS.items() if directio
 #: What a trial can be judged by besides: trainable numbers, multiply-adds for one image, and the time of the whole run.
 RUN_METRICS: dict[str, Direction] = {"parameters": "minimize", "multiply_adds": "minimize", "seconds": "minimize"}
 TRIAL_METRICS: dict[str, Direction] = EPOCH_METRICS | RUN_METRICS
+
+
+def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
+    """The epoch with the best value, counted from 1; of equal ones the first. None where no epoch ended.
+
+    Args:
+        values: one for each epoch, from the first.
+        direction: which way is better.
+    """
+    if not values:
+        return None
+    return values.index(max(values) if direction == "maximize" else min(values)) + 1
+
+
+def spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
+    """The mean of values over seeds and its 95% interval by Student's t.
+
+    Args:
+        values: at least one.
+        share: the values lie within [0, 1], and so does the interval.
+
+    Returns:
+        ``mean``, ``low`` and ``high`` (None for one value), and ``each`` of the values.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return {"mean": mean, "low": None, "high": None, "each": list(values)}
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    low, high = mean - half, mean + half
+    if share:
+        low, high = max(0.0, low), min(1.0, high)
+    return {"mean": mean, "low": low, "high": high, "each": list(values)}
 
 
 @dataclass(frozen=True)

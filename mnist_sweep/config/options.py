@@ -1,29 +1,160 @@
-"""Types and bounds of ``optimizer`` and ``scheduler``. The defaults are in conf/."""
+"""The options of the config's groups: the keys of each, their bounds, and how it is built. The defaults are in conf/.
 
-from typing import Annotated, Literal, Self
+A new option is one class here and one YAML file. Torch is imported only where something is built.
+"""
 
-from pydantic import Field, model_validator
+import pkgutil
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from mnist_sweep.config import network_shapes as shapes
+from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer as TorchOptimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    #: A schedule that moves with each step, and one that moves with each epoch; at most one of them is there.
+    Schedules = tuple[LRScheduler | None, LRScheduler | None]
+
+
+# ---------------------------------------------------------------------------------------------------------- networks
+
+
+def _kind(value: object) -> str:
+    return "list" if isinstance(value, list) else "number"
+
+
+Each = TypeVar("Each")
+#: One number for all blocks, or a list with one number a block.
+PerBlock = Annotated[Annotated[Each, Tag("number")] | Annotated[list[Each], Tag("list")], Discriminator(_kind)]
+
+Width = Annotated[int, Field(ge=1, le=100_000)]
+Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1)]
+Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
+Convolutions = Annotated[int, Field(ge=1, le=100)]
+
+
+class ConvNet(Section):
+    """Blocks of convolution, activation and pooling, then fully connected layers; see conf/model/convnet.yaml."""
+
+    #: The network's class. It is named here, not imported: the config is below the training.
+    network: ClassVar = "mnist_sweep.training.models:ConvNet"
+
+    name: Literal["convnet"] = "convnet"
+    filters: list[Width]
+    kernel_size: PerBlock[Kernel]
+    pool_size: PerBlock[Pool]
+    convolutions: PerBlock[Convolutions]
+    padding: Literal["same", "valid"]
+    pool: Literal["max", "avg"]
+    activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
+    batch_norm: bool
+    global_pool: bool
+    hidden: list[Width]
+    dropout: Fraction
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _centred(cls, value: int | list[int]) -> int | list[int]:
+        if any(kernel % 2 == 0 for kernel in (value if isinstance(value, list) else [value])):
+            raise ValueError("should be odd, so that it can be centred on a pixel (1, 3, 5, 7, …)")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.layers()
+        return self
+
+    def layers(self) -> list[shapes.Layer]:
+        """The table of the network's layers, see `network_shapes.layers`."""
+        return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
+
+    def blocks(self) -> list[shapes.Block]:
+        """The convolutional blocks, see `network_shapes.blocks`."""
+        return shapes.blocks(self.filters, self.kernel_size, self.pool_size, self.convolutions, self.padding)
+
+    def build(self, mean: float, deviation: float) -> "nn.Module":
+        """The network with fresh weights, (B, 1, 28, 28) images 0 … 1 → (B, 10) logits.
+
+        Args:
+            mean, deviation: of the training images' pixels, 0 … 1; the network standardises by them.
+        """
+        network: nn.Module = pkgutil.resolve_name(self.network)(self, mean, deviation)
+        return network
+
+
+#: With a second network this becomes a union by name. Its discriminator is a function, since the name may be left out:
+#: Annotated[Annotated[ConvNet, Tag("convnet")] | Annotated[ResNet, Tag("resnet")], Discriminator(name_or_convnet)].
+Model = ConvNet
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+class Augmentation(Section):
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    shift: Fraction
+    scale: Fraction
+
+
+class Data(Section):
+    name: Annotated[str, one_of(IMAGE_SETS)]
+    fallback: Literal["mnist5k"] | None
+    root: str
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    limit: Annotated[int, Field(ge=shapes.CLASSES)] | None
+    batch_size: Positive
+    augmentation: Augmentation
+
+
+# -------------------------------------------------------------------------------------------------------- optimizers
 
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
-class Adam(Section):
+class _Optimizer(Section):
+    """In `build`, the fused form is torch's fastest, one call for all parameters.
+
+    A CUDA graph needs that, or an optimizer that is "capturable" and whose state begins with zeros, as RMSprop's does.
+    """
+
+    def arguments(self) -> dict[str, Any]:
+        """The keys as torch's optimizer of this name takes them."""
+        return self.model_dump(exclude={"name"})
+
+
+class Adam(_Optimizer):
     name: Literal["adam"]
     lr: Rate
     betas: Betas
     weight_decay: NonNegative
 
+    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+        """The optimizer of these parameters, in its fastest form."""
+        import torch
 
-class AdamW(Section):
+        return torch.optim.Adam(parameters, **self.arguments(), fused=True)
+
+
+class AdamW(_Optimizer):
     name: Literal["adamw"]
     lr: Rate
     betas: Betas
     weight_decay: NonNegative
 
+    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+        """The optimizer of these parameters, in its fastest form."""
+        import torch
 
-class SGD(Section):
+        return torch.optim.AdamW(parameters, **self.arguments(), fused=True)
+
+
+class SGD(_Optimizer):
     name: Literal["sgd"]
     lr: Rate
     momentum: Fraction
@@ -36,20 +167,39 @@ class SGD(Section):
             raise ValueError("optimizer.momentum=0: allowed only with optimizer.nesterov=false")
         return self
 
+    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+        """The optimizer of these parameters, in its fastest form."""
+        import torch
 
-class RMSprop(Section):
+        return torch.optim.SGD(parameters, **self.arguments(), fused=True)
+
+
+class RMSprop(_Optimizer):
     name: Literal["rmsprop"]
     lr: Rate
     alpha: Fraction
     momentum: Fraction
     weight_decay: NonNegative
 
+    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+        """The optimizer of these parameters; torch has no fused form of it."""
+        import torch
+
+        return torch.optim.RMSprop(parameters, **self.arguments())
+
 
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
 
 
+# --------------------------------------------------------------------------------------- schedules of the learning rate
+
+
 class NoScheduler(Section):
     name: Literal["none"]
+
+    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
+        """No schedule: the learning rate stays."""
+        return None, None
 
 
 class Step(Section):
@@ -57,10 +207,22 @@ class Step(Section):
     step_size: Positive
     gamma: Annotated[float, Field(gt=0, le=1)]
 
+    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
+        """A schedule that moves with each epoch."""
+        from torch.optim import lr_scheduler
+
+        return None, lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
+
 
 class Cosine(Section):
     name: Literal["cosine"]
     final_lr: NonNegative
+
+    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
+        """A schedule over so many steps that moves with each of them."""
+        from torch.optim import lr_scheduler
+
+        return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr), None
 
 
 class OneCycle(Section):
@@ -69,5 +231,67 @@ class OneCycle(Section):
     initial_div: Annotated[float, Field(ge=1)]
     final_div: Annotated[float, Field(ge=1)]
 
+    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
+        """A schedule over so many steps that moves with each of them; its peak is the optimizer's own learning rate.
+
+        A cycle has a first, a highest and a last rate: in fewer than three steps the rate stays at its peak.
+        """
+        from torch.optim import lr_scheduler
+
+        if steps < 3:
+            return None, None
+        return lr_scheduler.OneCycleLR(
+            optimizer,
+            optimizer.defaults["lr"],
+            steps,
+            pct_start=max(self.warmup, 2 / steps),  # with less than two steps of warm-up torch begins at neither rate
+            cycle_momentum=False,  # momentum is a key of its own, and may be searched
+            div_factor=self.initial_div,
+            final_div_factor=self.final_div,
+        ), None
+
 
 Scheduler = Annotated[NoScheduler | Step | Cosine | OneCycle, Field(discriminator="name")]
+
+
+# ---------------------------------------------------------------------------------------------------------- the others
+
+
+class Loss(Section):
+    label_smoothing: Fraction
+
+
+class Trainer(Section):
+    max_epochs: Positive
+    patience: Positive | None
+    gradient_clip: Rate | None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    accelerator: Literal["auto", "cpu", "gpu"]
+    precision: Literal[32, "bf16", "auto"]
+    cuda_graphs: Literal[True, False, "auto"]
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
+
+
+class MLflow(Section):
+    name: Literal["mlflow"]
+    uri: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class NoTracking(Section):
+    name: Literal["none"]
+
+
+Tracking = Annotated[MLflow | NoTracking, Field(discriminator="name")]
+
+
+class LocalLauncher(Section):
+    name: Literal["local"]
+    memory_growth_mb: Positive
+
+
+class InlineLauncher(Section):
+    name: Literal["inline"]
+
+
+Launcher = Annotated[LocalLauncher | InlineLauncher, Field(discriminator="name")]

@@ -3,125 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config import section as sections
-from mnist_sweep.config.options import Optimizer, Scheduler
-from mnist_sweep.config.section import Fraction, Name, Positive, Rate, Section
+from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
+from mnist_sweep.config.section import Name, Section, one_of
 from mnist_sweep.config.sweep_options import Sweep
-
-
-def _odd(kernel: int) -> int:
-    if kernel % 2 == 0:
-        raise ValueError("should be odd, so that it can be centred on a pixel (1, 3, 5, 7, …)")
-    return kernel
-
-
-def _kind(value: object) -> str:
-    return "list" if isinstance(value, list) else "number"
-
-
-Width = Annotated[int, Field(ge=1, le=100_000)]
-Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1)]
-Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
-Convolutions = Annotated[int, Field(ge=1, le=100)]
-
-
-class Model(Section):
-    filters: list[Width]
-    kernel_size: Annotated[
-        Annotated[Kernel, Tag("number")] | Annotated[list[Kernel], Tag("list")], Discriminator(_kind)
-    ]
-    pool_size: Annotated[Annotated[Pool, Tag("number")] | Annotated[list[Pool], Tag("list")], Discriminator(_kind)]
-    convolutions: Annotated[
-        Annotated[Convolutions, Tag("number")] | Annotated[list[Convolutions], Tag("list")], Discriminator(_kind)
-    ]
-    padding: Literal["same", "valid"]
-    pool: Literal["max", "avg"]
-    activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
-    batch_norm: bool
-    global_pool: bool
-    hidden: list[Width]
-    dropout: Fraction
-
-    @field_validator("kernel_size")
-    @classmethod
-    def _centred(cls, value: int | list[int]) -> int | list[int]:
-        for kernel in value if isinstance(value, list) else [value]:
-            _odd(kernel)
-        return value
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        self.layers()
-        return self
-
-    def layers(self) -> list[shapes.Layer]:
-        """The table of the network's layers, see `shapes.layers`."""
-        return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
-
-    def blocks(self) -> list[shapes.Block]:
-        """The convolutional blocks, see `shapes.blocks`."""
-        return shapes.blocks(self.filters, self.kernel_size, self.pool_size, self.convolutions, self.padding)
-
-
-class Augmentation(Section):
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    shift: Fraction
-    scale: Fraction
-
-
-class Data(Section):
-    name: Literal["mnist", "fashion_mnist", "kmnist", "mnist5k"]
-    fallback: Literal["mnist5k"] | None
-    root: str
-    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
-    limit: Annotated[int, Field(ge=shapes.CLASSES)] | None
-    batch_size: Positive
-    augmentation: Augmentation
-
-
-class Loss(Section):
-    label_smoothing: Fraction
-
-
-class Trainer(Section):
-    max_epochs: Positive
-    patience: Positive | None
-    gradient_clip: Rate | None
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
-    accelerator: Literal["auto", "cpu", "gpu"]
-    precision: Literal[32, "bf16", "auto"]
-    cuda_graphs: Literal[True, False, "auto"]
-    threads: Annotated[int, Field(ge=1, le=1024)] | None
-
-
-class MLflow(Section):
-    name: Literal["mlflow"]
-    uri: Annotated[str, Field(min_length=1)]
-    experiment: Annotated[str, Field(min_length=1)]
-
-
-class NoTracking(Section):
-    name: Literal["none"]
-
-
-Tracking = Annotated[MLflow | NoTracking, Field(discriminator="name")]
-
-
-class LocalLauncher(Section):
-    name: Literal["local"]
-    memory_growth_mb: Positive
-
-
-class InlineLauncher(Section):
-    name: Literal["inline"]
-
-
-Launcher = Annotated[LocalLauncher | InlineLauncher, Field(discriminator="name")]
-
 
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
@@ -143,7 +32,7 @@ class Config(Section):
     name: Name | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output: Annotated[str, Field(min_length=1)]
-    objective: str
+    objective: Annotated[str, one_of(metrics.EPOCH_METRICS, "not logged in an epoch")]
     data: Data
     model: Model
     optimizer: Optimizer
@@ -159,13 +48,6 @@ class Config(Section):
     def _part_of_an_url(cls, value: str) -> str:
         if found := set(value) & {"?", "%"}:  # in the URL of a database they begin a query, or stand for others
             raise ValueError(f"allowed: a folder without {' and '.join(sorted(found))} in its path")
-        return value
-
-    @field_validator("objective")
-    @classmethod
-    def _logged(cls, value: str) -> str:
-        if value not in metrics.EPOCH_METRICS:
-            raise ValueError(f"not logged in an epoch; allowed: {', '.join(metrics.EPOCH_METRICS)}")
         return value
 
     @model_validator(mode="after")
@@ -210,7 +92,7 @@ class Config(Section):
         walk({key: value for key, value in self.plain().items() if key not in ("sweep", "name", "launcher")}, "")
         return found
 
-    def material(self) -> dict[str, Any]:
+    def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
         return {
             key: value
@@ -256,7 +138,7 @@ def fault(key: str, value: Any, section: Any = Config) -> str | None:
     try:
         limits.validate_python(value)
     except ValidationError as error:
-        return str(error.errors()[0]["msg"]).removeprefix("Input ")
+        return str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     return None
 
 

@@ -1,10 +1,11 @@
 """What the sections of the config are made of: the strict base and the types that several of them share."""
 
 import typing
+from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -12,6 +13,23 @@ Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+def one_of(names: Iterable[str], otherwise: str = "unknown") -> AfterValidator:
+    """What refuses a text that is none of these names.
+
+    Args:
+        names: what is allowed.
+        otherwise: what the others are, for the message.
+    """
+    allowed = list(names)
+
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"{otherwise}; allowed: {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -36,4 +54,5 @@ def options(annotation: Any) -> dict[str, type[Section]]:
         for section in sections(annotation)
         if "name" in section.model_fields
     }
-    return {option[0]: section for section, option in named.items() if len(option) == 1}
+    found = {option[0]: section for section, option in named.items() if len(option) == 1}
+    return found if len(found) > 1 else {}

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from mnist_sweep.config import metrics
-from mnist_sweep.config.section import Count, Name, NonNegative, Positive, Rate, Section
+from mnist_sweep.config.section import Count, Name, NonNegative, Positive, Rate, Section, one_of
 
 
 class TPE(Section):
@@ -95,13 +95,7 @@ class Threshold(Section):
 Pruner = Annotated[NoPruner | Median | Percentile | Hyperband | ASHA | Patient | Threshold, Field(discriminator="name")]
 
 
-def _known(metric: str) -> str:
-    if metric not in metrics.TRIAL_METRICS:
-        raise ValueError(f"not measured in a trial; allowed: {', '.join(metrics.TRIAL_METRICS)}")
-    return metric
-
-
-Metric = Annotated[str, AfterValidator(_known)]
+Metric = Annotated[str, one_of(metrics.TRIAL_METRICS, "not measured in a trial")]
 
 
 class Objective(Section):
