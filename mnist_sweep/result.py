@@ -1,22 +1,17 @@
-"""What a run returns, and how it is kept on disk."""
+"""What a run returns, and the names of the runs of a sweep."""
 
 import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from mnist_sweep.config.metrics import Direction
 
 Status = Literal["finished", "pruned", "failed", "interrupted"]
 
 #: The best epoch's checkpoint, within a run's folder.
 BEST = Path("checkpoints") / "best.ckpt"
-#: What a result and the notes of a run that has not ended have in common.
-_NOTED = ("attempts", "device", "threads", "seconds", "train_seconds", "parameters", "history", "mlflow_run_id")
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,8 @@ class Result:
         checkpoint: the best epoch's, within the folder; None where no epoch ended.
         history: the metrics of each epoch.
         multiply_adds: of the network, for one image.
-        attempts: 1, or more where a run was taken up again after its process had died or was interrupted.
-        duplicate_of: name of the equal run whose numbers these are; None for a run that was performed.
+        attempts: 1, or more where a run was resumed after its process had died or was interrupted.
+        duplicate_of: name of the equal run whose numbers these are; None for a run that was trained.
         test_opened_at: when the test set was opened for it (ISO 8601, UTC); None where it was not.
         confusion: of the best epoch on the validation set, counts, a row for each true class.
     """
@@ -91,7 +86,7 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        """What a run left in its folder.
+        """The result in a run's folder.
 
         Raises:
             FileNotFoundError: the run did not come to its end.
@@ -107,35 +102,24 @@ class Result:
         return None
 
 
-def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
-    """The epoch, counted from 1, with the best value; of equal ones the first, as ModelCheckpoint keeps it."""
-    if not values:
-        return None
-    best = max(values) if direction == "maximize" else min(values)
-    return values.index(best) + 1
+def write_json(path: Path, content: Any) -> Path:
+    """Write plain data to a file that is there whole or not at all, also when the power fails: new file, sync, rename.
 
-
-def write_json(path: Path, content: Any, *, sync: bool = True) -> Path:
-    """Write a JSON file that is there whole or not at all, also when the power fails: new file, sync, rename.
-
-    Args:
-        path: of the file.
-        content: plain data.
-        sync: wait for the disk; without, a file that a power failure may take, but not a crash.
+    Raises:
+        OSError: the file cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
     return path
 
 
 def run_name(sweep: str, trial: int, seed: int | None = None) -> str:
-    """Of a trial's run and its folder; with a seed, of a run of the winner's race."""
+    """The name of a trial's run and its folder; with a seed, of a run of the winner's retraining."""
     return f"{sweep}-{trial:04d}" + ("" if seed is None else f"-seed{seed}")
 
 
@@ -147,37 +131,3 @@ def trial_of(name: str) -> int:
 def is_run_of(sweep: str, name: str) -> bool:
     """Whether a folder is named like a run of this sweep."""
     return re.fullmatch(rf"{re.escape(sweep)}-\d{{4,}}(-seed\d+)?", name) is not None
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Where a run keeps all that it needs to go on: the state after its last epoch."""
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def notes(folder: Path) -> Path:
-    """Where a run that has not ended says how far it has come."""
-    return folder / "checkpoints" / "progress.json"
-
-
-def noted(folder: Path) -> dict[str, Any]:
-    """What a run noted of its progress, or said at its end; empty where it did not come as far."""
-    found: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        found = json.loads(notes(folder).read_text(encoding="utf-8"))
-    if said := Result.found(folder):
-        found |= {key: getattr(said, key) for key in _NOTED}
-    return found
-
-
-def clear(folder: Path) -> None:
-    """Take away what only a run that goes on needs, with what a process left that died while it was writing."""
-    for pattern in (
-        "checkpoints/last.*",
-        "checkpoints/progress.json",
-        "checkpoints/.progress.json.*",
-        ".result.json.*",
-    ):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it holds the best checkpoint, where there is one
-        (folder / "checkpoints").rmdir()
