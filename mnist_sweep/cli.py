@@ -1,32 +1,32 @@
-"""What the command lines have in common: lines on standard error, and exit codes."""
+"""The console script ``mnist-sweep``, and what all commands share: lines on standard error, and exit codes."""
 
 import argparse
-import contextlib
+import importlib
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import yaml
-
-from mnist_sweep.config import schema
-from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 
 log = logging.getLogger("mnist_sweep")
 
 DONE, FAILED, WRONG = 0, 1, 2
 
-#: Where the account is kept unless somebody says otherwise.
-STORE = "sqlite:///mlruns/mlflow.db"
-#: The models that ``predict`` and the others look for, the first that has a champion.
-DIGITS = ("mnist", "mnist5k")
+#: The commands beside a run or a sweep. Each module has ``add_arguments(parser)`` and ``perform(options) -> exit code``.
+COMMANDS = {
+    "predict": "mnist_sweep.inference.predict",
+    "export": "mnist_sweep.inference.export",
+    "ensemble": "mnist_sweep.inference.ensemble",
+    "demo": "mnist_sweep.inference.demo",
+    "ui": "mnist_sweep.ui",
+    "scores": "mnist_sweep.scores",
+}
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what standard error is at the time, which a progress bar may have replaced."""
+    """Writes to what ``sys.stderr`` is at the time, since a progress bar may have replaced it."""
 
     @property
     def stream(self) -> Any:
@@ -37,139 +37,60 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
         pass
 
 
-def say_on_stderr() -> None:
+def log_to_stderr() -> None:
     """Send the package's log to standard error, the bare messages."""
     handler = _Stderr()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
+    log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, as everywhere here."""
+    """An argument parser that raises a RequestError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; {self.prog} --help tells what is allowed")
 
 
-def parser(module: str, description: str) -> Parser:
-    """The parser of ``python -m mnist_sweep.MODULE``."""
-    return Parser(
-        prog=f"python -m mnist_sweep.{module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit codes: 0 done, 1 the work failed, 2 the request is wrong.",
-    )
-
-
-def add_model(arguments: argparse.ArgumentParser) -> None:
-    """Let the user say which network."""
-    which = arguments.add_mutually_exclusive_group()
-    which.add_argument(
-        "--model",
-        metavar="URI",
-        help="a registered model (default: models:/mnist_sweep@champion, else models:/mnist_sweep_mnist5k@champion)",
-    )
-    which.add_argument("--checkpoint", metavar="FILE", type=Path, help="the best.ckpt of a run")
-    add_store(arguments)
-
-
-def add_store(arguments: argparse.ArgumentParser) -> None:
-    """Let the user say where MLflow keeps its account; an empty text counts as not given (to MLflow it is a file)."""
-    default = os.environ.get("MLFLOW_TRACKING_URI") or STORE
-    arguments.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        default=default,
-        type=lambda given: given or default,
-        help=f"MLflow's store (default: $MLFLOW_TRACKING_URI, else {STORE})",
-    )
-
-
-@contextlib.contextmanager
-def usable(said: str, allowed: str) -> Iterator[None]:
-    """Turn an OSError within the block, of a file or folder that the system refuses, into a wrong request.
+def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int:
+    """Carry out one of `COMMANDS`.
 
     Args:
-        said: what named it, as the user gave it.
-        allowed: in its place.
-
-    Raises:
-        RequestError: in one line, why.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(f"{said}: {error.strerror}; allowed: {allowed}") from error
-
-
-def check_writable(said: str, folder: Path) -> None:
-    """Check that files can be made in a folder or, if it does not exist yet, in its nearest existing parent.
-
-    Args:
-        said: what named it, such as ``output=mlruns``.
-        folder: where something is to be written.
-
-    Raises:
-        RequestError: it does not.
-    """
-    try:
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RequestError(
-            f"{said}: {folder} cannot be written ({error.strerror}); allowed: a folder that can"
-        ) from error
-
-
-def config_of(folder: Path) -> schema.Config:
-    """What a run in this folder was asked for, by its ``config.yaml``.
-
-    Raises:
-        RequestError: there is none that can be read.
-    """
-    file = folder / "config.yaml"
-    try:
-        return schema.Config.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RequestError(f"{file}: no config that can be read; allowed: the folder of a single run") from error
-
-
-def classifier(options: argparse.Namespace) -> tuple[Any, str]:
-    """The network that was asked for, and what to call it.
-
-    Raises:
-        RequestError: there is none.
-    """
-    from mnist_sweep import tracking
-    from mnist_sweep.training import trained_model as inspection
-
-    if options.checkpoint:
-        return inspection.load(options.checkpoint), str(options.checkpoint)
-    uri = options.model
-    if uri is None:
-        names = [tracking.registered_name(dataset) for dataset in DIGITS]
-        uri = tracking.registered(options.tracking_uri, names) or f"models:/{names[0]}@champion"
-    with tempfile.TemporaryDirectory() as folder:
-        return inspection.load(tracking.checkpoint_of(uri, options.tracking_uri, Path(folder))), uri
-
-
-def run(perform: Callable[[], int]) -> int:
-    """Perform a command.
-
-    Args:
-        perform: returns the exit code.
+        name: of the command.
+        arguments: those after the name.
+        prog: how the command was called, for its help; None = ``python -m mnist_sweep.NAME``.
 
     Returns:
-        The exit code; errors have been told in one line each.
+        The exit code.
+
+    Raises:
+        RequestError: the arguments are wrong, or what they ask for cannot be done.
+        RunFailure: the work failed.
     """
-    say_on_stderr()
+    module: Any = importlib.import_module(COMMANDS[name])
+    parser = Parser(
+        prog=prog or f"python -m mnist_sweep.{name}",
+        epilog="Exit codes: 0 done, 1 the work failed, 2 the request is wrong.",
+    )
+    module.add_arguments(parser)
+    code: int = module.perform(parser.parse_args(arguments))
+    return code
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Carry out a command; what it raises is told in one line on standard error.
+
+    Args:
+        command: returns the exit code. It looks at `check_interrupted` between its steps.
+
+    Returns:
+        The exit code: the command's, 1 for a RunFailure, 2 for a RequestError, 128 + N for signal N.
+    """
+    log_to_stderr()
     try:
-        with interruptible():
-            return perform()
+        with signals_as_flag():
+            return command()
     except Interrupted as error:
         log.error("interrupted by %s", error)
         return error.exit_code
@@ -182,16 +103,10 @@ def run(perform: Callable[[], int]) -> int:
 
 
 def _open_streams() -> None:
-    """Give a process whose standard streams are closed (``2>&-``) ones that lead nowhere, and keep their numbers taken.
-
-    Else the next file that is opened would be standard error to the C library, which may write to it.
-    """
+    """Lead standard streams that are closed (``2>&-``) nowhere: the next file that is opened must not take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
@@ -204,9 +119,23 @@ def leave(command: Callable[[], int]) -> NoReturn:
     try:
         try:
             code = command()
-        finally:  # also where argparse has printed its help and leaves
+        finally:  # also where argparse has printed its help and exits
             sys.stdout.flush()
     except BrokenPipeError:
         code = FAILED
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
     sys.exit(code)
+
+
+def module_main(name: str) -> NoReturn:
+    """``python -m mnist_sweep.NAME``."""
+    leave(lambda: run_command(lambda: perform(name, sys.argv[1:])))
+
+
+def main() -> NoReturn:
+    """``mnist-sweep COMMAND …`` is a command; ``mnist-sweep [overrides]`` is ``python -m mnist_sweep [overrides]``."""
+    if len(sys.argv) > 1 and (name := sys.argv[1]) in COMMANDS:
+        leave(lambda: run_command(lambda: perform(name, sys.argv[2:], f"mnist-sweep {name}")))
+    from mnist_sweep.__main__ import main as run_or_sweep
+
+    leave(run_or_sweep)
