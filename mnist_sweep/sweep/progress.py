@@ -1,10 +1,11 @@
-"""What a person sees of a sweep while it lasts: one live view on a terminal, one line a trial elsewhere."""
+"""What a person sees of a sweep while it lasts: one live table on a terminal, one line a trial elsewhere."""
 
 import contextlib
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Self
 
 from rich.console import Console, Group
@@ -14,78 +15,87 @@ from rich.text import Text
 
 from mnist_sweep.config import schema
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.candidates import Proposal
-from mnist_sweep.sweep.stopping import Budget
+from mnist_sweep.sweep.candidates import Candidate
+from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.study import Study
-from mnist_sweep.sweep.summary import in_digits, short
+from mnist_sweep.sweep.summary import in_digits, proposed
 
 log = logging.getLogger(__name__)
 
+#: The words of the view for the states of trials.
+_WORDS = {"complete": "done", "pruned": "pruned", "fail": "failed", "infeasible": "impossible", "running": "running"}
 
-class View:
-    """Hears of every trial. A context manager.
+
+@dataclass
+class _Running:
+    """How far a running trial has come."""
+
+    candidate: Candidate
+    epoch: int = 0
+    value: float | None = None
+
+
+class Progress:
+    """Shows each trial from its beginning to its end. A context manager.
 
     Args:
         config: of the sweep.
         study: what has been recorded.
-        budget: of the sweep.
-        total: trials that it comes to.
+        stopping: knows the time that is left.
+        total: trials that the sweep comes to.
     """
 
-    def __init__(self, config: schema.Config, study: Study, budget: Budget, total: int) -> None:
+    def __init__(self, config: schema.Config, study: Study, stopping: Stopping, total: int) -> None:
         assert config.sweep is not None
-        self.total = total
-        self.settings, self.study, self.budget = config.sweep, study, budget
+        self.settings, self.study, self.stopping, self.total = config.sweep, study, stopping, total
         self.metric = study.goals[0].metric
-        self.better = max if study.goals[0].direction == "maximize" else min
-        self.started = time.monotonic()
-        self.already = study.counted()
-        self.running: dict[int, tuple[Proposal, int, float | None]] = {}
-        self.best_at: dict[int, float] = {}  # the best value of all trials by epoch
+        self._better = max if study.goals[0].direction == "maximize" else min
+        self._started = time.monotonic()
+        self._earlier = study.counted()
+        self._running: dict[int, _Running] = {}
+        self._best_at: dict[int, float] = {}  # the best value of all trials by epoch
         for trial in study.trials():
             for epoch, value in trial.intermediate_values.items():
-                self.best_at[epoch] = self.better(value, self.best_at.get(epoch, value))
-        self.live: Live | None = None
+                self._note(epoch, value)
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            self.live = Live(self._picture(), console=Console(stderr=True), refresh_per_second=4, transient=True)
-            self.live.start()
+            self._live = Live(self.picture(), console=Console(stderr=True), refresh_per_second=4, transient=True)
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.live:
+        if self._live:
             with contextlib.suppress(OSError):  # the terminal has been closed
-                self.live.stop()
+                self._live.stop()
 
     def tick(self) -> None:
-        """Draw the view again."""
-        if self.live:
-            self.live.update(self._picture())
+        """Draw the table again."""
+        if self._live:
+            self._live.update(self.picture())
 
-    def began(self, number: int, proposal: Proposal) -> None:
+    def began(self, number: int, candidate: Candidate) -> None:
         """A trial has been given to a worker."""
-        if not self.running and self.study.counted() == self.already:
-            self.started = time.monotonic()  # the workers are there
-        self.running[number] = proposal, 0, None
+        if not self._running and self.study.counted() == self._earlier:
+            self._started = time.monotonic()  # the workers' start is not counted
+        self._running[number] = _Running(candidate)
 
     def reported(self, number: int, epoch: int, values: Mapping[str, float]) -> None:
-        """A trial has come to the end of an epoch."""
-        proposal, _, _ = self.running[number]
-        value = values.get(self.metric)
-        self.running[number] = proposal, epoch, value
-        if value is not None:
-            self.best_at[epoch] = self.better(value, self.best_at.get(epoch, value))
+        """A trial has come to the end of an epoch, counted from 1."""
+        running = self._running[number]
+        running.epoch, running.value = epoch, values.get(self.metric)
+        if running.value is not None:
+            self._note(epoch, running.value)
 
-    def parked(self, number: int) -> None:
-        """A trial has been interrupted, and goes on later."""
-        self.running.pop(number, None)
+    def requeued(self, number: int) -> None:
+        """A trial has been interrupted, and goes on in a later session."""
+        self._running.pop(number, None)
 
     def ended(self, number: int, result: Result) -> None:
         """A trial has ended and is recorded."""
-        self.running.pop(number, None)
-        trial = self.study.trials()[number]
-        values = zip(self.study.goals, trial.values or [], strict=False)
+        self._running.pop(number, None)
+        values = zip(self.study.goals, self.study.trials()[number].values or [], strict=False)
         measured = "  ".join(f"{goal.metric} {in_digits(value)}" for goal, value in values) or "no value"
         why = f" ({result.reason}: {result.detail})" if result.reason else ""
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
@@ -104,47 +114,47 @@ class View:
             result.seconds,
         )
 
+    def _note(self, epoch: int, value: float) -> None:
+        self._best_at[epoch] = self._better(value, self._best_at.get(epoch, value))
+
     def _best(self) -> str:
         if self.study.several:
             return f"front of {len(self.study.front())}"
         best = self.study.best()
         return f"best {in_digits(best.values[0])} (trial {best.number})" if best else "no best yet"
 
-    def _left(self) -> str:
+    def time_left(self) -> str:
         """The time left: what a trial took so far, pruned ones included, for those that remain."""
-        done = self.study.counted() - self.already
+        done = self.study.counted() - self._earlier
         if not done:
-            return "time left: known when the first has ended" if self.running else "starting the workers"
-        seconds = (time.monotonic() - self.started) / done * max(0, self.total - self.study.counted())
+            return "time left: known when the first has ended" if self._running else "starting the workers"
+        seconds = (time.monotonic() - self._started) / done * max(0, self.total - self.study.counted())
         if self.settings.budget_minutes is not None:
-            seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.budget.seconds()))
+            seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.stopping.seconds()))
         minutes, rest = divmod(round(seconds), 60)
         return f"about {minutes}:{rest:02d} left"
 
-    def _picture(self) -> Group:
+    def picture(self) -> Group:
+        """What the terminal shows now."""
         counts = self.study.counts()
-        words = [
-            f"{counts.get(state, 0)} {word}"
-            for state, word in _WORDS.items()
-            if counts.get(state) or state == "running"
+        shown = {word: counts.get(state, 0) for state, word in _WORDS.items()}
+        words = [f"{count} {word}" for word, count in shown.items() if count or word == "running"]
+        lines: list[Text | Table] = [
+            Text(f"{self.study.counted()} of {self.total} trials: {', '.join(words)}; {self.time_left()}"),
+            Text(self._best(), style="bold"),
         ]
-        head = Text(f"{self.study.counted()} of {self.total} trials: {', '.join(words)}; {self._left()}")
-        lines: list[Text | Table] = [head, Text(self._best(), style="bold")]
         if not self.study.several and (best := self.study.best()):
             lines.append(Text(best.user_attrs["result"]["command"], style="dim"))
         table = Table(box=None, pad_edge=False, expand=True)
         for column in ("trial", "epoch", self.metric, "best at that epoch"):
             table.add_column(column, no_wrap=True, min_width=len(column))
         table.add_column("proposed", overflow="ellipsis", no_wrap=True, ratio=1)
-        for number, (proposal, epoch, value) in sorted(self.running.items()):
+        for number, running in sorted(self._running.items()):
             table.add_row(
                 str(number),
-                f"{epoch} of {proposal.epochs}",
-                in_digits(value) if value is not None else "",
-                in_digits(self.best_at[epoch]) if epoch in self.best_at else "",
-                "  ".join(map(short, proposal.drawn)),
+                f"{running.epoch} of {running.candidate.epochs}",
+                "" if running.value is None else in_digits(running.value),
+                in_digits(self._best_at[running.epoch]) if running.epoch in self._best_at else "",
+                proposed(running.candidate.drawn),
             )
         return Group(*lines, table)
-
-
-_WORDS = {"complete": "done", "pruned": "pruned", "fail": "failed", "infeasible": "impossible", "running": "running"}
