@@ -1,205 +1,281 @@
-"""Runs given to a launcher's workers, and what comes back: a result for each, whatever became of its worker."""
+"""Runs trials on workers and returns one result each, even if a worker crashes."""
 
 import dataclasses
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Self
+from multiprocessing.connection import Connection, wait
+from typing import Any, Self
 
-from mnist_sweep.config.command import compose
-from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
+from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.workers import Died, Ended, Event, Launcher, Refused, Reported, Task
+from mnist_sweep.sweep.workers.messages import Finished, Report, Task, Train
+from mnist_sweep.sweep.workers.start import Process, Thread
+from mnist_sweep.sweep.workers.worker import Setup
 
 log = logging.getLogger(__name__)
 
-#: A run ends itself when its time is over; one that hangs is killed so many seconds later.
+#: A run ends itself when its time is over. One that hangs is killed so many seconds later.
 _GRACE = 30.0
-#: So long a stopped run may take to record itself before its process is killed.
+#: Seconds that a stopped run may take to record itself before its process is killed.
 _PATIENCE = 60.0
-#: So long after that it is waited to hear of its end.
-_LAST_WAIT = 60.0
-
-#: The result of a task; None where it was killed before it could record anything.
-Outcome = tuple[Task, Result | None]
+#: So many processes in one place that end before they are ready mean that none ever will be.
+_MOST_FAILED_STARTS = 3
 
 
-class Crew:
-    """The workers of a launcher. A run whose worker dies is tried once more, from its last checkpoint.
+@dataclasses.dataclass(eq=False)
+class _Worker:
+    """A worker as the sweep sees it.
 
-    A context manager: at its end the workers are gone.
-
-    Args:
-        launch: opens the launcher: when `open` says so, or else as soon as there is something to do.
+    Attributes:
+        place: counted from 0. A worker that replaces another one has the same.
+        handle: its process or thread.
+        failed_starts: workers before it in this place that ended before they were ready.
+        begun: it has been ready once.
+        ready: it is free for a task.
+        task: the one that it performs.
+        deadline: when a task that hangs is killed, on the monotonic clock.
+        overdue: it was killed for that.
     """
 
-    def __init__(self, launch: Callable[[], Launcher]) -> None:
-        self._launch = launch
-        self._launcher: Launcher | None = None
+    place: int
+    handle: Process | Thread
+    failed_starts: int = 0
+    begun: bool = False
+    ready: bool = False
+    task: Task | None = None
+    deadline: float = math.inf
+    overdue: bool = False
+
+
+class Workers:
+    """Workers that are started as soon as there is something to do, and are gone when the context ends.
+
+    A run whose worker dies is tried once more from its last checkpoint. A run that hangs is killed. A worker whose memory
+    has grown is replaced between two runs.
+
+    Args:
+        size: runs at a time.
+        start: starts the worker of a place, counted from 0.
+        hint: what else to try where workers cannot start.
+
+    Attributes:
+        running: the tasks that have been submitted and have not finished, by id.
+    """
+
+    def __init__(self, size: int, start: Callable[[int], Process | Thread], hint: str = "") -> None:
+        self.size = size
         self.running: dict[int, Task] = {}
-        self._began: dict[int, float] = {}
-        self._again: deque[Task] = deque()
-        self._attempts: dict[int, int] = {}
-        self._killed: dict[int, str] = {}
+        self._start, self._hint = start, hint
+        self._workers: list[_Worker] = []
+        self._events: list[Report | Finished] = []
+        self._again: deque[Task] = deque()  # their worker died; they wait for another one
+        self._retried: set[int] = set()
+        self._failure: RunFailure | None = None
         self._stopping = False
-        self._broken: str | None = None
+
+    @classmethod
+    def inline(cls, train: Train) -> Self:
+        """One worker in a thread of this process. It cannot be killed."""
+        return cls(1, lambda _: Thread(Setup(train)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._launcher is not None:
-            self._launcher.close()
+        for worker in self._workers:
+            if worker.ready:
+                worker.handle.send(None)
+            else:
+                worker.handle.kill()
+        for worker in self._workers:
+            worker.handle.join()
+        self._workers.clear()
 
     def open(self) -> None:
-        """Open the launcher, so that its workers are ready sooner."""
-        if self._launcher is None:
-            self._launcher = self._launch()
-
-    @property
-    def launcher(self) -> Launcher:
-        """Opened."""
-        self.open()
-        assert self._launcher is not None
-        return self._launcher
+        """Start the workers, so that they are ready sooner."""
+        if not self._workers and self._failure is None:
+            self._workers = [_Worker(place, self._start(place)) for place in range(self.size)]
 
     def free(self) -> int:
         """Tasks that can be submitted now."""
-        if self._broken:
-            return 0
-        return max(0, self.launcher.free() - len(self._again))
+        self.open()
+        ready = sum(worker.ready for worker in self._workers)
+        return 0 if self._failure else max(0, ready - len(self._again))
 
     def submit(self, task: Task) -> None:
-        """Give a task to a free worker."""
-        with uninterrupted():  # what runs and what is known to run are one
-            self.running[task.id] = task
-            self._began[task.id] = time.monotonic()
-            self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
-            self.launcher.submit(task)
+        """Give a task to a free worker.
 
-    def wait(self, timeout: float | None, decide: Callable[[Reported], bool]) -> list[Outcome]:
-        """What has come to its end meanwhile.
+        Raises:
+            ValueError: no worker is free.
+        """
+        if not self.free():
+            raise ValueError("no worker is free")
+        self.running[task.id] = task
+        self._give(task)
+
+    def events(self, timeout: float) -> list[Report | Finished]:
+        """What has happened: at least one event, unless the time is over.
 
         Args:
             timeout: seconds.
-            decide: whether a run may go on after an epoch.
 
         Raises:
-            RunFailure: no worker can be started, or a task can no longer be composed.
-            Interrupted: by a signal; `stop` comes next.
+            RunFailure: no worker can be started, or a task can no longer be composed. No event is lost: `stop` returns
+                the rest.
         """
-        if self._broken:
-            raise RunFailure("error", self._broken)
-        self._kill_late()
-        events = self.launcher.wait(timeout, decide)
-        outcomes = [outcome for event in events for outcome in self._ended(event)]
-        while self._again and self.launcher.free():
-            self.submit(self._again.popleft())
-        return outcomes
+        self.open()
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            self._listen(0.0 if self._events else left)
+            if self._failure and not self._events:
+                raise self._failure
+            if self._events or not left:
+                events, self._events = self._events, []
+                return events
 
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
         """Perform all of these, as many at a time as there are workers.
 
         Returns:
-            Their results by the tasks' ids.
+            The results by the tasks' ids.
 
         Raises:
-            RunFailure: as in `wait`.
+            RunFailure: as in `events`.
             Interrupted: after those that were running have recorded themselves.
         """
         left, results = deque(tasks), dict[int, Result]()
         try:
             while left or self.running:
+                check_interrupted()
                 while left and self.free():
                     self.submit(left.popleft())
-                for task, result in self.wait(1.0, lambda _: True):
-                    if result is None or result.status == "interrupted":  # by somebody else than this process
-                        left.append(dataclasses.replace(task, resume=True))
+                for event in self.events(0.5):
+                    if isinstance(event, Report):
+                        event.answer(True)
+                    elif event.result is None or event.result.status == "interrupted":  # by somebody else
+                        left.append(dataclasses.replace(event.task, resume=True))
                     else:
-                        results[task.id] = result
+                        results[event.task.id] = event.result
         finally:
-            with uninterrupted():
-                self.stop()
+            self.stop()
         return results
 
-    def stop(self) -> list[Outcome]:
-        """Interrupt all that runs; each records itself as interrupted, or is killed after a minute.
+    def stop(self) -> list[Finished]:
+        """Interrupt all that runs and wait until each has recorded itself; what does not is killed after a minute.
 
-        What no worker knows of, since a signal came just when it ended, is given up after another minute.
+        Returns:
+            What has finished and was not returned by `events`. A result is None where nothing was recorded.
         """
         self._stopping = True
-        outcomes: list[Outcome] = [(self.running.pop(task.id), None) for task in self._again]
-        self._again.clear()
-        for task in [*self.running]:
-            self.launcher.stop(task)
+        while self._again:
+            self._finish(self._again.popleft(), None)
+        for worker in self._workers:
+            if worker.task:
+                worker.handle.send(("stop", worker.task.id))
         deadline = time.monotonic() + _PATIENCE
-        while self.running:
-            if time.monotonic() > deadline + _LAST_WAIT:
-                outcomes += [(self.running.pop(number), None) for number in [*self.running]]
-                break
-            if time.monotonic() > deadline:
-                for task in [*self.running]:
-                    self.launcher.stop(task, hard=True)
-            for event in self.launcher.wait(1.0, lambda _: False):
-                outcomes += self._ended(event)
+        while self.running and time.monotonic() < deadline:
+            self._listen(0.5)
+        for worker in self._workers:
+            if worker.task:
+                worker.handle.kill()
+                self._release(worker, None)
         self._stopping = False
-        return outcomes
+        events, self._events = self._events, []
+        return [event for event in events if isinstance(event, Finished)]
 
-    def _ended(self, event: Event) -> list[Outcome]:
-        match event:
-            case Ended(task=number, result=result):
-                task = self.running.pop(number)
-                del self._attempts[number]  # one that was interrupted may come again, and no worker of it has died
-                return [(task, Result(**result))]
-            case Refused(task=number, detail=detail):
-                task = self.running.pop(number)
-                return [(task, self._abandon(task, "error", detail))]
-            case Died(task=number, detail=detail) if number is not None:
-                if self._attempts[number] == 1 and not self._stopping and number not in self._killed:
-                    log.warning("a worker died (%s); %s is tried once more", detail, _name(self.running[number]))
-                    self._again.append(dataclasses.replace(self.running[number], resume=True))
-                    return []
-                task = self.running.pop(number)
-                if self._stopping:
-                    return [(task, None)]
-                if number in self._killed:
-                    return [(task, self._abandon(task, "timeout", self._killed[number]))]
-                return [(task, self._abandon(task, "crashed", f"its worker died twice ({detail})"))]
-        return []
+    def _give(self, task: Task) -> None:
+        worker = next(worker for worker in self._workers if worker.ready)
+        worker.ready, worker.task = False, task
+        worker.deadline = time.monotonic() + (math.inf if task.limit_seconds is None else task.limit_seconds + _GRACE)
+        worker.handle.send(task)
 
-    def _kill_late(self) -> None:
-        now = time.monotonic()
-        for number, task in self.running.items():
-            if (
-                task.limit_seconds
-                and number not in self._killed
-                and now > self._began[number] + task.limit_seconds + _GRACE
-            ):
-                self._killed[number] = f"longer than {task.limit_seconds:g} s, and did not answer any more"
-                self.launcher.stop(number, hard=True)
+    def _listen(self, timeout: float) -> None:
+        """Hear what the workers say within this time, in seconds, and kill those that hang."""
+        for worker in self._workers:
+            if worker.task and time.monotonic() > worker.deadline:
+                worker.overdue = True
+                worker.handle.kill()
+        by_connection = {worker.handle.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection), timeout):
+            assert isinstance(connection, Connection)
+            self._hear(by_connection[connection])
+        while self._again and any(worker.ready for worker in self._workers):
+            self._give(self._again.popleft())
+
+    def _hear(self, worker: _Worker) -> None:
+        """Take one message, or the end of a process."""
+        try:
+            message: tuple[Any, ...] = worker.handle.connection.recv()
+        except (EOFError, OSError):
+            self._replace(worker)
+            return
+        task = worker.task
+        match message:
+            case ("ready",):
+                worker.begun = worker.ready = True
+            case ("report", epoch, values) if task:
+                self._events.append(Report(task.id, epoch, values, self._reply(worker, task.id, epoch)))
+            case ("finished", result) if task:
+                self._release(worker, result)
+            case ("refused", detail) if task:
+                self._release(worker, self._abandon(task, "error", detail))
+            case ("left", detail):
+                self._replace(worker, detail)
+            case ("log", name, level, text):
+                logging.getLogger(name).log(level, "%s", text)
+
+    def _reply(self, worker: _Worker, task: int, epoch: int) -> Callable[[bool], None]:
+        return lambda go_on: worker.handle.send(("answer", task, epoch, go_on))
+
+    def _replace(self, worker: _Worker, detail: str = "") -> None:
+        """Start another worker in the place of one that has ended, and decide what becomes of its task."""
+        ended = worker.handle.join()
+        detail = detail or ended
+        if task := worker.task:
+            if self._stopping:
+                self._release(worker, None)
+            elif worker.overdue:
+                late = f"longer than {task.limit_seconds:g} s, and did not answer any more"
+                self._release(worker, self._abandon(task, "timeout", late))
+            elif task.id in self._retried:
+                self._release(worker, self._abandon(task, "crashed", f"its worker died twice ({detail})"))
+            else:
+                log.warning("a worker died (%s); %s is tried once more", detail, _name(task))
+                self._retried.add(task.id)
+                self._again.append(dataclasses.replace(task, resume=True))
+        index = self._workers.index(worker)
+        failed_starts = 0 if worker.begun else worker.failed_starts + 1
+        if failed_starts < _MOST_FAILED_STARTS:
+            self._workers[index] = _Worker(worker.place, self._start(worker.place), failed_starts)
+        else:
+            del self._workers[index]
+            self._failure = RunFailure("crashed", f"a worker cannot start: {detail}{self._hint}")
+
+    def _release(self, worker: _Worker, result: Result | None) -> None:
+        assert worker.task
+        self._finish(worker.task, result)
+        worker.task = None
+
+    def _finish(self, task: Task, result: Result | None) -> None:
+        del self.running[task.id]
+        self._retried.discard(task.id)
+        self._events.append(Finished(task, result))
 
     def _abandon(self, task: Task, reason: str, detail: str) -> Result | None:
-        """The record of a run that could not write its own."""
-        from mnist_sweep import unperformed
+        """Record a run that could not record itself."""
+        from mnist_sweep.run_record import abandon
 
         try:
-            config = compose(task.overrides, task.config_dir)
-        except RequestError as error:  # a file of the configs has changed meanwhile: other tasks would fare no better
-            self._broken = f"{_name(task)} could be composed when it was proposed, and now cannot: {error}"
+            return abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
+        except RequestError as error:  # a file of the configs has changed; other tasks would fare no better
+            line = f"{_name(task)} could be composed when it was proposed, and now cannot: {error}"
+            self._failure = RunFailure("error", line)
             return None
-        return unperformed.abandon(
-            config,
-            task.overrides,
-            config_dir=task.config_dir,
-            parent=task.parent,
-            tags=task.tags,
-            reason=reason,
-            detail=detail,
-        )
 
 
 def _name(task: Task) -> str:
-    names = [item.partition("=")[2] for item in task.overrides if item.startswith("name=")]
-    return Path(names[0]).name if names else f"task {task.id}"
+    return str(task.command.config.name)
