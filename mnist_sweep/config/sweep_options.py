@@ -5,95 +5,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mnist_sweep.config import metrics
-from mnist_sweep.config.section import Count, Name, NonNegative, Positive, Rate, Section, one_of
-
-
-class TPE(Section):
-    name: Literal["tpe"]
-    startup_trials: Positive
-
-
-class Random(Section):
-    name: Literal["random"]
-
-
-class GP(Section):
-    name: Literal["gp"]
-    startup_trials: Positive
-
-
-class CMAES(Section):
-    name: Literal["cmaes"]
-    startup_trials: Positive
-
-
-class NSGA2(Section):
-    name: Literal["nsga2"]
-    population: Annotated[int, Field(ge=2)]
-
-
-class QMC(Section):
-    name: Literal["qmc"]
-    sequence: Literal["sobol", "halton"]
-
-
-class Grid(Section):
-    name: Literal["grid"]
-
-
-Sampler = Annotated[TPE | Random | GP | CMAES | NSGA2 | QMC | Grid, Field(discriminator="name")]
-
-
-class NoPruner(Section):
-    name: Literal["none"]
-
-
-class Median(Section):
-    name: Literal["median"]
-    startup_trials: Positive
-    warmup_epochs: Count
-
-
-class Percentile(Section):
-    name: Literal["percentile"]
-    percentile: Annotated[float, Field(gt=0, lt=100)]
-    startup_trials: Positive
-    warmup_epochs: Count
-
-
-class Hyperband(Section):
-    name: Literal["hyperband"]
-    min_epochs: Positive
-    reduction_factor: Annotated[int, Field(ge=2)]
-
-
-class ASHA(Section):
-    name: Literal["asha"]
-    min_epochs: Positive
-    reduction_factor: Annotated[int, Field(ge=2)]
-
-
-class Patient(Section):
-    name: Literal["patient"]
-    patience: Count
-    min_delta: NonNegative
-
-
-class Threshold(Section):
-    name: Literal["threshold"]
-    lower: float | None
-    upper: float | None
-    warmup_epochs: Count
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.lower is not None and self.upper is not None and self.lower > self.upper:
-            raise ValueError(f"sweep.pruner.lower={self.lower:g}: above upper={self.upper:g}; allowed: at most that")
-        return self
-
-
-Pruner = Annotated[NoPruner | Median | Percentile | Hyperband | ASHA | Patient | Threshold, Field(discriminator="name")]
-
+from mnist_sweep.config.pruners import Pruner
+from mnist_sweep.config.samplers import Sampler
+from mnist_sweep.config.section import Name, Positive, Rate, Section, one_of
 
 Metric = Annotated[str, one_of(metrics.TRIAL_METRICS, "not measured in a trial")]
 
