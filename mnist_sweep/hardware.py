@@ -1,14 +1,19 @@
-"""What the processor can do, found out without importing torch."""
+"""What this machine can do: its cores, its GPUs, and the precision that follows. Torch is imported for a GPU only."""
 
 import functools
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
+
+from mnist_sweep.errors import RequestError
 
 Precision = Literal[32, "bf16"]
 
 #: What Linux calls the instructions that multiply bf16: on x86, and on Arm.
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+#: Where a GPU's driver shows itself: NVIDIA's, in WSL 2, on a Jetson; AMD's.
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
 
 
 def cores() -> int:
@@ -42,3 +47,27 @@ def precision(wanted: Precision | Literal["auto"], on_gpu: bool) -> tuple[Precis
     else:
         able, what = multiplies_bf16(), "processor"
     return ("bf16", f"this {what} multiplies bf16") if able else (32, f"this {what} does not multiply bf16")
+
+
+def gpus() -> tuple[str, ...]:
+    """The GPUs that torch can use, by the names that CUDA_VISIBLE_DEVICES has or would have for them."""
+    if not any(map(os.path.exists, _DRIVERS)) and shutil.which("nvidia-smi") is None:
+        return ()  # importing torch takes seconds, and most machines without a driver are known so
+    import torch
+
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return tuple(named[:count]) if len(named) >= count else tuple(str(index) for index in range(count))
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse a GPU where there is none.
+
+    Args:
+        accelerator: the config's ``trainer.accelerator``.
+
+    Raises:
+        RequestError: it is ``gpu``, and torch can use none here.
+    """
+    if accelerator == "gpu" and not gpus():
+        raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")

@@ -1,17 +1,12 @@
 """What this machine gives a sweep: how many workers, with how many threads, on which GPUs."""
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mnist_sweep import hardware as processor
-from mnist_sweep.config import schema
+from mnist_sweep import hardware
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
-from mnist_sweep.sweep.workers import Launcher
-
-#: Where a driver shows itself: NVIDIA's, in WSL 2, on a Jetson; AMD's.
-_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
+from mnist_sweep.sweep.workers.pool import Workers
+from mnist_sweep.sweep.workers.worker import train
 
 #: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
 _PER_GPU = 8
@@ -20,7 +15,7 @@ _BYTES_A_WORKER = 2 * 2**30
 
 
 @dataclass(frozen=True)
-class Share:
+class Resources:
     """How the machine is divided among workers.
 
     Attributes:
@@ -34,86 +29,58 @@ class Share:
     workers: int
     threads: int
     gpus: tuple[str, ...]
-    precision: processor.Precision
+    precision: hardware.Precision
     why: str
 
 
-def gpus() -> tuple[str, ...]:
-    """The GPUs that torch can use, by the names that CUDA_VISIBLE_DEVICES has or would have for them."""
-    if not any(map(os.path.exists, _DRIVERS)) and shutil.which("nvidia-smi") is None:
-        return ()  # importing torch takes seconds, and most machines without a driver are known so
-    import torch
-
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    count = torch.cuda.device_count()
-    return tuple(named[:count]) if len(named) >= count else tuple(str(index) for index in range(count))
-
-
-def check(config: schema.Config) -> None:
-    """Raise a `RequestError` where a config asks for a GPU and there is none."""
-    if config.trainer.accelerator == "gpu" and not gpus():
-        raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")
-
-
-def share(config: schema.Config) -> Share:
-    """The division of this machine for a sweep.
+def divide(command: CommandLine) -> Resources:
+    """Divide this machine for a sweep.
 
     Raises:
-        RequestError: a GPU is asked for and there is none.
+        RequestError: a GPU is asked for and there is none, or more workers than the launcher has.
     """
+    config = command.config
     assert config.sweep is not None
-    check(config)
-    found = () if config.trainer.accelerator == "cpu" else gpus()
-    precision = processor.precision(config.trainer.precision, bool(found))
-    if isinstance(config.launcher, schema.InlineLauncher):
-        if (config.sweep.workers or 1) > 1:
-            raise RequestError(
-                f"sweep.workers={config.sweep.workers}: launcher=inline has one; allowed: launcher=local"
-            )
-        return Share(1, processor.cores(), found[:1], *precision)
+    hardware.check_accelerator(config.trainer.accelerator)
+    gpus = () if config.trainer.accelerator == "cpu" else hardware.gpus()
+    precision = hardware.precision(config.trainer.precision, bool(gpus))
+    asked = config.sweep.workers
+    if config.launcher.name == "inline":
+        if (asked or 1) > 1:
+            raise RequestError(f"sweep.workers={asked}: launcher=inline has one; allowed: launcher=local")
+        return Resources(1, hardware.cores(), gpus[:1], *precision)
     # no more than there is ever work for at one time
     most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
-    workers = config.sweep.workers or min(_usual_workers(len(found)), most)
-    return Share(workers, max(1, processor.cores() // workers), found, *precision)
+    workers = asked or min(_usual_workers(len(gpus)), most)
+    return Resources(workers, max(1, hardware.cores() // workers), gpus, *precision)
 
 
 def _usual_workers(gpus: int) -> int:
-    """How many, if nothing else is asked for: as many as cores; on GPUs one to eight for each."""
+    """As many workers as cores; on GPUs one to eight for each."""
     if not gpus:
-        return processor.cores()
+        return hardware.cores()
     import torch
 
     memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
-    return max(gpus, min(gpus * min(_PER_GPU, memory // _BYTES_A_WORKER), processor.cores()))
+    return max(gpus, min(gpus * min(_PER_GPU, memory // _BYTES_A_WORKER), hardware.cores()))
 
 
-def launcher(
-    config: schema.Config, divided: Share, common: Sequence[str], config_dir: str | None
-) -> Callable[[], Launcher]:
-    """How to open the config's launcher.
+def open_workers(command: CommandLine, resources: Resources, common: CommandLine) -> Workers:
+    """The workers of a sweep, which start when there is something to do.
 
     Args:
-        config: of the sweep.
-        divided: what each worker gets.
-        common: overrides of all trials: a worker loads their data set before it is ready.
-        config_dir: the further folder of configs.
+        command: of the sweep.
+        resources: what each worker gets.
+        common: what all trials have in common: a worker loads their data set before it is ready.
     """
-    settings = config.launcher
-
-    def opened() -> Launcher:
-        if isinstance(settings, schema.InlineLauncher):
-            from mnist_sweep.sweep.workers.inline import Inline
-
-            return Inline()
-        from mnist_sweep.sweep.workers.local import Local
-
-        return Local(
-            divided.workers,
-            threads=divided.threads,
-            gpus=divided.gpus,
-            memory_growth_mb=settings.memory_growth_mb,
-            warm_up=list(common),
-            config_dir=config_dir,
-        )
-
-    return opened
+    launcher = command.config.launcher
+    if launcher.name == "inline":
+        return Workers.inline(train)
+    return Workers.local(
+        resources.workers,
+        train,
+        threads=resources.threads,
+        gpus=resources.gpus,
+        memory_growth_mb=launcher.memory_growth_mb,
+        common=common,
+    )
