@@ -43,7 +43,7 @@ def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> 
         return _unrecorded(step, "they need a GPU")
     if _failed:
         return _unrecorded(step, _failed[0])
-    weights = [*step.loss.parameters(), *step.loss.buffers()]
+    weights = [*step.network.parameters(), *step.network.buffers()]
     before = [weight.detach().clone() for weight in weights]
     kept = {place: value.clone() for place, value in _tensors(step.optimizer).items()}
     generator = _generator(device)

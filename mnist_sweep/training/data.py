@@ -12,8 +12,12 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import schema
+from mnist_sweep.config import options
+from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.training import datasets
+
+#: Batches that Lightning handles at a time.
+GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def training_and_validation(name: str, root: str, split_seed: int, limit: int | 
     Args:
         name, root, split_seed, limit: as in the config's ``data``.
     """
-    source = datasets.SOURCES[name]
+    source = IMAGE_SETS[name]
     everything = _mnist5k(test=False) if name == "mnist5k" else _torchvision(name, root, train=True)
     labels = everything.labels.numpy()
     generator = np.random.default_rng(split_seed)
@@ -105,7 +109,7 @@ def training_and_validation(name: str, root: str, split_seed: int, limit: int | 
     return everything.subset(torch.from_numpy(training)), everything.subset(torch.from_numpy(validation))
 
 
-def parts(settings: schema.Data) -> tuple[ImageSet, ImageSet]:
+def parts(settings: options.Data) -> tuple[ImageSet, ImageSet]:
     """The training and validation images of a config's ``data``."""
     return training_and_validation(settings.name, settings.root, settings.split_seed, settings.limit)
 
@@ -120,7 +124,7 @@ test_set.__test__ = False  # type: ignore[attr-defined]  # its name is not a req
 
 def _torchvision(name: str, root: str, train: bool) -> ImageSet:
     """A part of a set as its files are, mapped into memory rather than read: the processes of a machine share it."""
-    folder = Path(root) / str(datasets.SOURCES[name].torchvision) / "raw"
+    folder = Path(root) / str(IMAGE_SETS[name].torchvision) / "raw"
     part = "train" if train else "t10k"
     # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value
     pixels = np.memmap(folder / f"{part}-images-idx3-ubyte", np.uint8, "c", 16)
@@ -156,7 +160,7 @@ def _pixel_positions(device: torch.device) -> torch.Tensor:
     return torch.cat([flat, torch.ones(len(flat), 1)], dim=1).T.contiguous().to(device)
 
 
-def augmented(images: torch.Tensor, settings: schema.Augmentation, generator: torch.Generator) -> torch.Tensor:
+def augmented(images: torch.Tensor, settings: options.Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Each image turned, enlarged or shrunk, and moved by a draw of its own; what comes in from outside is black.
 
     Args:
@@ -188,33 +192,35 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Batches:
-    """A data loader for images that are in memory: (images, labels) a batch, without workers or collation.
+    """A data loader for training on images in memory: whole batches in groups, without workers or collation.
+
+    What a framework does around a call is then done once for many batches.
 
     Args:
         source: the images; the batches are on its device.
-        batch_size: images a batch.
-        generator: draws the order anew in each pass, and the augmentation; None = in order, for evaluation. In
-            training the images that do not fill a last batch wait for another pass.
-        augmentation: for training; None = off.
+        batch_size: images a batch; those that do not fill a last batch wait for another pass.
+        order: draws the order anew in each pass, and the augmentation.
+        augmentation: see `augmented`.
 
+    Attributes:
+        steps: batches of a whole pass.
     """
 
     def __init__(
-        self,
-        source: ImageSet,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        augmentation: schema.Augmentation | None = None,
+        self, source: ImageSet, batch_size: int, order: torch.Generator, augmentation: options.Augmentation
     ) -> None:
-        self.source = source
+        self.source, self.order, self.augmentation = source, order, augmentation
         self.batch_size = min(batch_size, len(source))
-        self.generator = generator
-        active = augmentation and (augmentation.rotation or augmentation.shift or augmentation.scale)
-        self.augmentation = augmentation if active else None
+        self.steps = len(source) // self.batch_size
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.source), self.batch_size)
-        return whole + bool(rest and self.generator is None)
+        """Groups of a pass; the last may have fewer batches."""
+        return math.ceil(self.steps / GROUP)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = self._batches()
+        while group := list(itertools.islice(batches, GROUP)):
+            yield group
 
     def blank(self) -> Batch:
         """A batch of black images, of the size of the others and on their device."""
@@ -222,40 +228,12 @@ class Batches:
         images = torch.zeros(self.batch_size, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, device=device)
         return images, torch.zeros(self.batch_size, dtype=torch.int64, device=device)
 
-    def __iter__(self) -> Iterator[Batch]:
-        count = len(self.source)
-        order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
-        ordered = self.source.subset(order.to(self.source.labels.device))
-        assert ordered.rows is not None
-        batches = zip(
-            torch.split(ordered.rows, self.batch_size), torch.split(ordered.labels, self.batch_size), strict=True
-        )
-        for rows, labels in itertools.islice(batches, len(self)):  # in training without the images that are left over
-            images = ordered.pixels[rows].float() / 255
-            if self.augmentation and self.generator:
-                images = augmented(images, self.augmentation, self.generator)
-            yield images, labels
-
-
-class Groups:
-    """The batches of a pass, several at a time, so that what a framework does around a step is done once for many.
-
-    Args:
-        batches: as they would be on their own.
-        size: batches a group; the last group may have fewer.
-
-    Attributes:
-        steps: batches of a whole pass.
-    """
-
-    def __init__(self, batches: Batches, size: int) -> None:
-        self.batches, self.size = batches, size
-        self.steps = len(batches)
-
-    def __len__(self) -> int:
-        return math.ceil(self.steps / self.size)
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        batches = iter(self.batches)
-        while group := list(itertools.islice(batches, self.size)):
-            yield group
+    def _batches(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self.source), generator=self.order).to(self.source.labels.device)
+        augments = self.augmentation.rotation or self.augmentation.shift or self.augmentation.scale
+        ordered = self.source.subset(order[: self.steps * self.batch_size])
+        rows = ordered.rows
+        assert rows is not None
+        for chosen, labels in zip(rows.split(self.batch_size), ordered.labels.split(self.batch_size), strict=True):
+            images = ordered.pixels[chosen].float() / 255
+            yield augmented(images, self.augmentation, self.order) if augments else images, labels

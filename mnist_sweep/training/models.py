@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import schema
+from mnist_sweep.config import options
 from mnist_sweep.training import onednn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -21,16 +21,26 @@ MONOTONE = {"relu", "sigmoid", "tanh"}
 
 
 class ConvNet(nn.Module):
-    """(B, 1, 28, 28) standardised images → (B, 10) logits.
+    """Images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
 
     A max-pool stands before a monotone activation: the result is the same for a quarter of the work.
 
     Args:
         model: the config's ``model``; see conf/model/convnet.yaml for the meaning of each key.
+        mean, deviation: of the training pixels, scaled to [0, 1]; images are standardised by them.
+
+    Attributes:
+        blocks: (B, 1, 28, 28) standardised images → (B, C, S, S) maps.
+        head: maps → logits.
     """
 
-    def __init__(self, model: schema.Model) -> None:
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, model: options.ConvNet, mean: float, deviation: float) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("deviation", torch.tensor(deviation))
         self.blocks = nn.Sequential()
         channels, size = 1, shapes.IMAGE_SIZE
         for block in model.blocks():
@@ -51,8 +61,13 @@ class ConvNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # faster on CPUs and tensor cores
         self._in_onednn = onednn.suits(model)
 
+    def standardised(self, images: torch.Tensor) -> torch.Tensor:
+        """What the blocks take: images (B, 1, 28, 28), 0 … 1, with a mean of 0 and a deviation of 1."""
+        return (images - self.mean) / self.deviation
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 10), any real numbers, of standardised images (B, 1, 28, 28)."""
+        """Logits (B, 10), any real numbers, of images (B, 1, 28, 28), 0 … 1."""
+        images = self.standardised(images)
         if self.training and self._in_onednn and onednn.takes(images):
             maps = onednn.features(self.blocks, images)
         else:
@@ -61,12 +76,7 @@ class ConvNet(nn.Module):
         return logits
 
 
-def network(model: schema.Model) -> ConvNet:
-    """The network of a config's ``model``."""
-    return ConvNet(model)
-
-
-def _block(model: schema.Model, channels: int, block: shapes.Block) -> nn.Sequential:
+def _block(model: options.ConvNet, channels: int, block: shapes.Block) -> nn.Sequential:
     """(B, channels, S, S) → (B, width, S', S'): convolutions, each with its activation, then the pool."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, block.convolutions + 1):

@@ -1,9 +1,11 @@
-"""What a trained network, or an ensemble, does: its probabilities, first filters, activation maps, as plain arrays."""
+"""Trained networks: how they are kept in files, put together, served, and looked into."""
 
+import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,198 +13,175 @@ from torch import nn
 
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config import schema
-from mnist_sweep.config.metrics import Measured
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.training.data import ImageSet
-from mnist_sweep.training.lightning_module import Classifier
-from mnist_sweep.training.models import network
+from mnist_sweep.training.evaluate import BATCH, device_of
 
 Array = np.ndarray[Any, Any]
 
-#: Images at a time: their maps fit a processor's cache (benchmarks/NOTES.md).
-BATCH = 64
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network, or an ensemble of several.
+
+    Attributes:
+        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
+        config: of the run that trained it; of an ensemble, the first member's.
+        members: of an ensemble; empty for a single network.
+    """
+
+    network: nn.Module
+    config: schema.Config
+    members: tuple["TrainedModel", ...] = ()
+
+    @torch.inference_mode()
+    def probabilities(self, images: torch.Tensor) -> Array:
+        """Probabilities (N, 10) float32, each row summing to 1, of images (N, 1, 28, 28) uint8, 0 … 255."""
+        network, device = self.network.eval(), device_of(self.network)
+        batches = [np.zeros((0, shapes.CLASSES), np.float32)]
+        for batch in torch.split(images, BATCH[device.type]):
+            batches.append(network(batch.to(device).float() / 255).float().softmax(dim=1).cpu().numpy())
+        return np.concatenate(batches)
 
 
 class Ensemble(nn.Module):
-    """Trained networks that answer together: the mean of their probabilities.
+    """Networks that answer together: images (B, 1, 28, 28), 0 … 1 → the log of their mean probabilities (B, 10).
+
+    These are logits: their softmax is the mean of the members' probabilities.
 
     Args:
         members: at least one, trained on the same data set.
-
-    Attributes:
-        config: of the first member, for all that members have in common: the data.
-        test: what was measured on the test set, where it was opened.
     """
 
-    def __init__(self, members: Sequence[Classifier]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.config = members[0].config
-        self.test: Measured | None = None
 
-    @property
-    def classifiers(self) -> list[Classifier]:
-        """The members; of the first, filters and activation maps are shown."""
-        return [member for member in self.members if isinstance(member, Classifier)]
-
-    @property
-    def device(self) -> torch.device:
-        return self.classifiers[0].device
-
-    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities (B, 10), each row summing to 1, of images (B, 1, 28, 28), 0 … 1."""
-        return torch.stack([member.probabilities(images) for member in self.classifiers]).mean(dim=0)
-
-
-#: What answers: one network, or several.
-Network = Classifier | Ensemble
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = torch.stack([member(images).float().softmax(dim=1) for member in self.members]).mean(dim=0)
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 class Served(nn.Module):
-    """A network as it is served and exported: images (B, 1, 28, 28), 0 … 1, white on black → probabilities (B, 10).
+    """A network as it is served and exported: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10)."""
 
-    A copy on the CPU, in evaluation mode, free of Lightning.
-
-    Args:
-        classifier: is left as it is.
-    """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network(classifier.config.model)
-        self.network.load_state_dict({k: v.cpu() for k, v in classifier.network.state_dict().items()})
-        self.register_buffer("mean", classifier.mean.detach().cpu().clone())
-        self.register_buffer("deviation", classifier.deviation.detach().cpu().clone())
-        self.eval()
+        self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        probabilities: torch.Tensor = self.network((images - self.mean) / self.deviation).softmax(dim=1)
-        return probabilities
+        logits: torch.Tensor = self.network(images)
+        return logits.softmax(dim=1)
 
 
-class ServedEnsemble(nn.Module):
-    """An ensemble as it is served and exported, see `Served`.
-
-    Args:
-        ensemble: is left as it is.
-    """
-
-    def __init__(self, ensemble: Ensemble) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(Served(member) for member in ensemble.classifiers)
-        self.eval()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(images) for member in self.members]).mean(dim=0)
+def served(network: nn.Module) -> nn.Module:
+    """A copy that gives probabilities, on the CPU, in evaluation mode; see `Served`."""
+    return Served(copy.deepcopy(network).cpu()).eval()
 
 
-def served(network: Network) -> nn.Module:
-    """A network or an ensemble as it is served and exported, see `Served`."""
-    return Served(network) if isinstance(network, Classifier) else ServedEnsemble(network)
+def save(path: Path, network: nn.Module, config: schema.Config) -> None:
+    """Keep a network and its config; the file is there whole or not at all."""
+    save_whole(path, {"config": config.plain(), "network": network.state_dict()})
 
 
-def load(checkpoint: Path) -> Network:
-    """The network or the ensemble of a checkpoint, in evaluation mode, on the CPU. Only plain data is read.
+def save_ensemble(paths: Sequence[Path], file: Path) -> None:
+    """Put the checkpoints of several runs into one, which `read` gives back as their ensemble."""
+    save_whole(file, {"members": [_load(path) for path in paths]})
+
+
+def save_whole(path: Path, content: dict[str, Any]) -> None:
+    """Keep tensors and plain data in a file that is there whole or not at all, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def read(path: Path) -> TrainedModel:
+    """The network or the ensemble in a file, in evaluation mode, on the CPU. Only plain data is read.
 
     Raises:
         RequestError: the file cannot be read, holds more than plain data, or is not one of ours.
     """
+    content = _load(path)
+    try:
+        if "members" not in content:
+            return _model(content)
+        members = tuple(_model(member) for member in content["members"])
+        return TrainedModel(Ensemble([member.network for member in members]).eval(), members[0].config, members)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RequestError(
+            f"{path}: not a checkpoint of mnist_sweep ({one_line(error, 100)}); allowed: a run's best.ckpt"
+        ) from error
+
+
+def _load(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        RequestError: it cannot be read, or holds more than plain data.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file's format
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise RequestError(f"{checkpoint}: no such file; allowed: the best.ckpt of a run") from error
+        raise RequestError(f"{path}: no such file; allowed: the best.ckpt of a run") from error
     except OSError as error:
-        raise RequestError(
-            f"{checkpoint}: cannot be read ({error.strerror}); allowed: the best.ckpt of a run"
-        ) from error
+        raise RequestError(f"{path}: cannot be read ({error.strerror}); allowed: the best.ckpt of a run") from error
     except Exception as error:  # torch's, zipfile's and pickle's own
-        cause = " ".join(str(error).split())
-        # of the first byte of a text or a picture, which is no pickle at all, torch says "Unsupported operand"
-        hostile = "Weights only" in cause and "Unsupported operand" not in cause
+        # torch says "Unsupported operand" of the first byte of a text or a picture, which is no pickle at all
+        hostile = "Weights only" in str(error) and "Unsupported operand" not in str(error)
         said = "it holds more than plain data, and nothing of it was executed" if hostile else "it is no checkpoint"
-        raise RequestError(f"{checkpoint}: refused: {said}; allowed: the best.ckpt of a run") from error
-    try:
-        if "members" in content:
-            return Ensemble([_classifier(member) for member in content["members"]]).eval()
-        return _classifier(content).eval()
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        raise RequestError(
-            f"{checkpoint}: not a checkpoint of mnist_sweep ({cause}); allowed: a run's best.ckpt"
-        ) from error
+        raise RequestError(f"{path}: refused: {said}; allowed: the best.ckpt of a run") from error
 
 
-def _classifier(content: Any) -> Classifier:
-    """The network of a checkpoint's content."""
-    config = schema.Config.model_validate(content["hyper_parameters"]["config"])
-    state = content["state_dict"]
-    classifier = Classifier(network(config.model), config, (float(state["mean"]), float(state["deviation"])))
-    classifier.load_state_dict(state)
-    return classifier
+def _model(content: dict[str, Any]) -> TrainedModel:
+    """One network of a file's content."""
+    if "hyper_parameters" in content:
+        content = _converted(content)
+    config, state = schema.Config.model_validate(content["config"]), content["network"]
+    network = config.model.build(float(state["mean"]), float(state["deviation"]))
+    network.load_state_dict(state)
+    return TrainedModel(network.eval(), config)
 
 
-def save_ensemble(checkpoints: Sequence[Path], file: Path) -> None:
-    """Put the checkpoints of several runs into one, which `load` reads as their ensemble."""
-    contents = [torch.load(checkpoint, map_location="cpu", weights_only=True) for checkpoint in checkpoints]
-    members = [{key: content[key] for key in ("hyper_parameters", "state_dict")} for content in contents]
-    torch.save({"members": members}, file)
+def _converted(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file that version 1 wrote: Lightning's, with the standardisation beside the network."""
+    config = {key: value for key, value in content["hyper_parameters"]["config"].items() if key != "sweep"}
+    return {"config": config, "network": {k.removeprefix("network."): v for k, v in content["state_dict"].items()}}
 
 
-@torch.no_grad()
-def probabilities(network: Network, images: torch.Tensor) -> Array:
-    """Probabilities (N, 10) float32 of images (N, 1, 28, 28) uint8, 0 … 255, on whatever device; batch by batch."""
-    network.eval()
-    batches = [
-        network.probabilities(part.to(network.device).float() / 255).cpu() for part in torch.split(images, BATCH)
-    ]
-    return torch.cat(batches).numpy() if batches else np.zeros((0, shapes.CLASSES), np.float32)
-
-
-def _one(network: Network) -> Classifier:
-    return network if isinstance(network, Classifier) else network.classifiers[0]
-
-
-def first_filters(network: Network) -> Array:
-    """The first convolution's kernels, (filters, K, K); none of a network without blocks: (0, 1, 1).
-
-    Args:
-        network: of an ensemble, the first member is looked at.
-    """
-    for module in _one(network).network.modules():
+def first_filters(network: nn.Module) -> Array:
+    """The first convolution's kernels (C, K, K), of an ensemble the first member's; (0, 1, 1) without convolutions."""
+    for module in network.modules():
         if isinstance(module, nn.Conv2d):
             return module.weight.detach().float().cpu().numpy()[:, 0]
     return np.zeros((0, 1, 1), np.float32)
 
 
-@torch.no_grad()
-def activation_maps(network: Network, images: torch.Tensor) -> list[Array]:
-    """What each block makes of some images.
+@torch.inference_mode()
+def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
+    """What each block makes of some images, of an ensemble's first member.
 
     Args:
-        network: in evaluation mode; of an ensemble, the first member is looked at.
+        network: in evaluation mode.
         images: (N, 1, 28, 28) uint8, 0 … 255.
 
     Returns:
-        For each block (N, filters, S, S), the output of its last layer.
+        For each block (N, C, S, S), the output of its last layer.
     """
-    found: list[Array] = []
-    classifier = _one(network)
-    flow = (images.to(classifier.device).float() / 255 - classifier.mean) / classifier.deviation
-    blocks = classifier.network.blocks
-    for block in blocks if isinstance(blocks, nn.Sequential) else []:
-        flow = block(flow.contiguous(memory_format=torch.channels_last))
-        found.append(flow.float().cpu().numpy())
+    one = cast(Any, network.members[0] if isinstance(network, Ensemble) else network)
+    maps, found = one.standardised(images.to(device_of(one)).float() / 255), []
+    for block in one.blocks:
+        maps = block(maps.contiguous(memory_format=torch.channels_last))
+        found.append(maps.float().cpu().numpy())
     return found
 
 
-def one_of_each(labels: torch.Tensor, classes: Sequence[int] = range(shapes.CLASSES)) -> list[int]:
+def one_of_each(labels: torch.Tensor) -> list[int]:
     """The position of the first image of each class, (N,) labels; classes that do not occur are left out."""
-    return [int((labels == label).nonzero()[0]) for label in classes if bool((labels == label).any())]
+    return [int((labels == label).nonzero()[0]) for label in range(shapes.CLASSES) if bool((labels == label).any())]
 
 
 def images_at(images: ImageSet, positions: Sequence[int]) -> Array:

@@ -1,4 +1,4 @@
-"""Lightning's Trainer for one config: quiet, without a logger, with one call an epoch."""
+"""One training from its seed to its best epoch's network, by Lightning's Trainer."""
 
 import contextlib
 import ctypes
@@ -13,132 +13,220 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from torch import nn
 
 from mnist_sweep.config import schema
-from mnist_sweep.errors import RunFailure, check_interrupted
+from mnist_sweep.config.metrics import best_epoch
+from mnist_sweep.errors import one_line
+from mnist_sweep.training import data, trained_model
+from mnist_sweep.training.data import ImageSet
+from mnist_sweep.training.evaluate import Evaluation
 from mnist_sweep.training.lightning_module import Classifier
 
 log = logging.getLogger(__name__)
 
+#: Threads of the processor, as torch found the machine and OMP_NUM_THREADS at the start.
+ALL_THREADS = torch.get_num_threads()
 #: Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
-#: Called after each epoch with the epoch, counted from 1, and its metrics; whether training may go on.
-AfterEpoch = Callable[[int, dict[str, float]], bool]
 
+class Fit(Callback):
+    """The training of one config. What is public here is also there after an exception.
 
-class Watch(Callback):
-    """Hears of each epoch, and takes the time of all.
+    After each epoch the best network so far is in ``checkpoints/best.ckpt``, and in ``checkpoints/last.ckpt`` all that is
+    needed to go on. Where that file is there at the beginning, the training goes on from it, so exactly that the
+    numbers are those of an uninterrupted one.
 
     Args:
-        after_epoch: called after each.
-        limit: seconds in which the run must have ended; None = no limit.
-        since: when the run began, by `time.monotonic`.
+        config: of the run; its precision is a fixed one, and its data set is on disk.
+        folder: of the run.
+        device: ``cpu``, or a GPU.
+        on_epoch: is called after each epoch with its number, from 1, and its metrics by name; returns whether to go on.
+        check: is called between groups of batches, and raises where the training must end.
+        bars: show progress bars, on standard error.
 
     Attributes:
-        stopped: whether `after_epoch` ended the training.
+        network: images (B, 1, 28, 28), 0 … 1 → logits; None until it is built. At the end it has the weights of the
+            best epoch.
+        images, held_out: the training and the validation images; None until they are read.
+        history: the metrics of each epoch by name, the first epoch first.
+        validation: the best epoch's evaluation on the validation images; None until an epoch has ended.
+        stopped: whether `on_epoch` ended the training.
+        train_seconds: spent on the epochs, validation included, in all attempts; what an attempt lost is not counted.
     """
 
-    def __init__(self, after_epoch: AfterEpoch, limit: float | None = None, since: float = 0.0) -> None:
-        self.after_epoch = after_epoch
-        self.limit, self.since = limit, since
+    def __init__(
+        self,
+        config: schema.Config,
+        folder: Path,
+        device: torch.device,
+        on_epoch: Callable[[int, dict[str, float]], bool],
+        check: Callable[[], None],
+        bars: bool = False,
+    ) -> None:
+        self.config, self.device, self.on_epoch, self.check, self.bars = config, device, on_epoch, check, bars
+        self.network: nn.Module | None = None
+        self.images: ImageSet | None = None
+        self.held_out: ImageSet | None = None
+        self.history: list[dict[str, float]] = []
+        self.validation: Evaluation | None = None
         self.stopped = False
+        self._best, self._last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
+        self._order = torch.Generator().manual_seed(config.seed)
+        self._state: dict[str, Any] = {}
         self._earlier = 0.0
         self._started: float | None = None
+        self._ended: float | None = None
 
-    def seconds(self) -> float:
-        """Spent on the epochs, those of earlier attempts included."""
-        return self._earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+    @property
+    def parameters(self) -> int | None:
+        """Trainable numbers of the network; None until it is built."""
+        return sum(each.numel() for each in self.network.parameters()) if self.network else None
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._earlier = state_dict["seconds"]
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    @property
+    def train_seconds(self) -> float:
         if self._started is None:
-            self._started = time.monotonic()
+            return self._earlier
+        return self._earlier + (self._ended or time.monotonic()) - self._started
+
+    def run(self) -> None:
+        """Train.
+
+        Raises:
+            RunFailure: ``diverged`` where a loss is not a finite number.
+            Exception: whatever `on_epoch` and `check` raise.
+        """
+        config, settings = self.config, self.config.trainer
+        _quiet()
+        keep_memory()
+        torch.set_num_threads(settings.threads or ALL_THREADS)
+        if self.device.type == "cuda":  # torch multiplies in TF32 within a convolution, with a mantissa of ten bits
+            torch.backends.cudnn.allow_tf32 = False
+        pl.seed_everything(config.seed, verbose=False)
+        self.images, self.held_out = data.parts(config.data)
+        if config.data.limit and config.data.limit > len(self.images):
+            log.warning(
+                "data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(self.images)
+            )
+        self.network = config.model.build(*self.images.standardisation).to(self.device)
+        self._on_device = self.held_out.to(self.device)
+        self.batches = data.Batches(
+            self.images.to(self.device), config.data.batch_size, self._order, config.data.augmentation
+        )
+        self.classifier = Classifier(self.network, config, settings.max_epochs * self.batches.steps)
+        self._resume()
+        trainer = pl.Trainer(
+            max_epochs=settings.max_epochs - len(self.history),
+            accelerator="cpu" if self.device.type == "cpu" else "gpu",
+            devices=1,
+            precision="32-true",  # of the weights; the steps are the classifier's own
+            callbacks=[self, *_bars(self.bars)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=self.bars,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(self.classifier, self.batches)
+        except SystemExit:  # by which Lightning ends when a SIGTERM comes
+            self.check()
+            raise
+        finally:
+            self._ended = time.monotonic()
+            self.classifier.release()
+        self.check()
+        self.network.load_state_dict(trained_model.read(self._best).network.state_dict())
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning's hook: the last thing before the first step."""
+        if self._state:
+            torch.set_rng_state(self._state["torch"])
+            if self._state["cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._state["cuda"], self.device)
+            self._state.clear()
+        self.classifier.prepare(self.batches.blank())
+        self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        check_interrupted()
-        if self.limit is not None and time.monotonic() - self.since > self.limit:
-            done = trainer.current_epoch
-            raise RunFailure("timeout", f"longer than {self.limit:g} s ({done} epoch{'s' * (done != 1)} done)")
+        """Lightning's hook, after each group of batches."""
+        self.check()
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Classifier)
-        if not self.after_epoch(len(module.history), module.history[-1]):
-            self.stopped = True
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning's hook: the epoch is measured, the best one kept, and it is decided whether there is another."""
+        config = self.config
+        values, evaluation = self.classifier.end_epoch(self._on_device)
+        self.history.append(values)
+        done = len(self.history)
+        best = best_epoch([epoch[config.objective] for epoch in self.history], config.direction) or done
+        if best == done:
+            self.validation = evaluation
+            trained_model.save(self._best, self.classifier.trained, config)
+        self.stopped = not self.on_epoch(done, values)
+        patience = config.trainer.patience
+        if self.stopped or done == config.trainer.max_epochs or (patience is not None and done - best >= patience):
             trainer.should_stop = True
+        else:
+            self._keep()
 
+    def _keep(self) -> None:
+        """Write all that is needed to go on after this epoch.
 
-class LastState(Callback):
-    """Keeps all that a run needs to go on after its last whole epoch, so exactly that the numbers stay the same.
-
-    Lightning's checkpoint holds the network, the optimizer, the schedule and the loops. This adds the states of the
-    random generators, and the best checkpoint so far: if the process dies after saving a new best, that epoch is
-    trained again, and on hardware that does not repeat its numbers the saved best would not match.
-    It is written when the next epoch begins, since only then the schedule of the last one has moved.
-
-    Args:
-        path: of the checkpoint.
-        best: of the best one.
-        order: draws the order of the images.
-    """
-
-    def __init__(self, path: Path, best: Path, order: torch.Generator) -> None:
-        self.path, self.best, self.order = path, best, order
-        self._state: dict[str, Any] = {}
-        self._loaded: dict[str, Any] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._state
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        part = self.best.with_suffix(".part")
-        torch.save(checkpoint["best"], part)
-        part.replace(self.best)
-        # Where the folder has been moved, ModelCheckpoint would forget its best score, and keep a worse epoch.
-        here = str(self.path.parent.resolve())
-        for state in checkpoint["callbacks"].values():
-            if there := state.get("dirpath"):
-                state["dirpath"] = here
-                state["best_k_models"] = {path.replace(there, here): v for path, v in state["best_k_models"].items()}
-                for key in ("best_model_path", "kth_best_model_path"):
-                    state[key] = state[key].replace(there, here)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict
-        self.order.set_state(state_dict["order"])  # before the first batches are drawn
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._loaded:
-            torch.set_rng_state(self._loaded["torch"])
-            if self._loaded["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._loaded["cuda"])
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        on_gpu = module.device.type == "cuda"
-        self._state = {
-            "order": self.order.get_state(),
+        The best checkpoint is in it: if the process dies after saving a new best, that epoch is trained again, and on
+        hardware that does not repeat its numbers the saved best would not match.
+        """
+        assert self.validation is not None
+        state = {
+            "classifier": self.classifier.state(),
+            "history": self.history,
+            "validation": {
+                "metrics": self.validation.metrics,
+                "confusion": torch.from_numpy(self.validation.confusion),
+                "probabilities": torch.from_numpy(self.validation.probabilities),
+            },
+            "best": torch.load(self._best, weights_only=True),
+            "order": self._order.get_state(),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(module.device) if on_gpu else None,
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "seconds": self.train_seconds,
         }
+        trained_model.save_whole(self._last, state)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "loops" in checkpoint:
-            # Lightning counts the epoch that begins as ready; with it, it would take the last one for half done.
-            for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
-                counts["ready"] = counts["completed"]
-            checkpoint["best"] = _read(self.best)
+    def _resume(self) -> None:
+        """Go on after the last whole epoch of an earlier attempt, where there was one."""
+        self._state = self._kept()
+        if not self._state:  # a best checkpoint of an attempt that left nothing else would stand beside ours
+            self._best.unlink(missing_ok=True)
+            return
+        trained_model.save_whole(self._best, self._state["best"])
+        self.classifier.restore(self._state["classifier"])
+        self._order.set_state(self._state["order"])
+        self.history, self._earlier = self._state["history"], self._state["seconds"]
+        found = self._state["validation"]
+        self.validation = Evaluation(found["metrics"], found["confusion"].numpy(), found["probabilities"].numpy())
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._state:
-            part = self.path.with_suffix(".part")
-            trainer.save_checkpoint(part)
-            part.replace(self.path)
+    def _kept(self) -> dict[str, Any]:
+        """What an earlier attempt wrote; empty where there is nothing, and with a line where it is damaged."""
+        if not self._last.exists():
+            return {}
+        try:
+            state: dict[str, Any] = torch.load(self._last, map_location="cpu", weights_only=True)
+            state["classifier"]
+        except Exception as error:  # torch's, zipfile's and pickle's own, or of another version
+            log.warning("%s cannot be read (%s); starting from the beginning", self._last, one_line(error, 100))
+            return {}
+        return state
+
+
+def _bars(wanted: bool) -> list[Callback]:
+    return [RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True})] if wanted else []
+
+
+def _quiet() -> None:
+    """No tips, no lines about hardware, no warnings about what Lightning calls from torch."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 
 @functools.cache
@@ -165,85 +253,3 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def loadable(checkpoint: Path) -> Path | None:
-    """The last state of a run, where it is there and whole; else None, and a line if it is damaged."""
-    if not checkpoint.exists():
-        return None
-    try:
-        _read(checkpoint)["best"]
-    except Exception as error:  # torch's, zipfile's and pickle's own
-        log.warning(
-            "%s cannot be read (%s); starting from the beginning", checkpoint, " ".join(str(error).split())[:100]
-        )
-        return None
-    return checkpoint
-
-
-def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The state of a checkpoint's `Classifier`, on the CPU."""
-    state: dict[str, torch.Tensor] = _read(checkpoint)["state_dict"]
-    return state
-
-
-def _read(checkpoint: Path) -> Any:
-    """What a checkpoint holds, on the CPU; only plain data is read."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)
-
-
-def best_checkpoint(config: schema.Config, folder: Path) -> ModelCheckpoint:
-    """Keeps the best epoch's weights, by the config's objective, as ``best.ckpt`` in a folder."""
-    return ModelCheckpoint(
-        dirpath=folder.resolve(),
-        filename="best",
-        monitor=config.objective,
-        mode=_mode(config),
-        save_weights_only=True,
-        save_on_train_epoch_end=False,  # but with the validation, whose weights the classifier has in place until then
-        enable_version_counter=False,
-    )
-
-
-def trainer(config: schema.Config, device: torch.device, callbacks: list[Callback], bars: bool) -> pl.Trainer:
-    """The Trainer of a config.
-
-    Args:
-        config: its ``trainer`` gives epochs and early stopping.
-        device: ``cpu``, or a GPU.
-        callbacks: besides early stopping and bars.
-        bars: show progress bars, on standard error.
-    """
-    quiet()
-    if device.type == "cuda":  # torch multiplies in TF32 within a convolution, with a mantissa of ten bits
-        torch.backends.cudnn.allow_tf32 = False
-    more = list(callbacks)
-    if config.trainer.patience is not None:
-        patience = config.trainer.patience
-        more.append(EarlyStopping(config.objective, patience=patience, mode=_mode(config), check_finite=False))
-    if bars:
-        more.append(RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True}))
-    return pl.Trainer(
-        max_epochs=config.trainer.max_epochs,
-        accelerator="cpu" if device.type == "cpu" else "gpu",
-        devices=1,
-        precision="32-true",  # of the weights; the steps are the classifier's own
-        callbacks=more,
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in more),
-        num_sanity_val_steps=0,
-        enable_progress_bar=bars,
-        enable_model_summary=False,
-    )
-
-
-def _mode(config: schema.Config) -> str:
-    return "max" if config.direction == "maximize" else "min"
-
-
-def quiet() -> None:
-    """No tips, no lines about hardware, no warnings about what Lightning calls from torch."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
