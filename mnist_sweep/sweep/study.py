@@ -1,19 +1,18 @@
-"""Optuna's record of a sweep: opened or resumed, and only if it is still the same sweep; asked and told."""
+"""Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep.config import metrics, schema
 from mnist_sweep.config.sweep_options import Bound, Objective
-from mnist_sweep.errors import uninterrupted
-from mnist_sweep.result import Result, trial_of
-from mnist_sweep.sweep.storage import Mirror
+from mnist_sweep.result import Result
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -22,9 +21,9 @@ _KEPT = (
     "command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts", "parameters",
     "multiply_adds",
 )  # fmt: skip
-#: Attribute of the trial that has the config's own values.
+#: User attribute of the trial that has the config's own values.
 BASELINE = "baseline"
-#: Attribute of a trial that was queued: what tells it from the others.
+#: User attribute of a trial that was queued: what tells it from the others.
 IDENTITY = "queued"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -36,7 +35,7 @@ def objectives(config: schema.Config) -> list[Objective]:
 
 
 def measured(metric: str, result: Result) -> float | None:
-    """A trial's value of a metric: the best epoch's, or of the whole run; None where there is none."""
+    """A run's value of a metric: the best epoch's, or of the whole run; None where there is none."""
     value = getattr(result, metric) if metric in metrics.RUN_METRICS else result.metrics.get(metric)
     return None if value is None else float(value)
 
@@ -53,125 +52,180 @@ def best_run(goal: Objective, results: Sequence[Result]) -> Result:
     return max(results, key=lambda result: goal.sign * value_of(goal, result))
 
 
-def kept(trial: FrozenTrial) -> bool:
-    """Whether a trial kept the constraints of its study when it ended."""
-    return all(violation <= 0 for violation in trial.constraints.values())
+def reason(trial: FrozenTrial) -> str | None:
+    """Why a trial failed, one word; None where it did not."""
+    return trial.user_attrs.get("reason")
+
+
+def state_of(trial: FrozenTrial) -> TrialState:
+    """Optuna's state of a trial, except that an impossible candidate has failed.
+
+    Optuna knows such a one as pruned without a value: its samplers then take it for the worst there is, whereas they
+    ignore failed trials and would propose it again and again.
+    """
+    return TrialState.FAIL if reason(trial) == "infeasible" else trial.state
 
 
 class Study:
     """A study that this process alone writes.
 
+    Samplers and pruners read a copy in memory: reading the database for each of their questions would take more
+    processor time than they do. Each change is written to the database at once, by `save`.
+
     Args:
-        study: Optuna's, on `storage`.
-        storage: holds it.
+        storage: where the study is.
+        name: of the study.
         goals: one objective or several.
         constraints: what a trial's metrics may be.
 
     Attributes:
+        study: Optuna's, in memory.
         id: by which its runs are known in MLflow, where another study may have the same name.
-        own: the identity of the config's own values, by `IDENTITY`; empty where the space does not hold them,
-            None where nobody has said.
+        own: the identity of the config's own values, by `IDENTITY`; empty where the space does not hold them, None
+            before it is known.
     """
 
     def __init__(
-        self, study: optuna.Study, storage: Mirror, goals: Sequence[Objective], constraints: Mapping[str, Bound]
+        self, storage: BaseStorage, name: str, goals: Sequence[Objective], constraints: Mapping[str, Bound]
     ) -> None:
-        self.study, self.storage, self.goals, self.constraints = study, storage, list(goals), constraints
-        self.id = str(self.recall("id", study.study_name))
+        self.goals, self.constraints = list(goals), constraints
         self.own: str | None = None
-        self._ended = 0
-        self._counted = sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
-        self._best: tuple[int, FrozenTrial | None] | None = None
+        self._storage, self._there = storage, storage.get_study_id_from_name(name)
+        self._memory = InMemoryStorage()
+        self.study = optuna.create_study(
+            study_name=name, storage=self._memory, directions=storage.get_study_directions(self._there)
+        )
+        self._here = self._memory.get_study_id_from_name(name)
+        for trial in storage.get_all_trials(self._there):
+            self._memory.create_new_trial(self._here, trial)
+        for key, value in storage.get_study_user_attrs(self._there).items():
+            self._memory.set_study_user_attr(self._here, key, value)
+        self._system_attrs = storage.get_study_system_attrs(self._there)
+        for key, value in self._system_attrs.items():
+            self._memory.set_study_system_attr(self._here, key, value)
+        self._saved = self.trials()
+        self.id = str(self.recall("id", name))
 
     @property
     def several(self) -> bool:
         """Whether there is more than one objective, and so a front instead of a best."""
         return len(self.goals) > 1
 
-    def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials in these states (all without one), by number; not to be changed."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
-
-    def reopened(self, number: int) -> optuna.Trial:
-        """A trial that an earlier sitting left running, to be told."""
-        return optuna.Trial(self.study, self.trials()[number]._trial_id)
-
     def recall(self, key: str, default: Any = None) -> Any:
         """What `remember` kept."""
-        return self.study.user_attrs.get(key, default)
+        return self._memory.get_study_user_attrs(self._here).get(key, default)
 
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
-        self.study.set_user_attr(key, value)
+        for storage, study_id in ((self._memory, self._here), (self._storage, self._there)):
+            storage.set_study_user_attr(study_id, key, value)
 
-    def begin(self, trial: optuna.Trial) -> None:
-        """From now on the trial is in the database."""
-        self.storage.commit(trial._trial_id)
+    # Trials, asked for and told.
+
+    def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+        """Have a trial with these parameters tried next."""
+        self.study.enqueue_trial(dict(parameters), user_attrs=dict(attributes))
+        self.save(len(self._saved))
+
+    def next_number(self) -> int:
+        """The number of the trial that `ask` will give."""
+        waiting = self.trials(TrialState.WAITING)
+        return waiting[0].number if waiting else len(self._saved)
+
+    def ask(self, sampler: BaseSampler) -> optuna.Trial:
+        """The next trial: the first that waits, else a new one. A new one is in memory only until it is saved."""
+        self.study.sampler = sampler
+        number = self.next_number()
+        if number == len(self._saved):
+            return self.study.ask()
+        self._memory.set_trial_state_values(self._id(number), TrialState.RUNNING)
+        return self.reopen(number)
+
+    def reopen(self, number: int) -> optuna.Trial:
+        """A running trial, such as an earlier session left."""
+        return optuna.Trial(self.study, self._id(number))
 
     def tell(self, trial: optuna.Trial, result: Result) -> TrialState:
-        """Record how a trial ended; one that was interrupted goes back into the queue, to be continued."""
-        self._ended += 1
-        with uninterrupted():
-            if result.status == "interrupted":
-                self.park(trial)
-                return TrialState.WAITING
-            trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
-            if result.duplicate_of:
-                trial.set_user_attr("duplicate_of", result.duplicate_of)
-            judged = self._as_trained(result)
-            for name, bound in self.constraints.items():
-                if (value := measured(name, judged)) is not None:
-                    trial.set_constraint(name, bound.violation(value))
-            values = [measured(goal.metric, judged) for goal in self.goals]
-            if result.status == "finished" and all(value is not None and math.isfinite(value) for value in values):
-                self._counted += 1
-                self.study.tell(trial, [value for value in values if value is not None])
-                return TrialState.COMPLETE
-            if result.status == "pruned":
-                self._counted += 1
-                self.study.tell(trial, state=TrialState.PRUNED)
-                return TrialState.PRUNED
-            self.fail(trial, result.reason or "error", result.detail or f"no {self.goals[0].metric}")
-            return TrialState.FAIL
+        """Record how a trial ended; one that was interrupted waits, to be continued.
 
-    def _as_trained(self, result: Result) -> Result:
-        """The result; of a repeated one with the time that the original took, which an objective may ask for."""
-        if not result.duplicate_of:
-            return result
-        original = self._original(result.duplicate_of)
-        return dataclasses.replace(result, seconds=original.user_attrs["result"]["seconds"])
+        Args:
+            trial: that was asked for.
+            result: its run's; with ``duplicate_of`` that of an equal one.
+        """
+        if result.status == "interrupted":
+            return self.requeue(trial)
+        trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
+        if result.duplicate_of:
+            trial.set_user_attr("duplicate_of", result.duplicate_of)
+        for name, bound in self.constraints.items():
+            if (value := measured(name, result)) is not None:
+                trial.set_constraint(name, bound.violation(value))
+        values = [measured(goal.metric, result) for goal in self.goals]
+        if result.status == "finished" and all(value is not None and math.isfinite(value) for value in values):
+            return self._end(trial, TrialState.COMPLETE, [value for value in values if value is not None])
+        if result.status == "pruned":
+            return self._end(trial, TrialState.PRUNED)
+        return self.fail(trial, result.reason or "error", result.detail or f"no {self.goals[0].metric}")
 
-    def _original(self, name: str) -> FrozenTrial:
-        """The trial whose run has this name."""
-        return self.trials()[trial_of(name)]
+    def fail(self, trial: optuna.Trial, why: str, detail: str) -> TrialState:
+        """Record that a trial failed, or was impossible (``infeasible``), and why."""
+        trial.set_user_attr("reason", why)
+        trial.set_user_attr("detail", detail)
+        return self._end(trial, TrialState.PRUNED if why == "infeasible" else TrialState.FAIL)
 
-    def keeps(self, trial: FrozenTrial) -> bool:
-        """Whether a trial that ended keeps the constraints, which may be others than when it ended."""
-        return all(self._within(trial, name, bound) for name, bound in self.constraints.items())
+    def requeue(self, trial: optuna.Trial) -> TrialState:
+        """Let a running trial wait: it is asked for again under its number, and goes on."""
+        self._memory.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
+        self.save(trial.number)
+        return TrialState.WAITING
 
-    def _within(self, trial: FrozenTrial, name: str, bound: Bound) -> bool:
-        """Whether a trial is within a bound; one without a value is."""
-        repeated = trial.user_attrs.get("duplicate_of")
-        result = (self._original(repeated) if repeated else trial).user_attrs["result"]
-        value = result.get(name) if name in metrics.RUN_METRICS else result["metrics"].get(name)
-        return value is None or bound.violation(value) <= 0
+    def save(self, number: int) -> None:
+        """Write to the database what is new of a trial, and what its sampler noted. A new trial is one transaction."""
+        trial = self.trials()[number]
+        for key, value in self._memory.get_study_system_attrs(self._here).items():
+            if self._system_attrs.get(key) != value:
+                self._system_attrs[key] = value
+                self._storage.set_study_system_attr(self._there, key, value)
+        if number == len(self._saved):
+            self._storage.create_new_trial(self._there, trial)
+            self._saved.append(trial)
+            return
+        before, there = self._saved[number], self._storage.get_trial_id_from_study_id_trial_number(self._there, number)
+        for name in trial.params.keys() - before.params.keys():
+            distribution = trial.distributions[name]
+            internal = distribution.to_internal_repr(trial.params[name])
+            self._storage.set_trial_param(there, name, internal, distribution)
+        for key, value in trial.user_attrs.items():
+            if before.user_attrs.get(key) != value:
+                self._storage.set_trial_user_attr(there, key, value)
+        for key, value in trial.system_attrs.items():
+            if before.system_attrs.get(key) != value:
+                self._storage.set_trial_system_attr(there, key, value)
+        for step in trial.intermediate_values.keys() - before.intermediate_values.keys():
+            self._storage.set_trial_intermediate_value(there, step, trial.intermediate_values[step])
+        if trial.state != before.state:
+            self._storage.set_trial_state_values(there, trial.state, trial.values)
+        self._saved[number] = trial
 
-    def fail(self, trial: optuna.Trial, reason: str, detail: str) -> None:
-        """Record that a trial failed, or was impossible, and why."""
-        with uninterrupted():
-            self._counted += reason != "infeasible"
-            trial.set_user_attr("reason", reason)
-            trial.set_user_attr("detail", detail)
-            self.study.tell(trial, state=TrialState.FAIL)
+    def _end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> TrialState:
+        self.study.tell(trial, values, state)
+        self.save(trial.number)
+        return state
 
-    def park(self, trial: optuna.Trial) -> None:
-        """Put a running trial back into the queue: the same number is asked for next time, and goes on."""
-        with uninterrupted():
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    def _id(self, number: int) -> int:
+        """Of a trial, in memory."""
+        return self._memory.get_trial_id_from_study_id_trial_number(self._here, number)
+
+    # Trials, counted and ranked.
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in these states (all without one) by number, not to be changed; see `state_of`."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if state_of(trial) in states] if states else trials
 
     def counted(self) -> int:
         """The trials that ended and count towards the total: all but the impossible."""
-        return self._counted
+        return sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
@@ -195,8 +249,16 @@ class Study:
         return f"{count} × {word}: {detail}"
 
     def duplicates(self) -> int:
-        """Trials that took over the value of an equal one."""
+        """Trials that took over the result of an equal one."""
         return sum("duplicate_of" in trial.user_attrs for trial in self.trials(*_ENDED))
+
+    def keeps(self, trial: FrozenTrial) -> bool:
+        """Whether a trial that ended keeps the constraints, which may be others than when it ended."""
+        result = trial.user_attrs["result"]
+        values = {
+            name: (result if name in metrics.RUN_METRICS else result["metrics"]).get(name) for name in self.constraints
+        }
+        return all(value is None or self.constraints[name].violation(value) <= 0 for name, value in values.items())
 
     def feasible(self) -> list[FrozenTrial]:
         """The complete trials that keep the constraints."""
@@ -208,19 +270,14 @@ class Study:
         Args:
             metric: the objective to go by; None = the first.
         """
-        names = [goal.metric for goal in self.goals]
-        index = names.index(metric) if metric else 0
+        index = [goal.metric for goal in self.goals].index(metric) if metric else 0
         sign = -self.goals[index].sign
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
         return sorted(own, key=lambda trial: (sign * float(trial.values[index]), trial.number))
 
     def best(self) -> FrozenTrial | None:
-        """The first of the `ranking`; looked up again only when a trial has ended meanwhile."""
-        ended = self._ended
-        if self._best is None or self._best[0] != ended:
-            ranking = self.ranking()
-            self._best = ended, ranking[0] if ranking else None
-        return self._best[1]
+        """The first of the `ranking`; None where it is empty."""
+        return next(iter(self.ranking()), None)
 
     def baseline(self) -> FrozenTrial | None:
         """The trial of the config's own values in the `ranking`; None where there is none that came to its end."""
@@ -236,21 +293,14 @@ class Study:
 
         Of trials with equal values the earliest stands for all.
         """
-        costs = {
-            trial.number: tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
-            for trial in self.ranking()
-        }
-        members: list[FrozenTrial] = []
-        lowest: set[tuple[float, ...]] = set()
-        # in this order nobody is dominated by a later one
-        for trial in sorted(self.ranking(), key=lambda trial: (costs[trial.number], trial.number)):
-            cost = costs[trial.number]
-            if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in lowest):
-                members.append(trial)
-                lowest.add(cost)
-        return members
+        members: dict[tuple[float, ...], FrozenTrial] = {}
+        # in this order no trial is dominated by a later one
+        for trial in sorted(self.ranking(), key=lambda trial: (self._costs(trial), trial.number)):
+            cost = self._costs(trial)
+            if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in members):
+                members[cost] = trial
+        return [*members.values()]
 
-
-def reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed, one word; None where it did not."""
-    return trial.user_attrs.get("reason") if trial.state == TrialState.FAIL else None
+    def _costs(self, trial: FrozenTrial) -> tuple[float, ...]:
+        """Its values, with signs by which lower is better."""
+        return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
