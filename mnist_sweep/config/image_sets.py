@@ -35,40 +35,31 @@ class ImageSource:
     archives: dict[str, str] = field(default_factory=dict)
 
 
-def _idx(*checksums: str) -> dict[str, str]:
-    return dict(zip(IDX_BYTES, checksums, strict=True))
+def _idx(checksums: str) -> dict[str, str]:
+    return dict(zip(IDX_BYTES, checksums.split(), strict=True))
 
 
 IMAGE_SETS = {
     "mnist": ImageSource(
         "MNIST",
         torchvision="MNIST",
-        files=_idx(
-            "6bbc9ace898e44ae57da46a324031adb",
-            "a25bea736e30d166cdddb491f175f624",
-            "2646ac647ad5339dbf082846283269ea",
-            "27ae3e4e09519cfbb04c329615203637",
-        ),
+        files=_idx("""
+            6bbc9ace898e44ae57da46a324031adb a25bea736e30d166cdddb491f175f624
+            2646ac647ad5339dbf082846283269ea 27ae3e4e09519cfbb04c329615203637"""),
     ),
     "fashion_mnist": ImageSource(
         "Fashion-MNIST",
         torchvision="FashionMNIST",
-        archives=_idx(
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79",
-            "bb300cfdad3c16e7a12a480ee83cd310",
-        ),
+        archives=_idx("""
+            8d4fb7e6c68d591d4c3dfef9ec88bf0d 25c81989df183df01b3e8a0aad5dffbe
+            bef4ecab320f06d8554ea6380940ec79 bb300cfdad3c16e7a12a480ee83cd310"""),
     ),
     "kmnist": ImageSource(
         "KMNIST",
         torchvision="KMNIST",
-        archives=_idx(
-            "bdb82020997e1d708af4cf47b453dcf7",
-            "e144d726b3acfaa3e44228e80efcd344",
-            "5c965bf0a639b31b8f53240b1b52f4d7",
-            "7320c461ea6c1c855c0b718fb2a4b134",
-        ),
+        archives=_idx("""
+            bdb82020997e1d708af4cf47b453dcf7 e144d726b3acfaa3e44228e80efcd344
+            5c965bf0a639b31b8f53240b1b52f4d7 7320c461ea6c1c855c0b718fb2a4b134"""),
     ),
     "mnist5k": ImageSource("mnist5k", 4_000, 500, 500, files={"mnist_5k.csv.gz": "1edea4bd327f562974bd5a5321bbb524"}),
 }

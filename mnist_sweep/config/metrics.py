@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+    Array = np.ndarray[Any, Any]
+
 Direction = Literal["maximize", "minimize"]
 
 #: What is logged once an epoch, and so can be an objective. The test set's metrics are not among them.
@@ -75,11 +77,11 @@ class Measured:
     """
 
     metrics: dict[str, float]
-    confusion: "np.ndarray[Any, Any]"
-    probabilities: "np.ndarray[Any, Any]"
+    confusion: "Array"
+    probabilities: "Array"
 
 
-def per_class(confusion: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:
+def per_class(confusion: "Array") -> dict[str, "Array"]:
     """Precision, recall and F1 of each class; 0 where a class was never predicted or never occurs.
 
     Args:
@@ -88,25 +90,16 @@ def per_class(confusion: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, A
     Returns:
         ``precision``, ``recall``, ``f1`` in [0, 1] and ``support`` (images), each of shape (classes,).
     """
-    import numpy as np
-
-    counts = confusion.astype(np.float64)
-    hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-
-    def ratio(numerator: "np.ndarray[Any, Any]", denominator: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        quotient: np.ndarray[Any, Any] = np.zeros_like(numerator)
-        np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-        return quotient
-
+    hits, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     return {
-        "precision": ratio(hits, predicted),
-        "recall": ratio(hits, true),
-        "f1": ratio(2 * hits, true + predicted),
-        "support": true.astype(np.int64),
+        "precision": hits / predicted.clip(1),
+        "recall": hits / true.clip(1),
+        "f1": 2 * hits / (true + predicted).clip(1),
+        "support": true,
     }
 
 
-def averages(confusion: "np.ndarray[Any, Any]") -> dict[str, float]:
+def averages(confusion: "Array") -> dict[str, float]:
     """Accuracy, and precision, recall and F1 as plain (macro) means over the classes that occur or were predicted.
 
     The same numbers as scikit-learn's ``accuracy_score`` and ``precision_recall_fscore_support(average="macro",
@@ -122,9 +115,7 @@ def averages(confusion: "np.ndarray[Any, Any]") -> dict[str, float]:
     return {"accuracy": float(confusion.trace() / confusion.sum()), **means}
 
 
-def calibration(
-    probabilities: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", bins: int = 15
-) -> dict[str, "np.ndarray[Any, Any]"]:
+def calibration(probabilities: "Array", labels: "Array", bins: int = 15) -> dict[str, "Array"]:
     """How often predictions of each confidence are right (a reliability diagram), in bins of equal width.
 
     After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
@@ -152,7 +143,7 @@ def calibration(
     }
 
 
-def calibration_error(found: "dict[str, np.ndarray[Any, Any]]") -> float:
+def calibration_error(found: "dict[str, Array]") -> float:
     """The expected calibration error, 0 … 1: the mean distance of confidence and accuracy, weighted by images.
 
     After Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
@@ -164,9 +155,7 @@ def calibration_error(found: "dict[str, np.ndarray[Any, Any]]") -> float:
     return float((weights * abs(found["confidence"] - found["accuracy"])).sum())
 
 
-def confident_mistakes(
-    probabilities: "np.ndarray[Any, Any]", labels: "np.ndarray[Any, Any]", count: int
-) -> "np.ndarray[Any, Any]":
+def confident_mistakes(probabilities: "Array", labels: "Array", count: int) -> "Array":
     """Positions of the wrongly predicted images, the most confident first, at most so many.
 
     Args:
@@ -178,5 +167,5 @@ def confident_mistakes(
 
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    chosen: np.ndarray[Any, Any] = wrong[order[:count]]
+    chosen: Array = wrong[order[:count]]
     return chosen

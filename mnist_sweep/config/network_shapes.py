@@ -32,6 +32,34 @@ class Layer:
     multiply_adds: int
 
 
+@dataclass(frozen=True)
+class Block:
+    """One block of a network.
+
+    Attributes:
+        width: filters of each convolution.
+        kernel: side of the filters.
+        pool: side of the pooled squares; 1 = no pooling.
+        convolutions: one after another.
+        padding: rows and columns of zeros around a map before each convolution.
+    """
+
+    width: int
+    kernel: int
+    pool: int
+    convolutions: int
+    padding: int
+
+    def sizes(self, size: int) -> list[int]:
+        """Sides of the maps after each convolution, of maps with side `size`; 0 or less = impossible."""
+        change = 2 * self.padding - self.kernel + 1
+        return [size + change * count for count in range(1, self.convolutions + 1)]
+
+    def output_size(self, size: int) -> int:
+        """Side of the maps after the whole block."""
+        return self.sizes(size)[-1] // self.pool
+
+
 def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     """A list with one entry a block: a single number stands for all blocks.
 
@@ -48,65 +76,11 @@ def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     return list(value)
 
 
-@dataclass(frozen=True)
-class Block:
-    """What a block of a network consists of.
-
-    Attributes:
-        width: filters of each convolution.
-        kernel: side of the filters.
-        pool: side of the pooled squares; 1 = no pooling.
-        convolutions: one after another.
-        padding: rows and columns of zeros around a map before each convolution.
-    """
-
-    width: int
-    kernel: int
-    pool: int
-    convolutions: int
-    padding: int
-
-    def convolved_size(self, size: int) -> int:
-        """Side of the maps after one more convolution of a map with this side; 0 or less = impossible."""
-        return size + 2 * self.padding - self.kernel + 1
-
-    def output_size(self, size: int) -> int:
-        """Side of the maps after the whole block."""
-        for _ in range(self.convolutions):
-            size = self.convolved_size(size)
-        return size // self.pool
-
-
-def blocks(
-    filters: Sequence[int],
-    kernel_size: int | Sequence[int],
-    pool_size: int | Sequence[int],
-    convolutions: int | Sequence[int],
-    padding: str,
-) -> list[Block]:
-    """The blocks of a network; the arguments are those of ``model``.
-
-    Raises:
-        ShapeError: lists of different lengths.
-    """
-    columns = [
-        per_block(f"model.{key}", value, len(filters))
-        for key, value in (("kernel_size", kernel_size), ("pool_size", pool_size), ("convolutions", convolutions))
-    ]
-    return [
-        Block(width, kernel, pool, count, kernel // 2 if padding == "same" else 0)
-        for width, kernel, pool, count in zip(filters, *columns, strict=True)
-    ]
-
-
 def smallest_map(blocks: Sequence[Block]) -> int:
     """Side of the smallest map that a convolution makes; without one, that of the images."""
     smallest = size = IMAGE_SIZE
     for block in blocks:
-        for _ in range(block.convolutions):
-            size = block.convolved_size(size)
-            smallest = min(smallest, size)
-        size //= block.pool
+        smallest, size = min(smallest, *block.sizes(size)), block.output_size(size)
     return smallest
 
 
@@ -114,8 +88,7 @@ def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden:
     """The table of a network's layers, from the first block to the output.
 
     Args:
-        blocks: see `blocks`.
-        batch_norm, global_pool, hidden: as in ``model``.
+        blocks, batch_norm, global_pool, hidden: as in ``model``.
 
     Raises:
         ShapeError: a map is convolved or pooled away.
@@ -124,8 +97,7 @@ def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden:
     channels, size = 1, IMAGE_SIZE
     for number, block in enumerate(blocks, start=1):
         parameters = multiply_adds = 0
-        for _ in range(block.convolutions):
-            convolved = block.convolved_size(size)
+        for convolved in block.sizes(size):
             if convolved < 1:
                 raise ShapeError(
                     f"model.padding=valid: block {number} convolves a {size} × {size} map by "
@@ -137,15 +109,14 @@ def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden:
             parameters += weights + (2 if batch_norm else 1) * block.width
             multiply_adds += weights * convolved * convolved
             channels, size = block.width, convolved
-        pooled = size // block.pool
-        if pooled < 1:
-            sides = [each.pool for each in blocks]
+        if block.pool > size:
+            pools = [each.pool for each in blocks]
             raise ShapeError(
-                f"model.pool_size={sides[0] if len(set(sides)) == 1 else sides}: block {number} pools a "
+                f"model.pool_size={pools[0] if len(set(pools)) == 1 else pools}: block {number} pools a "
                 f"{size} × {size} map by {block.pool} and nothing is left; allowed there: at most {size}"
             )
-        table.append(Layer(f"block {number}", (channels, pooled, pooled), parameters, multiply_adds))
-        size = pooled
+        size //= block.pool
+        table.append(Layer(f"block {number}", (channels, size, size), parameters, multiply_adds))
     units = channels if global_pool else channels * size * size
     for index, width in enumerate([*hidden, CLASSES], start=1):
         name = f"hidden {index}" if index <= len(hidden) else "output"

@@ -5,7 +5,7 @@ A new option is one class here and one YAML file. Torch is imported only where s
 
 import pkgutil
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     #: A schedule that moves with each step, and one that moves with each epoch; at most one of them is there.
     Schedules = tuple[LRScheduler | None, LRScheduler | None]
-
-
-# ---------------------------------------------------------------------------------------------------------- networks
 
 
 def _kind(value: object) -> str:
@@ -42,8 +39,8 @@ Convolutions = Annotated[int, Field(ge=1, le=100)]
 class ConvNet(Section):
     """Blocks of convolution, activation and pooling, then fully connected layers; see conf/model/convnet.yaml."""
 
-    #: The network's class. It is named here, not imported: the config is below the training.
-    network: ClassVar = "mnist_sweep.training.models:ConvNet"
+    #: The network's class, as ``module:name``; not imported, since the config is below the training.
+    target: ClassVar = "mnist_sweep.training.models:ConvNet"
 
     name: Literal["convnet"] = "convnet"
     filters: list[Width]
@@ -75,8 +72,15 @@ class ConvNet(Section):
         return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
 
     def blocks(self) -> list[shapes.Block]:
-        """The convolutional blocks, see `network_shapes.blocks`."""
-        return shapes.blocks(self.filters, self.kernel_size, self.pool_size, self.convolutions, self.padding)
+        """The convolutional blocks."""
+        kernels, pools, counts = (
+            shapes.per_block(f"model.{key}", getattr(self, key), len(self.filters))
+            for key in ("kernel_size", "pool_size", "convolutions")
+        )
+        return [
+            shapes.Block(width, kernel, pool, count, kernel // 2 if self.padding == "same" else 0)
+            for width, kernel, pool, count in zip(self.filters, kernels, pools, counts, strict=True)
+        ]
 
     def build(self, mean: float, deviation: float) -> "nn.Module":
         """The network with fresh weights, (B, 1, 28, 28) images 0 … 1 → (B, 10) logits.
@@ -84,16 +88,13 @@ class ConvNet(Section):
         Args:
             mean, deviation: of the training images' pixels, 0 … 1; the network standardises by them.
         """
-        network: nn.Module = pkgutil.resolve_name(self.network)(self, mean, deviation)
+        network: nn.Module = pkgutil.resolve_name(self.target)(self, mean, deviation)
         return network
 
 
 #: With a second network this becomes a union by name. Its discriminator is a function, since the name may be left out:
 #: Annotated[Annotated[ConvNet, Tag("convnet")] | Annotated[ResNet, Tag("resnet")], Discriminator(name_or_convnet)].
 Model = ConvNet
-
-
-# -------------------------------------------------------------------------------------------------------------- data
 
 
 class Augmentation(Section):
@@ -118,43 +119,39 @@ Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class _Optimizer(Section):
-    """In `build`, the fused form is torch's fastest, one call for all parameters.
+    """The keys are those of torch's class, and are handed to it as they are."""
 
-    A CUDA graph needs that, or an optimizer that is "capturable" and whose state begins with zeros, as RMSprop's does.
-    """
+    #: The class, as ``module:name``.
+    target: ClassVar[str]
+    #: Whether torch has a form of it that changes all parameters in one call. A CUDA graph needs that, or an optimizer
+    #: that is "capturable" and whose state begins with zeros.
+    fused: ClassVar[bool] = True
 
-    def arguments(self) -> dict[str, Any]:
-        """The keys as torch's optimizer of this name takes them."""
-        return self.model_dump(exclude={"name"})
+    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+        """The optimizer of these parameters, in its fastest form."""
+        arguments = self.model_dump(exclude={"name"}) | ({"fused": True} if self.fused else {})
+        optimizer: TorchOptimizer = pkgutil.resolve_name(self.target)(parameters, **arguments)
+        return optimizer
 
 
 class Adam(_Optimizer):
+    target = "torch.optim:Adam"
     name: Literal["adam"]
     lr: Rate
     betas: Betas
     weight_decay: NonNegative
 
-    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
-        """The optimizer of these parameters, in its fastest form."""
-        import torch
-
-        return torch.optim.Adam(parameters, **self.arguments(), fused=True)
-
 
 class AdamW(_Optimizer):
+    target = "torch.optim:AdamW"
     name: Literal["adamw"]
     lr: Rate
     betas: Betas
     weight_decay: NonNegative
 
-    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
-        """The optimizer of these parameters, in its fastest form."""
-        import torch
-
-        return torch.optim.AdamW(parameters, **self.arguments(), fused=True)
-
 
 class SGD(_Optimizer):
+    target = "torch.optim:SGD"
     name: Literal["sgd"]
     lr: Rate
     momentum: Fraction
@@ -167,31 +164,18 @@ class SGD(_Optimizer):
             raise ValueError("optimizer.momentum=0: allowed only with optimizer.nesterov=false")
         return self
 
-    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
-        """The optimizer of these parameters, in its fastest form."""
-        import torch
-
-        return torch.optim.SGD(parameters, **self.arguments(), fused=True)
-
 
 class RMSprop(_Optimizer):
+    target = "torch.optim:RMSprop"
+    fused = False
     name: Literal["rmsprop"]
     lr: Rate
     alpha: Fraction
     momentum: Fraction
     weight_decay: NonNegative
 
-    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
-        """The optimizer of these parameters; torch has no fused form of it."""
-        import torch
-
-        return torch.optim.RMSprop(parameters, **self.arguments())
-
 
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
-
-
-# --------------------------------------------------------------------------------------- schedules of the learning rate
 
 
 class NoScheduler(Section):
@@ -252,9 +236,6 @@ class OneCycle(Section):
 
 
 Scheduler = Annotated[NoScheduler | Step | Cosine | OneCycle, Field(discriminator="name")]
-
-
-# ---------------------------------------------------------------------------------------------------------- the others
 
 
 class Loss(Section):

@@ -1,4 +1,4 @@
-"""Hydra overrides as text: writing a value so that Hydra reads the same value back, and the command that repeats a run.
+"""Hydra overrides as text: a value is written so that Hydra reads the same value back.
 
 The grammar is Hydra's (https://hydra.cc/docs/advanced/override_grammar/basic/).
 """
@@ -6,12 +6,10 @@ The grammar is Hydra's (https://hydra.cc/docs/advanced/override_grammar/basic/).
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-
-PROGRAM = "python -m mnist_sweep"
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
@@ -74,28 +72,21 @@ def _assign(found: dict[str, Any], key: str, value: Any) -> None:
         _assign(found, f"{key}.{part}", item)
 
 
-def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:
-    """The overrides with new ones added; a new one takes the place of those of the same key.
+def place_of(item: str) -> tuple[str, bool]:
+    """What an override takes the place of others in.
 
-    A group's option, ``optimizer=sgd``, and values within the group, ``optimizer={lr: 0.02}``, are two things.
+    A group's option, ``optimizer=sgd``, and values within the group, ``optimizer={lr: 0.02}``, are two things; groups
+    are at the top, where no value is a mapping by itself.
     """
-    latest = list(new)
-    concerned = {_place_of(item) for item in latest}
-    return [item for item in items if _place_of(item) not in concerned] + latest
-
-
-def _place_of(item: str) -> tuple[str, bool]:
-    """What an override takes the place of others in; groups are at the top, where no value is a mapping by itself."""
     key = key_of(item)
     return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")
 
 
-def without(items: Iterable[str], *prefixes: str) -> list[str]:
-    """The overrides except those of the given keys and of what lies below them."""
-    return [item for item in items if re.split(r"[./]", key_of(item))[0] not in prefixes]
+def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:  # until nothing calls it any more
+    latest = list(new)
+    places = {place_of(item) for item in latest}
+    return [item for item in items if place_of(item) not in places] + latest
 
 
-def command(items: Sequence[str], config_dir: str | None = None) -> str:
-    """The command line of one run, quoted for a POSIX shell."""
-    folder = ["--config-dir", config_dir] if config_dir else []
-    return " ".join([PROGRAM, shlex.join([*folder, *items])]).strip()
+def without(items: Iterable[str], *names: str) -> list[str]:  # until nothing calls it any more
+    return [item for item in items if re.split(r"[./]", key_of(item))[0] not in names]

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import section as sections
 from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
-from mnist_sweep.config.section import Name, Section, one_of
+from mnist_sweep.config.section import Name, Section, one_of, option_name, sections
 from mnist_sweep.config.sweep_options import Sweep
 
 #: The parts of the config that describe what is trained.
@@ -31,8 +31,8 @@ class Config(Section):
 
     name: Name | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    output: Annotated[str, Field(min_length=1)]
-    objective: Annotated[str, one_of(metrics.EPOCH_METRICS, "not logged in an epoch")]
+    output: Annotated[str, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
+    objective: Annotated[str, one_of(metrics.EPOCH_METRICS)]
     data: Data
     model: Model
     optimizer: Optimizer
@@ -42,13 +42,6 @@ class Config(Section):
     tracking: Tracking
     launcher: Launcher
     sweep: Sweep | None = None  # there only with +sweep=optuna
-
-    @field_validator("output")
-    @classmethod
-    def _part_of_an_url(cls, value: str) -> str:
-        if found := set(value) & {"?", "%"}:  # in the URL of a database they begin a query, or stand for others
-            raise ValueError(f"allowed: a folder without {' and '.join(sorted(found))} in its path")
-        return value
 
     @model_validator(mode="after")
     def _normalisable(self) -> Self:
@@ -94,54 +87,61 @@ class Config(Section):
 
     def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
-        return {
-            key: value
-            for key, value in self.parameters().items()
-            if not any(key == name or key.startswith(f"{name}.") for name in _IMMATERIAL)
-        }
+        return {key: value for key, value in self.parameters().items() if not _within(key, _IMMATERIAL)}
+
+
+def _within(key: str, names: set[str]) -> bool:
+    """Whether the key is one of these, or lies below one."""
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def searchable(key: str) -> bool:
     """Whether a sweep may draw the key of this name: it is part of what is trained, and leaves trials comparable."""
-    unsuitable = any(key == name or key.startswith(f"{name}.") for name in {*_IMMATERIAL, "data.split_seed"})
-    return key.partition(".")[0] in _TRAINED and not unsuitable
+    return key.partition(".")[0] in _TRAINED and not _within(key, {*_IMMATERIAL, "data.split_seed"})
 
 
-def known_keys(section: Any = Config, prefix: str = "") -> set[str]:
-    """The dotted names of all keys that a config can have, whichever options its groups take."""
-    found: set[str] = set()
-    for name, field in section.model_fields.items():
-        found.add(prefix + name)
-        for member in sections.sections(field.annotation):
-            found |= known_keys(member, f"{prefix}{name}.")
+def sections_of(key: str) -> list[type[Section]]:
+    """The sections that the mapping of this dotted name can be; several where it is a choice, none for a value."""
+    found: list[type[Section]] = [Config]
+    for part in key.split(".") if key else []:
+        fields = [section.model_fields[part] for section in found if part in section.model_fields]
+        found = [section for field in fields for section in sections(field.annotation)]
     return found
 
 
-def fault(key: str, value: Any, section: Any = Config) -> str | None:
+def options(group: str) -> dict[str, type[Section]]:
+    """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
+    found = sections_of(group)
+    return {option_name(section): section for section in found} if len(found) > 1 else {}
+
+
+def known_keys(prefix: str = "") -> set[str]:
+    """The dotted names of all keys that a config can have, whichever options its groups take."""
+    names = {f"{prefix}{name}" for section in sections_of(prefix.rstrip(".")) for name in section.model_fields}
+    return names.union(*(known_keys(f"{name}.") for name in names))
+
+
+def fault(key: str, value: Any) -> str | None:
     """What is wrong with a value by the type and the bounds of its key alone; None where some option can have it.
 
     Args:
         key: a dotted name.
         value: plain data.
     """
-    first, _, rest = key.partition(".")
-    field = section.model_fields.get(first)
-    if field is None:
+    group, _, last = key.rpartition(".")
+    fields = [section.model_fields[last] for section in sections_of(group) if last in section.model_fields]
+    if not fields:
         return "no such key"
-    if rest:
-        faults = [fault(rest, value, member) for member in sections.sections(field.annotation)]
-        return None if None in faults else next((found for found in faults if found != "no such key"), "no such key")
-    if sections.sections(field.annotation):
+    if sections_of(key):
         return None if isinstance(value, Mapping) else "should be a mapping"
+    faults = [_fault(field, value) for field in fields]
+    return None if None in faults else faults[0]
+
+
+def _fault(field: FieldInfo, value: Any) -> str | None:
     annotated: Any = Annotated[field.annotation, Field(), *field.metadata]
-    limits: TypeAdapter[Any] = TypeAdapter(annotated, config=Section.model_config)
     try:
-        limits.validate_python(value)
+        TypeAdapter(annotated, config=Section.model_config).validate_python(value)
     except ValidationError as error:
         return str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     return None
-
-
-def options(group: str) -> dict[str, type[Section]]:
-    """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
-    return sections.options(Config.model_fields[group].annotation) if group in Config.model_fields else {}

@@ -1,7 +1,7 @@
 """What the sections of the config are made of: the strict base and the types that several of them share."""
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection
 from types import UnionType
 from typing import Annotated, Any
 
@@ -15,18 +15,12 @@ Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
-def one_of(names: Iterable[str], otherwise: str = "unknown") -> AfterValidator:
-    """What refuses a text that is none of these names.
-
-    Args:
-        names: what is allowed.
-        otherwise: what the others are, for the message.
-    """
-    allowed = list(names)
+def one_of(names: Collection[str]) -> AfterValidator:
+    """What refuses a text that is none of these names."""
 
     def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"{otherwise}; allowed: {', '.join(allowed)}")
+        if value not in names:
+            raise ValueError(f"should be one of {', '.join(names)}")
         return value
 
     return AfterValidator(check)
@@ -47,12 +41,7 @@ def sections(annotation: Any) -> list[type[Section]]:
     return []
 
 
-def options(annotation: Any) -> dict[str, type[Section]]:
-    """The sections of a choice by option name, such as ``adam``; empty where there is no choice."""
-    named = {
-        section: typing.get_args(section.model_fields["name"].annotation)
-        for section in sections(annotation)
-        if "name" in section.model_fields
-    }
-    found = {option[0]: section for section, option in named.items() if len(option) == 1}
-    return found if len(found) > 1 else {}
+def option_name(section: type[Section]) -> str:
+    """The name of the option that a section is, such as ``adam``."""
+    name: str = typing.get_args(section.model_fields["name"].annotation)[0]
+    return name
