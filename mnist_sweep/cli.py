@@ -1,11 +1,14 @@
-"""The console script ``mnist-sweep``, and what all commands share: lines on standard error, and exit codes."""
+"""The console script ``mnist-sweep``: the arguments of its commands, lines on standard error, exit codes."""
 
 import argparse
 import importlib
 import logging
 import os
+import runpy
+import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
@@ -14,34 +17,18 @@ log = logging.getLogger("mnist_sweep")
 
 DONE, FAILED, WRONG = 0, 1, 2
 
-#: The commands beside a run or a sweep. Each module has ``add_arguments(parser)`` and ``perform(options) -> exit code``.
-COMMANDS = {
-    "predict": "mnist_sweep.inference.predict",
-    "export": "mnist_sweep.inference.export",
-    "ensemble": "mnist_sweep.inference.ensemble",
-    "demo": "mnist_sweep.inference.demo",
-    "ui": "mnist_sweep.ui",
-    "scores": "mnist_sweep.scores",
-}
-
-
-class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what ``sys.stderr`` is at the time, since a progress bar may have replaced it."""
-
-    @property
-    def stream(self) -> Any:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, _: Any) -> None:
-        pass
+HOST = "127.0.0.1"
+_STORE = "sqlite:///mlruns/mlflow.db"
 
 
 def log_to_stderr() -> None:
-    """Send the package's log to standard error, the bare messages."""
-    handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers = [handler]
+    """Send the package's log to standard error, the bare messages.
+
+    Python's handler of last resort writes to what ``sys.stderr`` is at the time, which a progress bar may replace.
+    """
+    assert logging.lastResort is not None
+    logging.lastResort.setLevel(logging.INFO)
+    log.handlers = [logging.lastResort]
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -53,36 +40,110 @@ class Parser(argparse.ArgumentParser):
         raise RequestError(f"{message}; {self.prog} --help tells what is allowed")
 
 
+def _store(parser: Parser) -> None:
+    # an empty text counts as not given; to MLflow it would be a file
+    default = os.environ.get("MLFLOW_TRACKING_URI") or _STORE
+    told = f"MLflow's store (default: $MLFLOW_TRACKING_URI, else {_STORE})"
+    parser.add_argument("--tracking-uri", metavar="URI", default=default, type=lambda uri: uri or default, help=told)
+
+
+def _model(parser: Parser) -> None:
+    default = "models:/mnist_sweep@champion, else models:/mnist_sweep_mnist5k@champion"
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", metavar="URI", help=f"a registered model (default: {default})")
+    which.add_argument("--checkpoint", metavar="FILE", type=Path, help="the best.ckpt of a run")
+    _store(parser)
+
+
+def _port(text: str) -> int:
+    """A port of this machine that a page can have."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, int(text)))
+    except (OSError, OverflowError, ValueError) as error:
+        raise RequestError(f"--port={text}: cannot be had ({error}); allowed: a free one of 1 … 65535") from error
+    return int(text)
+
+
+def _predict(parser: Parser) -> None:
+    """Recognise handwritten digits, one line of JSON each; a table on a terminal."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="a PNG or JPEG file, or a folder of them")
+    parser.add_argument("--json", action="store_true", help="lines of JSON also on a terminal")
+    _model(parser)
+
+
+def _export(parser: Parser) -> None:
+    """Write a network for use elsewhere."""
+    parser.add_argument("--to", required=True, choices=("onnx", "safetensors"), help="the format")
+    parser.add_argument("file", metavar="FILE", type=Path, help="to be written; it must not be there yet")
+    _model(parser)
+
+
+def _ensemble(parser: Parser) -> None:
+    """Average the probabilities of several trained networks, chosen on validation."""
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help="of a sweep, or of runs, at least two")
+    parser.add_argument("--top", type=int, default=5, help="how many of a sweep's best runs (default: %(default)s)")
+    parser.add_argument("--name", help="of the ensemble and its folder (default: that of the first folder, -ensemble)")
+    told = "MLflow's store (default: that of the best member, if any)"
+    parser.add_argument("--tracking-uri", metavar="URI", help=told)
+
+
+def _demo(parser: Parser) -> None:
+    """A page on this machine to draw a digit on."""
+    parser.add_argument("--port", type=_port, default="7860", help="of the page (default: %(default)s)")
+    _model(parser)
+
+
+def _ui(parser: Parser) -> None:
+    """Open MLflow's UI on the runs and sweeps of this folder."""
+    parser.add_argument("--port", type=_port, default="5000", help="of the page (default: %(default)s)")
+    _store(parser)
+
+
+def _scores(parser: Parser) -> None:
+    """Train recipes over several seeds and print their test accuracies as a table."""
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="options of experiment (default: those measured)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, … (default: %(default)s)")
+    parser.add_argument("--data", nargs="+", default=["mnist"], metavar="NAME", help="data sets (default: mnist)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OVERRIDE", help="further overrides, such as output=…")
+
+
+#: The commands beside a run or a sweep: their arguments, and the module whose ``perform(options)`` carries them out.
+COMMANDS = {
+    "predict": (_predict, "mnist_sweep.inference.predict"),
+    "export": (_export, "mnist_sweep.inference.export"),
+    "ensemble": (_ensemble, "mnist_sweep.inference.ensemble"),
+    "demo": (_demo, "mnist_sweep.inference.demo"),
+    "ui": (_ui, "mnist_sweep.ui"),
+    "scores": (_scores, "mnist_sweep.scores"),
+}
+
+
 def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int:
-    """Carry out one of `COMMANDS`.
+    """Carry out one of `COMMANDS` and return its exit code.
 
     Args:
         name: of the command.
         arguments: those after the name.
         prog: how the command was called, for its help; None = ``python -m mnist_sweep.NAME``.
 
-    Returns:
-        The exit code.
-
     Raises:
         RequestError: the arguments are wrong, or what they ask for cannot be done.
         RunFailure: the work failed.
     """
-    module: Any = importlib.import_module(COMMANDS[name])
-    parser = Parser(
-        prog=prog or f"python -m mnist_sweep.{name}",
-        epilog="Exit codes: 0 done, 1 the work failed, 2 the request is wrong.",
-    )
-    module.add_arguments(parser)
-    code: int = module.perform(parser.parse_args(arguments))
+    add_arguments, module = COMMANDS[name]
+    codes = "Exit codes: 0 done, 1 the work failed, 2 the request is wrong."
+    parser = Parser(prog=prog or f"python -m mnist_sweep.{name}", description=add_arguments.__doc__, epilog=codes)
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    command: Any = importlib.import_module(module)  # heavy, so only once the arguments are right
+    code: int = command.perform(options)
     return code
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Carry out a command; what it raises is told in one line on standard error.
-
-    Args:
-        command: returns the exit code. It looks at `check_interrupted` between its steps.
+    """Carry out a command, which returns its exit code; what it raises is told in one line on standard error.
 
     Returns:
         The exit code: the command's, 1 for a RunFailure, 2 for a RequestError, 128 + N for signal N.
@@ -103,7 +164,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def _open_streams() -> None:
-    """Lead standard streams that are closed (``2>&-``) nowhere: the next file that is opened must not take their number."""
+    """Lead closed standard streams (``2>&-``) nowhere, so that the next file to be opened does not get their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -132,10 +193,9 @@ def module_main(name: str) -> NoReturn:
     leave(lambda: run_command(lambda: perform(name, sys.argv[1:])))
 
 
-def main() -> NoReturn:
-    """``mnist-sweep COMMAND …`` is a command; ``mnist-sweep [overrides]`` is ``python -m mnist_sweep [overrides]``."""
-    if len(sys.argv) > 1 and (name := sys.argv[1]) in COMMANDS:
-        leave(lambda: run_command(lambda: perform(name, sys.argv[2:], f"mnist-sweep {name}")))
-    from mnist_sweep.__main__ import main as run_or_sweep
-
-    leave(run_or_sweep)
+def main() -> None:
+    """``mnist-sweep COMMAND …`` is one of `COMMANDS`; ``mnist-sweep [overrides]`` is ``python -m mnist_sweep``."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in COMMANDS:
+        leave(lambda: run_command(lambda: perform(name, arguments, f"mnist-sweep {name}")))
+    runpy.run_module("mnist_sweep", run_name="__main__", alter_sys=True)

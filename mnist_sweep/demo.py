@@ -1,0 +1,6 @@
+"""``python -m mnist_sweep.demo``, the same as ``mnist-sweep demo``; the work is done in `mnist_sweep.inference.demo`."""
+
+from mnist_sweep import cli
+
+if __name__ == "__main__":
+    cli.module_main("demo")

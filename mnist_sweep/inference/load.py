@@ -1,0 +1,39 @@
+"""The network that a command works with: a registered model, or the checkpoint of a run."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from mnist_sweep import tracking
+from mnist_sweep.training import trained_model
+from mnist_sweep.training.trained_model import TrainedModel
+
+#: The data sets of handwritten digits. Where no model is named it is the first of these with a champion.
+DIGITS = ("mnist", "mnist5k")
+
+
+def chosen(options: argparse.Namespace) -> tuple[TrainedModel, str]:
+    """The network that ``--checkpoint`` or ``--model`` names, else the champion; and its name for people.
+
+    Raises:
+        RequestError: there is none, or it cannot be read.
+    """
+    if options.checkpoint:
+        return trained_model.read(options.checkpoint), str(options.checkpoint)
+    names = [tracking.registered_name(dataset) for dataset in DIGITS]
+    uri = options.model or tracking.registered(options.tracking_uri, names) or f"models:/{names[0]}@champion"
+    return registered(uri, options.tracking_uri), uri
+
+
+def registered(uri: str, store: str) -> TrainedModel:
+    """A model that is registered in MLflow.
+
+    Args:
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        store: MLflow's tracking URI.
+
+    Raises:
+        RequestError: there is no such store or model, or it is not one of ours.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return trained_model.read(tracking.checkpoint_of(uri, store, Path(folder)))

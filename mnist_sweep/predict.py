@@ -1,0 +1,6 @@
+"""``python -m mnist_sweep.predict``, the same as ``mnist-sweep predict``; the work is done in `mnist_sweep.inference.predict`."""
+
+from mnist_sweep import cli
+
+if __name__ == "__main__":
+    cli.module_main("predict")
