@@ -9,15 +9,12 @@ from optuna.trial import FrozenTrial
 
 from mnist_sweep.config.command import CommandLine
 
-#: They say where a run goes, not what it is.
-_OF_ONE_RUN = ("name", "sweep", "launcher")
-
 
 def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path | None) -> Path:
     """Write the best trial as an experiment, which ``--config-dir FOLDER/conf experiment=best`` composes.
 
-    Of the configs that the trial was composed of, the file needs only those of this package: it chooses the options of
-    groups by their names, and states each value that differs from theirs.
+    The file needs no config but those of this package: it chooses the options of groups by their names, and states each
+    value that differs from theirs.
 
     Args:
         best: the trial.
@@ -28,14 +25,11 @@ def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path |
     Returns:
         The folder to name with ``--config-dir``.
     """
-    config = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).config.plain()
-    for key in _OF_ONE_RUN:
-        config.pop(key, None)
-    chosen = {
-        group: values["name"] for group, values in config.items() if isinstance(values, dict) and "name" in values
-    }
-    defaults = CommandLine.of([f"{group}={option}" for group, option in chosen.items()]).config.plain()
-    stated = _differences(config, defaults)
+    config = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name").config.plain()
+    names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
+    defaults = CommandLine().config.plain()
+    chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}
+    stated = _differences(config, CommandLine().with_(chosen).config.plain())
     options = [{f"override /{group}": option} for group, option in chosen.items()]
     content = yaml.safe_dump({"defaults": [*options, "_self_"], **stated}, sort_keys=False, allow_unicode=True)
     file = folder / "conf" / "experiment" / "best.yaml"
@@ -50,8 +44,7 @@ def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
-            if inner := _differences(value, defaults[key]):
-                found[key] = inner
+            found[key] = _differences(value, defaults[key])
         elif key not in defaults or value != defaults[key]:
             found[key] = value
-    return found
+    return {key: value for key, value in found.items() if value != {}}

@@ -99,20 +99,9 @@ class Progress:
         measured = "  ".join(f"{goal.metric} {in_digits(value)}" for goal, value in values) or "no value"
         why = f" ({result.reason}: {result.detail})" if result.reason else ""
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
-        log.info(
-            "%3d of %d  trial %d %s%s%s  %s  %s  %d epoch%s, %.1f s",
-            self.study.counted(),
-            self.total,
-            number,
-            result.status,
-            why,
-            same,
-            measured,
-            self._best(),
-            result.epochs,
-            "s" * (result.epochs != 1),
-            result.seconds,
-        )
+        took = f"{result.epochs} epoch{'s' * (result.epochs != 1)}, {result.seconds:.1f} s"
+        what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {took}"
+        log.info("%3d of %d  %s", self.study.counted(), self.total, what)
 
     def _note(self, epoch: int, value: float) -> None:
         self._best_at[epoch] = self._better(value, self._best_at.get(epoch, value))
@@ -136,25 +125,18 @@ class Progress:
 
     def picture(self) -> Group:
         """What the terminal shows now."""
-        counts = self.study.counts()
-        shown = {word: counts.get(state, 0) for state, word in _WORDS.items()}
-        words = [f"{count} {word}" for word, count in shown.items() if count or word == "running"]
-        lines: list[Text | Table] = [
-            Text(f"{self.study.counted()} of {self.total} trials: {', '.join(words)}; {self.time_left()}"),
-            Text(self._best(), style="bold"),
-        ]
-        if not self.study.several and (best := self.study.best()):
-            lines.append(Text(best.user_attrs["result"]["command"], style="dim"))
+        counts = {word: self.study.counts().get(state, 0) for state, word in _WORDS.items()}
+        states = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "running")
+        head = Text(f"{self.study.counted()} of {self.total} trials: {states}; {self.time_left()}")
+        best = None if self.study.several else self.study.best()
+        command = [Text(best.user_attrs["result"]["command"], style="dim")] if best else []
         table = Table(box=None, pad_edge=False, expand=True)
         for column in ("trial", "epoch", self.metric, "best at that epoch"):
             table.add_column(column, no_wrap=True, min_width=len(column))
         table.add_column("proposed", overflow="ellipsis", no_wrap=True, ratio=1)
         for number, running in sorted(self._running.items()):
-            table.add_row(
-                str(number),
-                f"{running.epoch} of {running.candidate.epochs}",
-                "" if running.value is None else in_digits(running.value),
-                in_digits(self._best_at[running.epoch]) if running.epoch in self._best_at else "",
-                proposed(running.candidate.drawn),
-            )
-        return Group(*lines, table)
+            epoch, values = running.epoch, (running.value, self._best_at.get(running.epoch))
+            scores = ["" if value is None else in_digits(value) for value in values]
+            of = f"{epoch} of {running.candidate.epochs}"
+            table.add_row(str(number), of, *scores, proposed(running.candidate.drawn))
+        return Group(head, Text(self._best(), style="bold"), *command, table)

@@ -1,229 +1,125 @@
-"""The report of a sweep: one page to pass on, and the same plots, tables and pictures on its run in MLflow."""
+"""The report of a sweep: one page to pass on. MLflow keeps it, too, with the leaderboard and a note."""
 
+import base64
+import io
 import logging
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
 
 from mnist_sweep import run_report
-from mnist_sweep.config import schema
-from mnist_sweep.config.command import compose
-from mnist_sweep.config.overrides import override, replaced
-from mnist_sweep.result import BEST, Result
-from mnist_sweep.sweep import error_analysis as insight
-from mnist_sweep.sweep import plots, summary
-from mnist_sweep.sweep.page import Picture, Section, page, png
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.sweep import error_analysis, plots, summary
 from mnist_sweep.sweep.study import Study, best_run
-from mnist_sweep.tracking import Account, figures
-from mnist_sweep.training import data
-from mnist_sweep.training import trained_model as inspection
+from mnist_sweep.tracking import MLflowRun
+from mnist_sweep.training import data, trained_model
+from mnist_sweep.training.evaluate import evaluate
 
 log = logging.getLogger(__name__)
 
-_LEADERS = 20
 FILE = "report.html"
+_LEADERS = 20
 
 
 def report(
-    config: schema.Config,
-    config_dir: str | None,
-    study: Study,
-    crowned: dict[str, Any] | None,
-    folder: Path,
-    seconds: float,
-    account: Account,
+    command: CommandLine, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run: MLflowRun
 ) -> Path | None:
-    """Write ``report.html`` and complete the account of a sweep. A sweep never fails over its report.
+    """Write ``report.html`` and complete the sweep's MLflow run. A sweep never fails over its report.
 
     Args:
-        config: of the sweep.
-        config_dir: the further folder of configs.
-        study: with at least one complete trial.
-        crowned: the winner, where there is one.
+        command: of the sweep.
+        study: has at least one complete trial.
+        winner: where there is one.
         folder: of the sweep.
-        seconds: of all sittings.
-        account: the sweep's own run.
+        seconds: of all sessions.
+        run: the sweep's own in MLflow.
 
     Returns:
         The file; None where it could not be made, after the reason has been logged.
     """
     try:
-        return _Report(config, config_dir, study, crowned, folder, seconds, account).write()
+        config, runs, file = command.config, folder.parent, folder / FILE
+        _, validation = data.parts(config.data)
+        mistakes = error_analysis.common_mistakes(study, runs, validation)
+        pictures = error_analysis.pictures(study, runs, mistakes)
+        facts = _facts(study, winner)
+        facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
+        header, rows = _leaderboard(study)
+        first = (study.front() if study.several else study.ranking())[0].user_attrs["result"]["command"]
+        pages = Environment(loader=PackageLoader("mnist_sweep", "pages"), autoescape=True, trim_blocks=True)
+        html = pages.get_template(FILE).render(
+            title=f"{folder.name}: a sweep on {config.data.name}", facts=facts,
+            several=study.several, first=first, header=header, rows=rows,
+            plots={name: _div(name, figure) for name, figure in plots.draw(study).items()},
+            mistakes=mistakes, pictures={name: _png(figure) for name, figure in pictures.items()},
+            winner=winner, network=_network(study, winner, runs, validation) if winner else None,
+            plotly=get_plotlyjs(),
+        )  # fmt: skip
+        file.write_text(html, encoding="utf-8")
+        run.file(file)
+        for name, figure in pictures.items():
+            run.figure(figure, f"study/{name}.png")
+        columns = {name or "rank": [row[index] for row in rows] for index, name in enumerate(header)}
+        run.table(columns, f"leaderboard_{study.counted():04d}.json")
+        which, again = ("The winner", winner["command"]) if winner else ("The first of the front", first)
+        run.note("\n\n".join([*facts, f"{which} again:", f"```\n{again}\n```"]))
     except Exception:
         log.exception("the report could not be made; everything else is as it should be")
         return None
+    return file
 
 
-class _Report:
-    """The report while it is made; its arguments are those of `report`."""
+def _facts(study: Study, winner: dict[str, Any] | None) -> list[str]:
+    """What came out, in sentences, the most important first."""
+    if not winner:
+        return [f"The front has {len(study.front())} members."]
+    score, seeds = winner["test_accuracy"], len(winner["seeds"])
+    return [
+        f"The winner, trial {winner['trial']}, is right on {100 * score['mean']:.2f}% of the test images: "
+        f"test/accuracy {summary.interval(score)}, the mean over {seeds} seed{'s' * (seeds > 1)}.",
+        f"On validation {winner['metric']} {winner['validation']['mean']:.4f}; the first score was optimistic by "
+        f"{winner['luck']:+.4f} (selection bias). The test set was opened {winner['test_opened_at']}.",
+        *([f"On validation {summary.improvement(winner)}."] if winner["gain"] else []),
+    ]
 
-    def __init__(
-        self,
-        config: schema.Config,
-        config_dir: str | None,
-        study: Study,
-        crowned: dict[str, Any] | None,
-        folder: Path,
-        seconds: float,
-        account: Account,
-    ) -> None:
-        self.config, self.config_dir, self.study, self.crowned = config, config_dir, study, crowned
-        self.folder, self.seconds, self.account = folder, seconds, account
-        self.runs = folder.parent
 
-    def write(self) -> Path:
-        interactive = plots.interactive(self.study)
-        found = insight.agreement(self.config, self.study, self.runs)
-        shared = self._shared(found)
-        sections = [
-            self._leaders(),
-            Section(
-                "study",
-                "The study",
-                pictures=[Picture(name, plots.CAPTIONS[plots.family(name)]) for name in interactive],
-            ),
-            Section(
-                "classes",
-                "What the best models still confuse",
-                texts=self._missed(found),
-                pictures=[Picture(name, caption, png(figure)) for name, (caption, figure) in shared.items()],
-            ),
-            *self._winner(),
-        ]
-        title = f"{self.folder.name}: a sweep on {self.config.data.name}"
-        file = self.folder / FILE
-        file.write_text(page(title, self._facts(), sections, interactive), encoding="utf-8")
-        if self.account.tracked:
-            self._keep(interactive, shared)
-            self.account.file(file)
-        return file
+def _leaderboard(study: Study) -> tuple[list[str], list[list[str]]]:
+    """The best trials, then the pruned ones that reached most: the names of the columns, and the rows."""
+    complete = study.front() if study.several else study.ranking()
+    rows = []
+    for rank, trial in enumerate([*complete, *plots.pruned(study)][:_LEADERS], start=1):
+        values = trial.values if rank <= len(complete) else [plots.reached(study, trial)]
+        result, drawn = trial.user_attrs["result"], summary.proposed(trial.user_attrs["proposed"])
+        cells = [str(rank), str(trial.number), *map(summary.in_digits, values), str(result["epochs"])]
+        rows.append([*cells, f"{result['seconds']:.1f}", trial.state.name.lower(), drawn])
+    return ["", "trial", *(goal.metric for goal in study.goals), "epochs", "seconds", "state", "proposed"], rows
 
-    def _facts(self) -> list[str]:
-        minutes = f"{summary.counted(self.study)} trials in {self.seconds / 60:.1f} minutes; seed {self.config.seed}"
-        if not self.crowned:
-            return [f"The front has {len(self.study.front())} members.", minutes]
-        score, seeds = self.crowned["test_accuracy"], len(self.crowned["seeds"])
-        return [
-            f"The winner, trial {self.crowned['trial']}, is right on {100 * score['mean']:.2f}% of the test images: "
-            f"test/accuracy {summary.interval(score)}, the mean over {seeds} seed{'s' * (seeds > 1)}.",
-            f"On validation {self.crowned['metric']} {self.crowned['validation']['mean']:.4f}; of the first score "
-            f"{self.crowned['luck']:+.4f} was luck. The test set was opened {self.crowned['test_opened_at']}.",
-            *([f"On validation {summary.gain(self.crowned)}."] if self.crowned.get("gain") else []),
-            minutes,
-        ]
 
-    def _leaders(self) -> Section:
-        complete = self.study.front() if self.study.several else self.study.ranking()
-        pruned = plots.pruned(self.study)
-        goals = [goal.metric for goal in self.study.goals]
-        rows = []
-        for rank, trial in enumerate([*complete, *pruned][:_LEADERS], start=1):
-            reached = trial.values if rank <= len(complete) else [plots.reached(self.study, trial)]
-            values = map(summary.in_digits, reached)
-            result = trial.user_attrs["result"]
-            cells = [str(rank), str(trial.number), *values, str(result["epochs"]), f"{result['seconds']:.1f}"]
-            rows.append([*cells, trial.state.name.lower(), "  ".join(map(summary.short, trial.user_attrs["proposed"]))])
-        kind = "The front" if self.study.several else "The best trials"
-        best = complete[0].user_attrs["result"]["command"]
-        return Section(
-            "leaderboard", kind,
-            texts=["The first of them again:"], commands=[best],
-            header=["", "trial", *goals, "epochs", "seconds", "state", "proposed"], rows=rows,
-            numbers=range(len(goals) + 4),
-        )  # fmt: skip
+def _network(study: Study, winner: dict[str, Any], runs: Path, validation: data.ImageSet) -> dict[str, Any]:
+    """The winner's network, as its run in MLflow shows it: that of its seeds which is best on validation."""
+    folders = [RunFolder(runs / Path(checkpoint).parents[1].name) for checkpoint in winner["checkpoints"]]
+    goal = next(goal for goal in study.goals if goal.metric == winner["metric"])
+    result = best_run(goal, [result for folder in folders if (result := folder.result())])
+    model = trained_model.read(RunFolder(runs / Path(result.folder).name).best)
+    found = evaluate(model.network, validation, "val")
+    pictures = run_report.pictures(model.config, result, model, found, validation)
+    shown = {name: _png(figure) for name, figure in pictures.items()}
+    return {"seed": result.seed, "layers": model.config.model.layers(), "pictures": shown}
 
-    def _shared(self, found: insight.Agreement | None) -> dict[str, tuple[str, Figure]]:
-        """Pictures of what the trials say together, with their captions."""
-        drawn: dict[str, tuple[str, Figure]] = {}
-        if found:
-            said = f"the {len(found.trials)} best models" if len(found.trials) > 1 else "the best model"
-            title = f"{said} on the validation images, counts added up"
-            drawn["confusion_of_the_best"] = (
-                f"Confusions of {said} (trials {', '.join(map(str, found.trials))}).",
-                figures.confusion_matrix(found.confusion, title),
-            )
-            if len(found.images):
-                drawn["missed_by_all"] = (
-                    f"Images that each of {said} gets wrong: the truth, the wrong class with the "
-                    "greatest mean probability, and this.",
-                    figures.mistakes(
-                        found.images, found.true, found.predicted, found.probability, f"missed by {said}, each"
-                    ),
-                )
-        if blame := insight.class_importances(self.study, self.runs):
-            values, names = blame
-            classes = [str(label) for label in range(values.shape[1])]
-            title = "importance for the recall of each class, per cent"
-            drawn["hyperparameters_by_class"] = (
-                "Which hyperparameter moves which class: its importance (PED-ANOVA) for the recall on validation.",
-                figures.heatmap(values, names, classes, title, ("class", "")),
-            )
-        return drawn
 
-    def _missed(self, found: insight.Agreement | None) -> list[str]:
-        if not found:
-            return []
-        classes = range(len(found.confusion))
-        off = found.confusion - np.diag(found.confusion.diagonal())
-        worst = sorted(((int(off[i, j]), i, j) for i in classes for j in classes if off[i, j]), reverse=True)[:3]
-        pairs = "; ".join(f"{i} taken for {j} ({count} times)" for count, i, j in worst) or "none"
-        return [f"The most frequent confusions: {pairs}. Images that all of them miss: {found.missed}."]
+def _div(name: str, figure: Any) -> str:
+    """A plotly figure as HTML, for a page that has plotly.js."""
+    settings = {"responsive": True, "displaylogo": False}
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"{name}-plot", config=settings)
+    return html
 
-    def _winner(self) -> Sequence[Section]:
-        """The winner's network, as its run in MLflow shows it: that of its seeds which is best on validation."""
-        if not self.crowned:
-            return []
-        runs = [Path(checkpoint).parent.parent.name for checkpoint in self.crowned["checkpoints"]]
-        results = [Result.read(self.runs / name) for name in runs]
-        goal = next(goal for goal in self.study.goals if goal.metric == self.crowned["metric"])
-        result = best_run(goal, results)
-        here = [override("name", Path(result.folder).name), override("output", str(self.runs.parent))]
-        config = compose(replaced(result.overrides, here), self.config_dir)
-        classifier = inspection.load(self.runs / Path(result.folder).name / BEST)
-        _, validation = data.parts(config.data)
-        drawn = run_report.pictures(config, result, classifier, validation)
-        table = config.model.layers()
-        rows = [
-            [layer.name, " × ".join(map(str, layer.output)), f"{layer.parameters:,}", f"{layer.multiply_adds:,}"]
-            for layer in table
-        ]
-        rows.append(["all", "", f"{sum(each.parameters for each in table):,}",
-                     f"{sum(each.multiply_adds for each in table):,}"])  # fmt: skip
-        pictures = [
-            Picture(f"winner-{name}", f"The winner (seed {result.seed}): {name.replace('_', ' ')}.", png(figure))
-            for name, figure in drawn.items()
-        ]
-        model = self.crowned.get("model")
-        texts = [f"Registered as {model['name']}, version {model['version']}." if model else "Not registered."]
-        return [
-            Section(
-                "winner", "The winner", texts=texts, commands=[self.crowned["command"]],
-                header=["layer", "output", "parameters", "multiply-adds"], rows=rows, numbers=[2, 3], pictures=pictures,
-            )
-        ]  # fmt: skip
 
-    def _keep(self, interactive: dict[str, Any], shared: dict[str, tuple[str, Figure]]) -> None:
-        """Plots, leaderboard, pictures and a note, on the sweep's run."""
-        with tempfile.TemporaryDirectory() as scratch:
-            for name, content in plots.pictures(self.study).items():
-                (Path(scratch) / f"{name}.png").write_bytes(content)
-            for name, figure in interactive.items():
-                single = Section(
-                    name, name.replace("_", " "), pictures=[Picture(name, plots.CAPTIONS[plots.family(name)])]
-                )
-                html = page(f"{self.folder.name}: {single.title}", [], [single], {name: figure})
-                (Path(scratch) / f"{name}.html").write_text(html, encoding="utf-8")
-            for file in sorted(Path(scratch).iterdir()):
-                self.account.file(file, "study")
-        for name, (_, figure) in shared.items():
-            self.account.figure(figure, f"study/{name}.png")
-        leaders = self._leaders()
-        columns = {name or "rank": [row[i] for row in leaders.rows] for i, name in enumerate(leaders.header)}
-        self.account.table(columns, f"leaderboard_{self.study.counted():04d}.json")
-        command = self.crowned["command"] if self.crowned else leaders.commands[0]
-        which = "The winner" if self.crowned else "The first of the front"
-        self.account.note("\n\n".join([*self._facts(), f"{which} again:", f"```\n{command}\n```"]))
+def _png(figure: Figure) -> str:
+    """A matplotlib figure as PNG, base64."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=90)
+    return base64.b64encode(file.getvalue()).decode()

@@ -27,7 +27,7 @@ _SHOWN = 5
 def write(
     config: schema.Config, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run_id: str | None
 ) -> Path:
-    """Write ``sweep.json``.
+    """Write ``sweep.json`` and return its path.
 
     Args:
         config: of the sweep.
@@ -36,9 +36,6 @@ def write(
         folder: of the sweep.
         seconds: of all sessions.
         run_id: MLflow's id of the sweep's own run.
-
-    Returns:
-        The path of the file.
     """
     counts = study.counts()
     infeasible = counts.pop("infeasible", 0)
@@ -88,19 +85,29 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     """
     config = command.config
     shown = study.front() if study.several else study.ranking()[:_SHOWN]
-    _show_table(config, study, shown)
-    _show_failures(study)
+    title = f"{study.study.study_name} on {config.data.name}: {counted(study)}"
+    table = Table(box=box.SIMPLE, title=f"{title}; the front of {len(shown)}" if study.several else title)
+    for column in ("trial", *(goal.metric for goal in study.goals), "proposed"):
+        table.add_column(column, overflow="fold")
+    for trial in shown:
+        table.add_row(str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"]))
+    table.title_justify = "left"
+    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
+    for reason, count in study.failures().items():
+        _say("", f"{count} {'impossible proposals, drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
+    if duplicates := study.duplicates():
+        ended = sum(count for state, count in study.counts().items() if state != "infeasible")
+        _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
     best = next(trial for trial in study.ranking() if trial.number == winner["trial"]) if winner else shown[0]
     kind = "winner" if winner else "first one" if study.several else "best trial"
     _say(f"{kind} again", best.user_attrs["result"]["command"])
     try:
         path = export_best(best, study.goals[0].metric, folder, command.config_dir)
         _say("or as an overlay", f"{PROGRAM} --config-dir {shlex.quote(str(path))} experiment=best")
-    except OSError as error:  # the sweep is done, and its folder is full or write-protected now
+    except OSError as error:  # the sweep is done, whatever became of its folder
         log.warning("the best trial could not be left as an overlay (%s)", error)
-    if winner:
-        for index, line in enumerate(in_words(winner, config.data.name)):
-            _say("" if index else "winner", line)
+    for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
+        _say("" if index else "winner", line)
     if isinstance(config.tracking, schema.MLflow):
         uri = config.tracking.uri
         _say("compare the runs", uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}")
@@ -110,41 +117,18 @@ def _say(what: str, text: str) -> None:
     log.info("%-18s %s", what, text)
 
 
-def _show_table(config: schema.Config, study: Study, trials: list[FrozenTrial]) -> None:
-    title = f"{study.study.study_name} on {config.data.name}: {counted(study)}"
-    if study.several:
-        title += f"; the front of {len(trials)}"
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for column in ("trial", *(goal.metric for goal in study.goals), "proposed"):
-        table.add_column(column, overflow="fold", justify="left")
-    for trial in trials:
-        table.add_row(str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"]))
-    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
-
-
-def _show_failures(study: Study) -> None:
-    """What failed, why, and how many trials were equal to others."""
-    for reason, count in study.failures().items():
-        what = "impossible proposals, drawn again" if reason == "infeasible" else f"failed: {reason}"
-        _say("", f"{count} {what}")
-    if duplicates := study.duplicates():
-        ended = sum(count for state, count in study.counts().items() if state != "infeasible")
-        _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
-
-
 def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
-    """The winner's scores, a line each: who took part, validation, selection bias, improvement, the test set."""
+    """The winner's scores in lines: candidates, validation, selection bias, improvement over the baseline, test set."""
     noise = f"; noise between seeds {winner['noise']:.4f}" if winner["noise"] is not None else ""
-    lines = [
+    openings = winner["test_openings"]
+    return [
         f"trial {winner['trial']} (candidates: {len(winner['candidates'])}; new seeds: {len(winner['seeds'])})",
         f"{winner['metric']} {interval(winner['validation'])}{noise}",
         f"the first score was optimistic by {winner['luck']:+.4f} (selection bias)",
         *([improvement(winner)] if winner["gain"] else []),
         f"test/accuracy {interval(winner['test_accuracy'])} ({dataset})",
+        *([f"the test set has been opened {openings} times for this study"] if openings > 1 else []),
     ]
-    if winner["test_openings"] > 1:
-        lines.append(f"the test set has been opened {winner['test_openings']} times for this study")
-    return lines
 
 
 def improvement(winner: dict[str, Any]) -> str:
@@ -178,12 +162,12 @@ def in_digits(value: float) -> str:
 
 def proposed(overrides: list[str]) -> str:
     """What was drawn for a trial, in one line; numbers have three significant digits."""
-    return "  ".join(map(_short, overrides))
 
+    def short(override: str) -> str:
+        key, _, value = override.partition("=")
+        try:
+            return override if value.lstrip("-").isdigit() else f"{key}={float(value):.3g}"
+        except ValueError:
+            return override
 
-def _short(override: str) -> str:
-    key, _, value = override.partition("=")
-    try:
-        return override if value.lstrip("-").isdigit() else f"{key}={float(value):.3g}"
-    except ValueError:
-        return override
+    return "  ".join(map(short, overrides))

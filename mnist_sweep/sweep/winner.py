@@ -8,7 +8,6 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from mnist_sweep import tracking
 from mnist_sweep.config import metrics, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Objective
-from mnist_sweep.config.sweep_options import Winner as Settings
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.result import Result, run_name
 from mnist_sweep.run_folder import RunFolder
@@ -31,7 +29,7 @@ log = logging.getLogger(__name__)
 def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, Any] | None:
     """Train the best trials again, choose the winner on validation and measure it on the test set.
 
-    A session that finds the same candidates, seeds and objective in the study returns the winner of then.
+    If the study remembers a winner of the same candidates, seeds and objective, that is it.
 
     Args:
         command: of the sweep.
@@ -49,27 +47,36 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
     assert config.sweep is not None
     settings = config.sweep.winner
     if study.several and settings.rule is None:
-        log.info(
-            "several objectives: the front has %d members, and no winner is chosen (sweep.winner.rule)",
-            len(study.front()),
-        )
+        members = len(study.front())
+        log.info("several objectives: the front has %d members, and no winner is chosen (sweep.winner.rule)", members)
         return None
     goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
-    candidates = _candidates(study, goal, settings)
+    candidates = _candidates(study, goal, settings.top, settings.baseline)
     seeds = [(config.seed + 1 + index) % 2**32 for index in range(settings.seeds)]
-    earlier: dict[str, Any] | None = study.recall("winner")
-    race = _Race(command, study, goal, candidates, seeds)
-    return race.recalled(earlier) if earlier and race.is_that_of(earlier) else race.run(workers)
+    winner: dict[str, Any] | None = study.recall("winner")
+    if not winner or _race_of(winner) != (goal.metric, seeds, [trial.number for trial in candidates]):
+        runs = _trained_again(command, study, candidates, seeds, workers)
+        if not runs:
+            raise RunFailure("error", "none of the best trials could be trained again")
+        winner = {"seeds": seeds, **_compared(study, goal, candidates, runs), "model": None}
+        winner |= _tested(study, runs[winner["trial"]])
+        study.remember("winner", winner)
+    if winner["model"] is None and (model := _registered(config, goal, winner["checkpoints"])):
+        winner = {**winner, "model": model}  # in a later session, where MLflow failed before
+        study.remember("winner", winner)
+    return winner
 
 
-def _candidates(study: Study, goal: Objective, settings: Settings) -> list[FrozenTrial]:
-    """The best trials by the ranking, or of the front; and the baseline, if it is to take part."""
-    ranking = study.ranking(goal.metric)
-    if study.several:
-        front = {trial.number for trial in study.front()}
-        ranking = [trial for trial in ranking if trial.number in front]
-    candidates = ranking[: settings.top]
-    if settings.baseline:
+def _race_of(winner: Mapping[str, Any]) -> tuple[str, list[int], list[int]]:
+    """How a winner was found: metric, seeds and candidates."""
+    return winner["metric"], winner["seeds"], [each["trial"] for each in winner["candidates"]]
+
+
+def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) -> list[FrozenTrial]:
+    """The best trials, of the front where there is one; and the baseline, if it is to take part whatever its rank."""
+    front = [trial.number for trial in study.front()] if study.several else None
+    candidates = [trial for trial in study.ranking(goal.metric) if front is None or trial.number in front][:top]
+    if with_baseline:
         baseline = study.baseline()
         if baseline is None:
             log.warning("sweep.winner.baseline=true: no baseline trial is complete, so it does not take part")
@@ -78,155 +85,71 @@ def _candidates(study: Study, goal: Objective, settings: Settings) -> list[Froze
     return candidates
 
 
-@dataclass(frozen=True)
-class _Race:
-    """The candidates against each other, over the same seeds."""
+def _trained_again(
+    command: CommandLine, study: Study, candidates: Sequence[FrozenTrial], seeds: Sequence[int], workers: Workers
+) -> dict[int, list[Result]]:
+    """The results over the seeds by trial, of each candidate of which no run failed."""
+    which = ", ".join(f"trial {trial.number}" for trial in candidates)
+    log.info("training %s again with %d new seed%s each", which, len(seeds), "s" * (len(seeds) != 1))
+    # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
+    # timing anomalies, 1969).
+    order = sorted(candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"]))
+    pairs = [(trial, seed) for trial in order for seed in seeds]
+    tasks = [_task(index, command, study, trial, seed) for index, (trial, seed) in enumerate(pairs)]
+    runs: dict[int, list[Result]] = {trial.number: [] for trial in candidates}
+    for index, result in sorted(workers.perform(tasks).items()):
+        trial, seed = pairs[index]
+        if result.status == "finished":
+            runs[trial.number].append(result)
+        else:
+            why = result.reason or result.status
+            log.warning("trial %d with seed %d: %s (%s)", trial.number, seed, why, result.detail)
+    return {number: results for number, results in runs.items() if len(results) == len(seeds)}
 
-    command: CommandLine
-    study: Study
-    goal: Objective
-    candidates: Sequence[FrozenTrial]
-    seeds: list[int]
 
-    def is_that_of(self, winner: Mapping[str, Any]) -> bool:
-        """Whether a winner was chosen among the same candidates, by the same metric and seeds."""
-        numbers = [trial.number for trial in self.candidates]
-        then = [each["trial"] for each in winner["candidates"]]
-        return (then, winner["metric"], winner["seeds"]) == (numbers, self.goal.metric, self.seeds)
+def _task(number: int, sweep: CommandLine, study: Study, trial: FrozenTrial, seed: int) -> Task:
+    """The trial's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
+    settings, kept = sweep.config.sweep, trial.user_attrs["result"]
+    assert settings is not None
+    name = run_name(settings.name, trial.number, seed)
+    command = CommandLine.of(kept["overrides"], sweep.config_dir).with_(seed=seed, name=name)
+    folder = RunFolder.of(command.config)
+    if differences := folder.differences(command.config):
+        raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
+    tags = {"study": settings.name, "study.id": study.id, "winner": "true", "trial": trial.number}
+    limit, resume = settings.trial_seconds, folder.path.exists()
+    return Task(number, command, kept["mlflow_run_id"], tags, resume=resume, limit_seconds=limit, pictures=True)
 
-    def run(self, workers: Workers) -> dict[str, Any]:
-        """Train, compare, open the test set for the best; the study remembers the outcome."""
-        runs = self._trained_again(workers)
-        if not runs:
-            raise RunFailure("error", "none of the best trials could be trained again")
-        scores = {number: [value_of(self.goal, result) for result in results] for number, results in runs.items()}
-        best = max(scores, key=lambda number: self.goal.sign * statistics.fmean(scores[number]))
-        winner = self._compared(scores, best) | self._tested(runs[best])
-        self.study.remember("winner", winner)
-        return winner
 
-    def _trained_again(self, workers: Workers) -> dict[int, list[Result]]:
-        """The results of each candidate over all seeds, by trial; a candidate with a failed run is left out."""
-        which = ", ".join(f"trial {trial.number}" for trial in self.candidates)
-        log.info("training %s again with %d new seed%s each", which, len(self.seeds), "s" * (len(self.seeds) != 1))
-        # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on
-        # multiprocessing timing anomalies, 1969).
-        order = sorted(self.candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"]))
-        pairs = [(trial, seed) for trial in order for seed in self.seeds]
-        tasks: list[Task] = []
-        results: dict[tuple[int, int], Result] = {}
-        for index, (trial, seed) in enumerate(pairs):
-            folder = self._folder(trial.number, seed)
-            task = self._task(index, trial, seed, folder)
-            earlier = folder.result()
-            if earlier and earlier.status == "finished":
-                results[trial.number, seed] = earlier
-            else:
-                tasks.append(task)
-        for index, result in workers.perform(tasks).items():
-            trial, seed = pairs[index]
-            if result.status == "finished":
-                results[trial.number, seed] = result
-            else:
-                why = result.reason or result.status
-                log.warning("trial %d with seed %d: %s (%s)", trial.number, seed, why, result.detail)
-        return {
-            trial.number: [results[trial.number, seed] for seed in self.seeds]
-            for trial in self.candidates
-            if all((trial.number, seed) in results for seed in self.seeds)
-        }
-
-    def _folder(self, trial: int, seed: int) -> RunFolder:
-        config = self.command.config
-        assert config.sweep is not None
-        return RunFolder(Path(config.output) / "runs" / run_name(config.sweep.name, trial, seed))
-
-    def _task(self, number: int, trial: FrozenTrial, seed: int, folder: RunFolder) -> Task:
-        """The trial's command with another seed; the run of an earlier session goes on from its last epoch."""
-        sweep = self.command.config.sweep
-        assert sweep is not None
-        kept = trial.user_attrs["result"]
-        command = CommandLine.of(kept["overrides"], self.command.config_dir).with_(seed=seed, name=folder.path.name)
-        if differences := folder.differences(command.config):
-            raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
-        return Task(
-            id=number,
-            command=command,
-            parent=kept["mlflow_run_id"],
-            tags={"study": sweep.name, "study.id": self.study.id, "winner": "true", "trial": trial.number},
-            resume=folder.path.exists(),
-            limit_seconds=sweep.trial_seconds,
-            pictures=True,
-        )
-
-    def _compared(self, scores: Mapping[int, Sequence[float]], best: int) -> dict[str, Any]:
-        """What the validation set says of the winner and of the other candidates."""
-        index, share = self.study.goals.index(self.goal), self.goal.metric in metrics.SHARES
-        first = {trial.number: trial.values[index] for trial in self.candidates}
-        order = sorted(scores, key=lambda number: -self.goal.sign * statistics.fmean(scores[number]))
-        gain = None
-        if (baseline := self.study.baseline()) and baseline.number in scores:
-            gain = {"trial": baseline.number, **better_by(self.goal, scores[best], scores[baseline.number])}
-        return {
-            "trial": best,
-            "command": next(t for t in self.candidates if t.number == best).user_attrs["result"]["command"],
-            "metric": self.goal.metric,
-            "seeds": self.seeds,
-            "validation": metrics.spread(scores[best], share),
-            "noise": _noise(list(scores.values())),
-            "luck": self.goal.sign * (first[best] - statistics.fmean(scores[best])),
-            "lead": better_by(self.goal, scores[best], scores[order[1]]) if len(order) > 1 else None,
-            "gain": gain,
-            "candidates": [
-                {
-                    "trial": number,
-                    "first": value,
-                    **(metrics.spread(scores[number], share) if number in scores else {"mean": None}),
-                }
-                for number, value in first.items()
-            ],
-        }
-
-    def _tested(self, runs: Sequence[Result]) -> dict[str, Any]:
-        """What the test set says of the winner's networks, one for each seed; the best on validation is registered."""
-        from mnist_sweep.run import open_test
-
-        def remember(*moments: str) -> None:
-            known = self.study.recall("test_openings", [])
-            self.study.remember("test_openings", [*known, *sorted({*moments}.difference(known))])
-
-        results = open_test([Path(result.folder) for result in runs], on_open=remember)
-        moments = {str(result.test_opened_at) for result in results}
-        remember(*moments)  # a run that an earlier session measured is not opened again
-        return {
-            "test_accuracy": metrics.spread([result.metrics["test/accuracy"] for result in results], share=True),
-            "test_opened_at": max(moments),
-            "test_openings": len(
-                self.study.recall("test_openings")
-            ),  # more than one where a sweep went on after its end
-            "mlflow_run_ids": [result.mlflow_run_id for result in results],
-            "checkpoints": [str(Path(result.folder) / str(result.checkpoint)) for result in results],
-            "model": self._register(results),
-        }
-
-    def recalled(self, winner: dict[str, Any]) -> dict[str, Any]:
-        """The winner of an earlier session; its model is registered now, if MLflow failed then."""
-        if winner["model"] is not None or not isinstance(self.command.config.tracking, schema.MLflow):
-            return winner
-        results = [self._folder(winner["trial"], seed).result() for seed in self.seeds]
-        measured = [result for result in results if result and "test/accuracy" in result.metrics]
-        if len(measured) == len(results) and (model := self._register(measured)):
-            winner = {**winner, "model": model}
-            self.study.remember("winner", winner)
-        return winner
-
-    def _register(self, results: Sequence[Result]) -> dict[str, Any] | None:
-        """Register the model of the run that is best on validation; None without tracking, or where it fails."""
-        from mnist_sweep.training import datasets
-
-        config, best = self.command.config, best_run(self.goal, results)
-        digest, accuracy = datasets.verify(config.data), best.metrics["test/accuracy"]
-        return tracking.register(config.tracking, best.mlflow_run_id, config.data.name, digest, accuracy)
+def _compared(
+    study: Study, goal: Objective, candidates: Sequence[FrozenTrial], runs: Mapping[int, Sequence[Result]]
+) -> dict[str, Any]:
+    """Which candidate is the best on validation, and by how much."""
+    index, share = study.goals.index(goal), goal.metric in metrics.SHARES
+    scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
+    means = {number: statistics.fmean(values) for number, values in scores.items()}
+    best, *others = sorted(scores, key=lambda number: -goal.sign * means[number])
+    trial = next(trial for trial in candidates if trial.number == best)
+    baseline = study.baseline()
+    improvement = None
+    if baseline and baseline.number in scores:
+        improvement = {"trial": baseline.number, **better_by(goal, scores[best], scores[baseline.number])}
+    variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
+    return {
+        "trial": best,
+        "command": trial.user_attrs["result"]["command"],
+        "metric": goal.metric,
+        "validation": metrics.spread(scores[best], share),
+        "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
+        "luck": goal.sign * (trial.values[index] - means[best]),
+        "lead": better_by(goal, scores[best], scores[others[0]]) if others else None,
+        "gain": improvement,
+        "candidates": [
+            {"trial": each.number, "first": each.values[index]}
+            | (metrics.spread(scores[each.number], share) if each.number in scores else {"mean": None})
+            for each in candidates
+        ],
+    }
 
 
 def better_by(goal: Objective, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
@@ -234,7 +157,33 @@ def better_by(goal: Objective, scores: Sequence[float], others: Sequence[float])
     return metrics.spread([goal.sign * (a - b) for a, b in zip(scores, others, strict=True)])
 
 
-def _noise(groups: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation between seeds, pooled over the candidates; None for one seed."""
-    variances = [statistics.variance(group) for group in groups if len(group) > 1]
-    return math.sqrt(statistics.fmean(variances)) if variances else None
+def _tested(study: Study, runs: Sequence[Result]) -> dict[str, Any]:
+    """What the test set says of the winner's networks, one for each seed; the study counts the openings."""
+    from mnist_sweep.run import open_test
+
+    def remember(*moments: str) -> None:
+        known = study.recall("test_openings", [])
+        study.remember("test_openings", [*known, *sorted({*moments}.difference(known))])
+
+    results = open_test([Path(result.folder) for result in runs], on_open=remember)
+    moments = {str(result.test_opened_at) for result in results}
+    remember(*moments)  # a run that an earlier session measured is not opened again
+    return {
+        "test_accuracy": metrics.spread([result.metrics["test/accuracy"] for result in results], share=True),
+        "test_opened_at": max(moments),
+        "test_openings": len(study.recall("test_openings")),  # more than one where a sweep went on after its end
+        "mlflow_run_ids": [result.mlflow_run_id for result in results],
+        "checkpoints": [str(Path(result.folder) / str(result.checkpoint)) for result in results],
+    }
+
+
+def _registered(config: schema.Config, goal: Objective, checkpoints: Sequence[str]) -> dict[str, Any] | None:
+    """Name and version of the model, of the run that is best on validation; None without MLflow, or where it fails."""
+    from mnist_sweep.training import datasets
+
+    results = [result for file in checkpoints if (result := RunFolder(Path(file).parents[1]).result())]
+    if not isinstance(config.tracking, schema.MLflow) or len(results) < len(checkpoints):
+        return None
+    best, digest = best_run(goal, results), datasets.verify(config.data)
+    accuracy = best.metrics["test/accuracy"]
+    return tracking.register(config.tracking, best.mlflow_run_id, config.data.name, digest, accuracy)
