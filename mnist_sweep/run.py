@@ -1,15 +1,38 @@
 """One command line → one `Result`: the training, the folder and the MLflow run put together."""
 
+import contextlib
+import dataclasses
+import logging
+import re
+import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mnist_sweep import hardware, run_report
+from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.errors import signalled
-from mnist_sweep.result import Result
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, signalled
+from mnist_sweep.result import BEST, Result, Status
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.run_record import RunRecord
+from mnist_sweep.tracking import MLflowRun
+from mnist_sweep.training import data, trained_model, trainer
+from mnist_sweep.training.evaluate import Evaluation, evaluate
+from mnist_sweep.training.trained_model import TrainedModel
+
+log = logging.getLogger(__name__)
 
 #: Called after each epoch with the epoch, counted from 1, and its metrics by name; returns whether the run goes on.
 OnEpoch = Callable[[int, dict[str, float]], bool]
+
+#: What torch's allocator on the CPU, the system, CUDA, cuBLAS and cuDNN say.
+_NO_MEMORY = re.compile("can(no|')t allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 def train(
@@ -50,7 +73,133 @@ def train(
         RunFailure: ``result.json`` cannot be written.
         Interrupted: after everything has been recorded.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    config, device = _settled(command.config)
+    threads = config.trainer.threads or trainer.ALL_THREADS
+    record = RunRecord(command, config, _name_of(device), threads)
+
+    def after_epoch(epoch: int, values: dict[str, float]) -> bool:
+        record.epoch(epoch, values, fit.train_seconds)
+        if progress:
+            shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
+            log.info("epoch %d of %d  %s", epoch, config.trainer.max_epochs, shown)
+        return on_epoch is None or on_epoch(epoch, values)
+
+    def check() -> None:
+        if signum := stopped():
+            raise Interrupted(signum)
+        if limit_seconds is not None and time.monotonic() - started > limit_seconds:
+            done = len(fit.history)
+            raise RunFailure("timeout", f"longer than {limit_seconds:g} s ({done} epoch{'s' * (done != 1)} done)")
+
+    fit = trainer.Fit(config, record.folder.path, device, after_epoch, check, progress and sys.stderr.isatty())
+    with record.folder.lock() if resume else contextlib.nullcontext():
+        if resume and (ended := record.folder.ended()):
+            return ended
+        record.begin(resume=resume)
+        return _Run(record, fit).perform(parent, tags or {}, test=test, pictures=pictures)
+
+
+def _settled(config: schema.Config) -> tuple[schema.Config, torch.device]:
+    """The config with the precision that ``auto`` comes to on this machine, and the device to train on.
+
+    Raises:
+        RequestError: there is no GPU where one was asked for.
+    """
+    hardware.check_accelerator(config.trainer.accelerator)
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    precision, why = hardware.precision(config.trainer.precision, on_gpu)
+    if why:
+        log.info("trained in %s: %s (trainer.precision)", precision, why)
+    return config.with_precision(precision), torch.device("cuda:0" if on_gpu else "cpu")
+
+
+def _name_of(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run from its begun record to its result."""
+
+    record: RunRecord
+    fit: trainer.Fit
+    opened: str | None = None
+    tested: tuple[data.ImageSet, Evaluation] | None = None
+
+    def perform(self, parent: str | None, tags: Mapping[str, Any], *, test: bool, pictures: bool) -> Result:
+        """Train, test where that is asked for, and record what came of it; the arguments are those of `train`."""
+        record, fit = self.record, self.fit
+        status: Status = "finished"
+        reason = detail = None
+        interruption: Interrupted | None = None
+        try:
+            record.open(parent, tags)
+            record.mlflow.watch_machine()
+            fit.run()
+            if fit.stopped:
+                status = "pruned"
+            elif test:
+                self._test()
+        except Interrupted as error:
+            status, interruption = "interrupted", error
+        except RunFailure as error:
+            status, reason, detail = "failed", error.reason, error.detail
+        except Exception as error:
+            status, reason, detail = "failed", _reason(error), one_line(error, 500)
+            if reason == "error":
+                log.error("%s", "".join(traceback.format_exception(error)).rstrip())
+        if fit.network is not None:
+            record.progress.history, record.progress.train_seconds = fit.history, fit.train_seconds
+        result = self._result(status, reason, detail)
+        if status == "finished":
+            self._report(result, pictures)
+            result = dataclasses.replace(result, seconds=round(record.seconds(), 3))
+        record.close(result)
+        if interruption:
+            raise interruption
+        return result
+
+    def _test(self) -> None:
+        """Open the test set: once, for the best epoch's network, and say so."""
+        assert self.fit.network is not None
+        self.opened = _now()
+        self.record.mlflow.tags({"test.opened_at": self.opened})
+        log.info("the test set is opened (%s)", self.opened)
+        images = data.test_set(self.record.config.data.name, self.record.config.data.root)
+        self.tested = images, evaluate(self.fit.network, images, "test")
+
+    def _result(self, status: Status, reason: str | None, detail: str | None) -> Result:
+        confusion = self.fit.validation.confusion.tolist() if self.fit.validation else None
+        result = self.record.result(
+            status, reason=reason, detail=detail, confusion=confusion, test_opened_at=self.opened
+        )
+        if self.tested:
+            result.metrics.update(self.tested[1].metrics)
+        return result
+
+    def _report(self, result: Result, pictures: bool) -> None:
+        """Keep what a finished run shows in MLflow."""
+        fit, run, config = self.fit, self.record.mlflow, self.record.config
+        if not run.tracked:
+            return
+        assert fit.network is not None and fit.held_out is not None and fit.validation is not None
+        if not pictures:
+            run_report.keep_trial(run, result, fit.validation)
+            return
+        run_report.keep(run, config, result, fit.network, fit.held_out, fit.validation)
+        if self.tested:
+            run_report.keep_test(run, config, result, *self.tested)
+
+
+def _reason(error: Exception) -> str:
+    """A word for programs."""
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
+    return "out_of_memory" if memory else "error"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = None) -> list[Result]:
@@ -69,4 +218,56 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
     """
-    raise NotImplementedError
+    results = [_finished(folder) for folder in folders]
+    models = {  # all of them, before the first is measured
+        folder: trained_model.read(folder / BEST)
+        for folder, result in zip(folders, results, strict=True)
+        if "test/loss" not in result.metrics
+    }
+    opened = _now()
+    if models:
+        if on_open:
+            on_open(opened)
+        log.info("the test set is opened (%s)", opened)
+        torch.set_num_threads(trainer.ALL_THREADS)
+    return [
+        _tested(result, folder, models[folder], opened) if folder in models else result
+        for folder, result in zip(folders, results, strict=True)
+    ]
+
+
+def _finished(folder: Path) -> Result:
+    """The result of a run that has one and has finished."""
+    if (result := Result.found(folder)) is None:
+        raise RequestError(
+            f"{folder}: its result.json is not there or damaged; allowed for the test set: a finished run"
+        )
+    if result.status != "finished":
+        raise RequestError(f"{folder}: the run is {result.status}; allowed for the test set: a finished one")
+    return result
+
+
+def _tested(result: Result, folder: Path, model: TrainedModel, opened: str) -> Result:
+    """A finished run's result, completed by its measures on the test set."""
+    config = RunFolder(folder).config() or model.config
+    root = CommandLine.of(result.overrides).assigned().get("data.root", config.data.root)
+    images = data.test_set(config.data.name, root)
+    on_gpu = result.device != "cpu" and torch.cuda.is_available()
+    found = evaluate(model.network, images, "test", torch.device("cuda:0" if on_gpu else "cpu"))
+    metrics = {**result.metrics, **found.metrics}
+    run = MLflowRun(
+        config.tracking if result.mlflow_run_id else None, Path(config.output), folder.name, resume=result.mlflow_run_id
+    )
+    result = dataclasses.replace(
+        result,
+        metrics=metrics,
+        test_opened_at=opened,
+        folder=str(folder),
+        mlflow_run_id=run.run_id or result.mlflow_run_id,
+    )
+    run.tags({"test.opened_at": opened})
+    run_report.keep_test(run, config, result, images, found)
+    run.note(run_report.note(config, result))
+    run.end("FINISHED")
+    result.write()
+    return result

@@ -1,4 +1,4 @@
-"""A run's folder: ``config.yaml``, ``overrides.yaml``, ``history.jsonl``, ``checkpoints/`` and, last, ``result.json``."""
+"""A run's folder: its config and overrides, a history, checkpoints and, last, ``result.json``."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from mnist_sweep.config import overrides, schema
+from mnist_sweep.config import options, overrides, schema
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST, Result
 
@@ -50,7 +50,7 @@ class Progress:
 
     Attributes:
         attempts: that were begun; 0 for a run without a folder.
-        device, threads, parameters, mlflow_run_id: see `Result`.
+        device, threads, mlflow_run_id: see `Result`.
         seconds, train_seconds: of all attempts.
         history: the metrics of each epoch.
         times: when each epoch ended, milliseconds since 1970.
@@ -59,7 +59,6 @@ class Progress:
     attempts: int = 0
     device: str = "cpu"
     threads: int = 1
-    parameters: int | None = None
     mlflow_run_id: str | None = None
     seconds: float = 0.0
     train_seconds: float = 0.0
@@ -141,10 +140,14 @@ class RunFolder:
             return None
         there, here = config.output, str(self.path.parent.parent)
         moved: dict[str, Any] = {"output": here, "name": self.path.name}
-        if isinstance(config.tracking, schema.MLflow):
+        if isinstance(config.tracking, options.MLflow):
             uri = config.tracking.uri.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
             moved["tracking"] = config.tracking.model_copy(update={"uri": uri})
         return config.model_copy(update=moved)
+
+    def overrides(self) -> list[str]:
+        """The overrides that repeat the run."""
+        return list(_read_yaml(self.path / "overrides.yaml") or [])
 
     def differences(self, config: schema.Config) -> list[str]:
         """How the run in the folder was begun otherwise, in what bears on its numbers: ``KEY: VALUE → VALUE``."""
@@ -177,7 +180,7 @@ class RunFolder:
                 with contextlib.suppress(ValueError, KeyError):  # a process was killed while it wrote the line
                     _add(found, json.loads(text))
         if result := self.result():
-            for key in ("attempts", "device", "threads", "parameters", "mlflow_run_id", "seconds", "train_seconds"):
+            for key in ("attempts", "device", "threads", "mlflow_run_id", "seconds", "train_seconds"):
                 setattr(found, key, getattr(result, key))
         return found
 

@@ -3,24 +3,213 @@
 Without torch, so that a sweep's own process can record a run whose process died.
 """
 
+import contextlib
+import hashlib
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.result import Result
+from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.metrics import best_epoch
+from mnist_sweep.errors import RequestError, RunFailure
+from mnist_sweep.result import BEST, Result, Status
+from mnist_sweep.run_folder import Progress, RunFolder
+from mnist_sweep.tracking import MLflowRun, State, provenance
+from mnist_sweep.training import datasets
+
+_STATES: dict[Status, State] = {
+    "finished": "FINISHED",
+    "pruned": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
+
+
+class RunRecord:
+    """What one run leaves.
+
+    Args:
+        command: of the run.
+        config: of the command, with the precision that ``auto`` came to.
+        device: ``cpu``, or the name of the GPU.
+        threads: of the processor.
+
+    Attributes:
+        command: repeats the run anywhere: all that bears on the numbers is written out.
+        folder: of the run.
+        mlflow: the MLflow run; nothing is tracked until `open`.
+        progress: how far the run has come, its earlier attempts included.
+    """
+
+    def __init__(self, command: CommandLine, config: schema.Config, device: str, threads: int) -> None:
+        self.config, self.device, self.threads = config, device, threads
+        exact = {
+            "seed": config.seed,
+            "data.fallback": None,
+            "trainer.threads": threads,
+            "trainer.precision": config.trainer.precision,
+            "trainer.accelerator": "cpu" if device == "cpu" else "gpu",
+        }
+        if IMAGE_SETS[config.data.name].torchvision:
+            exact["data.root"] = str(Path(config.data.root).resolve())
+        self.command = command.without("name").with_(exact)
+        self.folder = RunFolder.of(config)
+        self.mlflow = MLflowRun(None, Path(config.output), str(config.name))
+        self.progress = Progress()
+        self._started = time.monotonic()
+
+    def begin(self, *, resume: bool = False) -> None:
+        """Make the folder, or go on in that of an earlier attempt; see `RunFolder.begin` for what it raises."""
+        self.progress = self.folder.begin(self.config, self.command.overrides, resume=resume)
+        self.progress.attempts += 1
+        self._note(device=self.device, threads=self.threads, seconds=self.progress.seconds)
+        (self.folder.path / "result.json").unlink(missing_ok=True)  # of an interruption; what it said is noted
+
+    def _note(self, **known: Any) -> None:
+        """Write down what is known of this attempt."""
+        for key, value in known.items():
+            setattr(self.progress, key, value)
+        self.folder.note(attempts=self.progress.attempts, **known)
+
+    def open(self, parent: str | None, tags: Mapping[str, Any]) -> None:
+        """Make the MLflow run, or go on with that of an earlier attempt, and describe the run there.
+
+        Args:
+            parent: MLflow's id of the parent run.
+            tags: for MLflow.
+
+        Raises:
+            RequestError: a file of the data set is damaged.
+        """
+        config, earlier = self.config, self.progress.mlflow_run_id
+        output, name = Path(config.output), self.folder.path.name
+        self.mlflow = run = MLflowRun(config.tracking, output, name, parent=parent, tags=tags, resume=earlier)
+        self._note(mlflow_run_id=run.run_id)
+        for epoch, values in enumerate(self.progress.history, start=1):  # MLflow may have missed some
+            run.metrics(values, epoch, time_ms=self.progress.times[epoch - 1])
+        run.parameters(config.parameters())
+        run.tags({"command": self.command.shell(), "device": self.device, "threads": self.threads})
+        run.tags({"attempts": self.progress.attempts if self.progress.attempts > 1 else None, **provenance.tags()})
+        for file in ("config.yaml", "overrides.yaml"):
+            run.file(self.folder.path / file)
+        source, digest = IMAGE_SETS[config.data.name], datasets.verify(config.data)
+        run.tags({"dataset": config.data.name, "dataset.digest": digest})
+        taken = f"{digest} {config.data.limit} {config.data.split_seed}".encode()
+        run.dataset(
+            config.data.name,
+            hashlib.md5(taken, usedforsecurity=False).hexdigest(),
+            datasets.folder(config.data),
+            "training",
+            {
+                "training images": min(config.data.limit or source.train, source.train),
+                "validation images": source.validation,
+                "split seed": config.data.split_seed,
+            },
+        )
+
+    def epoch(self, epoch: int, values: dict[str, float], train_seconds: float) -> None:
+        """Keep the metrics of an epoch, counted from 1; an earlier attempt may have kept the same."""
+        done, now = epoch - 1, int(time.time() * 1000)
+        if self.progress.history[done:epoch] != [values]:
+            self.progress.history[done:], self.progress.times[done:] = [values], [now]
+            self.mlflow.metrics(values, epoch, time_ms=now)
+        self.progress.train_seconds = train_seconds
+        self.folder.note(
+            epoch=epoch, time=self.progress.times[done], seconds=self.seconds(), train_seconds=train_seconds, **values
+        )
+
+    def seconds(self) -> float:
+        """That the run has taken, with those of earlier attempts."""
+        return self.progress.seconds + time.monotonic() - self._started
+
+    def result(self, status: Status, *, reason: str | None = None, detail: str | None = None, **more: Any) -> Result:
+        """The result of the run as it stands.
+
+        Args:
+            status: how the run ended.
+            reason, detail, more: fields of the `Result`.
+        """
+        config, progress = self.config, self.progress
+        history, layers = progress.history, config.model.layers()
+        best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
+        known: dict[str, Any] = {
+            "objective": history[best - 1][config.objective] if best else None,
+            "metrics": dict(history[best - 1]) if best else {},
+            "best_epoch": best,
+            "epochs": len(history),
+            "seconds": round(self.seconds(), 3),
+            "train_seconds": round(progress.train_seconds, 3),
+            "parameters": sum(layer.parameters for layer in layers),
+            "dataset": config.data.name,
+            "seed": config.seed,
+            "device": self.device,
+            "threads": self.threads,
+            "precision": str(config.trainer.precision),
+            "mlflow_run_id": self.mlflow.run_id,
+            "overrides": list(self.command.overrides),
+            "command": self.command.shell(),
+            "folder": str(self.folder.path),
+            "checkpoint": str(BEST) if self.folder.best.is_file() else None,
+            "history": history,
+            "multiply_adds": sum(layer.multiply_adds for layer in layers),
+            "attempts": progress.attempts,
+        }
+        return Result(status=status, reason=reason, detail=detail, **(known | more))
+
+    def close(self, result: Result) -> Result:
+        """End the MLflow run and write ``result.json``: the two agree.
+
+        Raises:
+            RunFailure: ``result.json`` cannot be written, as on a full disk; then the run has failed in MLflow, too.
+        """
+        if result.status == "finished":
+            self.mlflow.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
+        if result.checkpoint and result.status in ("finished", "interrupted"):
+            self.mlflow.file(self.folder.best, "checkpoints")
+        word = "interrupted" if result.status == "interrupted" else None
+        self.mlflow.end(_STATES[result.status], result.reason or word, result.detail)
+        try:
+            result.write()
+        except OSError as error:
+            detail = f"{result.path} cannot be written ({error.strerror or error})"
+            self.mlflow.end("FAILED", "error", detail)
+            raise RunFailure("error", detail) from error
+        if result.status != "interrupted":
+            self.folder.clear()
+        return result
 
 
 def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     Args:
-        command: of the run; its config has a name.
+        command: of the run; its config has a name. A run that was begun with another one keeps that.
         parent: MLflow's id of the parent run.
-        tags: for MLflow; with the study's id as ``study.id`` an MLflow run is found again.
+        tags: for MLflow.
         reason: one word for programs: ``crashed``, ``timeout``, ``infeasible`` or ``error``.
         detail: one line for people.
 
     Returns:
         The result; the run's own, where its process died after it had come to its end.
+
+    Raises:
+        RequestError: the folder cannot be written.
     """
-    raise NotImplementedError
+    folder = RunFolder.of(command.config)
+    if own := folder.ended():
+        return own
+    before = folder.progress()
+    if config := folder.config():
+        begun = CommandLine.of(folder.overrides(), command.config_dir)
+        config = config.model_copy(update={"tracking": command.config.tracking})
+        record = RunRecord(begun, config, before.device, before.threads)
+        record.progress = before
+    else:
+        record = RunRecord(command, command.config, before.device, before.threads)
+        record.begin(resume=True)
+    with contextlib.suppress(RequestError):  # a damaged file of the data set is the business of those that read it
+        record.open(parent, tags)
+    return record.close(record.result("failed", reason=reason, detail=detail, seconds=round(before.seconds, 3)))
