@@ -1,8 +1,6 @@
-"""The search space: YAML → suggestions → values by dotted name.
+"""The search space of a sweep: YAML → suggestions → values by dotted name.
 
-Pure; a trial is anything that has Optuna's ``suggest_*``.
-
-A leaf says how one key of the config is drawn:
+A leaf of the tree says how one key of the config is drawn:
 
     {low: 1e-4, high: 0.3, log: true}              a float; an integer where both bounds are integers; also step
     {choices: [3, 5, 7]}                           one of these; each may be a number, a text, a list or a mapping
@@ -14,19 +12,33 @@ A leaf says how one key of the config is drawn:
 An override on the command line merges into the leaf that was there: choices go before a list, and a list before bounds.
 """
 
-import contextlib
-import functools
 import graphlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from optuna import Trial
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
+
 from mnist_sweep.config import schema
-from mnist_sweep.config.command import nearest
-from mnist_sweep.config.overrides import assigned, override, text
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.explain import nearest
+from mnist_sweep.config.overrides import override, text
 from mnist_sweep.errors import RequestError
-from mnist_sweep.sweep.dimensions import Dimension, dimensions, nested, without_length
-from mnist_sweep.sweep.leaves import ROOT, Choice, Leaf, Number, OutsideError, Sequence, Trial, Walk, length_of
+from mnist_sweep.sweep.parameters import (
+    ROOT,
+    Choose,
+    Distribution,
+    Parameter,
+    encoded,
+    ends,
+    first,
+    length_of,
+    read,
+    without_length,
+)  # fmt: skip
 
 
 class Space:
@@ -37,205 +49,148 @@ class Space:
         base: the values of the config by dotted name, an option of a group under the group's name.
         fixed: keys that the user set; they leave the space.
 
+    Attributes:
+        parameters: the keys that are searched, each after those that it depends on.
+        fixed: the keys of the tree that the user set.
+        inactive: the keys whose conditions hold in no trial.
+
     Raises:
         RequestError: a leaf that cannot be read, for a key that does not exist, or with bounds that do not fit.
     """
 
     def __init__(self, tree: Mapping[str, Any], base: Mapping[str, Any], fixed: Iterable[str] = ()) -> None:
         self.base = dict(base)
-        self.tree = nested(tree)
-        found = {dimension.key: dimension for dimension in dimensions(self.tree, "", {})}
-        leaves = {key for key in schema.known_keys() if not key.endswith(".name")} | {
-            k for k in base if schema.options(k)
-        }
-        for key in found:
-            if key not in leaves:
-                raise RequestError(f"{ROOT}.{key}: unknown key; the nearest known one is {nearest(key, leaves)}")
-            if not schema.searchable(key):
-                raise RequestError(f"{ROOT}.{key}: not searched, being no part of what is trained; leave it out")
-        for dimension in found.values():
-            for key in dimension.needs() - leaves:
-                raise RequestError(
-                    f"{ROOT}.{dimension.key}: {key}: unknown key; the nearest known one is {nearest(key, leaves)}"
-                )
-        self.fixed = sorted({key for key in found if key in set(fixed)})
-        drawn = {key: dimension for key, dimension in found.items() if key not in self.fixed}
+        found = {parameter.key: parameter for parameter in read(tree)}
+        _check_keys(found)
+        self.fixed = sorted(found.keys() & set(fixed))
+        drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
+        for parameter in drawn.values():
+            self._check_options(parameter, drawn)
+        needs = {key: parameter.needs() & drawn.keys() - {key} for key, parameter in drawn.items()}
         try:
-            order = graphlib.TopologicalSorter({key: d.needs() & set(drawn) for key, d in drawn.items()}).static_order()
-            ordered = [drawn[key] for key in order]
+            order = [drawn[key] for key in graphlib.TopologicalSorter(needs).static_order()]
         except graphlib.CycleError as error:
             raise RequestError(f"{ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
-        self._check_groups(drawn)
-        self._check_conditions(drawn)
-        self._check_lengths(drawn)
-        self.dimensions: list[Dimension] = []
-        for dimension in ordered:
-            if self._can_be_active(dimension, {before.key for before in self.dimensions}):
-                self.dimensions.append(dimension)
-        self.inactive = sorted(drawn.keys() - {dimension.key for dimension in self.dimensions})
-        if not self.dimensions:
+        self.parameters: list[Parameter] = []
+        for parameter in order:
+            if self._can_be_active(parameter):
+                self.parameters.append(parameter)
+        self.inactive = sorted(drawn.keys() - set(self.keys))
+        if not self.parameters:
             raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
 
     @classmethod
-    def of(cls, config: schema.Config, given: Iterable[str]) -> "Space":
-        """The space of a sweep: what its config says, less the keys that the user's overrides set.
+    def of(cls, command: CommandLine) -> "Space":
+        """The space of a sweep: what its config says, less the keys that the command line sets.
 
         Raises:
-            RequestError: as above.
+            RequestError: as above, or a value that no network can have, such as a dropout of 2.
         """
+        config, values = command.config, command.assigned()
         assert config.sweep is not None
-        values = assigned(given)
         if values.get(ROOT) == {}:
             raise RequestError(f"{ROOT}={{}}: adds nothing to the space that is there; allowed: sweep/space=empty")
         # a mapping for a group sets keys of it, and leaves its option open
-        fixed = {k for k, value in values.items() if not (isinstance(value, Mapping) and schema.options(k))}
+        fixed = {key for key, value in values.items() if not (isinstance(value, Mapping) and schema.options(key))}
         space = cls(config.sweep.space, config.parameters(), fixed)
-        space._check_values()
+        for parameter in space.parameters:
+            _check_values(parameter)
         return space
 
-    def _can_be_active(self, dimension: Dimension, before: set[str]) -> bool:
-        """Whether a key is drawn in some trial, by its conditions and by the keys that may be drawn before it."""
-        fixed = {
-            key: allowed
-            for key, allowed in dimension.when.items()
-            if not before & {without_length(key), key.partition(".")[0]}
-        }
-        return replace(dimension, when=fixed).active(self.base)
+    def _check_options(self, parameter: Parameter, drawn: Mapping[str, Parameter]) -> None:
+        """A key below a group must exist in every option under which it is drawn."""
+        group, _, key = parameter.key.partition(".")
+        sections = schema.options(group) if key else {}
+        if not sections or (group not in drawn and group in parameter.when):
+            return
+        options = drawn[group].ends() if group in drawn else [self.base[group]]
+        fitting = [option for option in options if key in sections[option].model_fields]
+        if lacking := [
+            option for option in parameter.when.get(group, options) if option in options and option not in fitting
+        ]:
+            allowed = f"when: {text({group: fitting})}" if fitting else "leave it out"
+            raise RequestError(f"{ROOT}.{parameter.key}: {group}={lacking[0]} has no {key}; allowed: {allowed}")
 
-    def _check_values(self) -> None:
-        """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out.
+    def _can_be_active(self, parameter: Parameter) -> bool:
+        """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
+        own = {k: v for k, v in parameter.when.items() if not {without_length(k), k.partition(".")[0]} & {*self.keys}}
+        return replace(parameter, when=own).active(self.base)
 
-        Raises:
-            RequestError: a bound, a choice or a condition is not within the bounds of its key.
-        """
-        for dimension in self.dimensions:
-            for value in [] if schema.options(dimension.key) else dimension.leaf.ends():
-                # of a mapping that is a choice, the rest is the config's own
-                parts = value.items() if isinstance(value, Mapping) else [("", value)]
-                for key, part in parts:
-                    if fault := schema.fault(f"{dimension.key}.{key}".rstrip("."), part):
-                        said = f"{key}={text(part)}" if key else text(part)
-                        raise RequestError(f"{ROOT}.{dimension.key}: {said} {fault}")
-            for key, value in ((key, value) for key, allowed in dimension.when.items() for value in allowed):
-                plain = not schema.options(key) and key == without_length(key)
-                if plain and (fault := schema.fault(key, value)):
-                    raise RequestError(f"{ROOT}.{dimension.key}.when: {override(key, value)} never occurs; it {fault}")
+    @property
+    def keys(self) -> list[str]:
+        """The keys that are searched."""
+        return [parameter.key for parameter in self.parameters]
 
-    def _check_groups(self, drawn: Mapping[str, Dimension]) -> None:
-        """Each key below a group must exist in every option under which it is drawn."""
-        for dimension in drawn.values():
-            group, _, key = dimension.key.partition(".")
-            choices = schema.options(group)
-            if not choices or not key:
-                continue
-            leaf = drawn[group].leaf if group in drawn else None
-            possible = leaf.choices if isinstance(leaf, Choice) else (self.base[group],)
-            under = [option for option in possible if option in dimension.when.get(group, possible)]
-            lacking = [option for option in under if option in choices and key not in choices[option].model_fields]
-            if lacking and (leaf is not None or group not in dimension.when):
-                fitting = [option for option in possible if key in choices[option].model_fields]
-                raise RequestError(
-                    f"{ROOT}.{dimension.key}: {group}={lacking[0]} has no {key}; "
-                    f"allowed: {'when: ' + text({group: fitting}) if fitting else 'leave it out'}"
-                )
-
-    def _check_conditions(self, drawn: Mapping[str, Dimension]) -> None:
-        """A condition on a group must name options that exist; whether they are searched now does not matter."""
-        for dimension in drawn.values():
-            for key, allowed in dimension.when.items():
-                options = schema.options(key)
-                unknown = [option for option in allowed if options and option not in options]
-                if unknown:
-                    raise RequestError(
-                        f"{ROOT}.{dimension.key}.when: {override(key, unknown[0])} never occurs; "
-                        f"allowed: {', '.join(options)}"
-                    )
-
-    def _check_lengths(self, drawn: Mapping[str, Dimension]) -> None:
-        """The key that a list has its length from must be of a list, whatever is drawn."""
-        for dimension in drawn.values():
-            key = dimension.leaf.length if isinstance(dimension.leaf, Sequence) else None
-            if not isinstance(key, str):
-                continue
-            lists = any(schema.fault(key, [value] * count) is None for value in (1, 0.5) for count in (1, 2))
-            group = key.partition(".")[0]
-            if not lists or (group in drawn and key not in drawn):
-                why = f"{group} is drawn, and may have none" if lists else "is no list"
-                raise RequestError(f"{ROOT}.{dimension.key}.length={key}: {why}; allowed: the key of another list")
-
-    @functools.cached_property
+    @property
     def conditional(self) -> list[str]:
         """The keys that are not drawn, or not with the same parameters, in every trial."""
+        several = {
+            each.key for each in self.parameters if each.length is None and len({*map(length_of, each.ends())}) > 1
+        }
         found: list[str] = []
-        searched, of_several_lengths = {each.key for each in self.dimensions}, self._of_several_lengths()
-        for dimension in self.dimensions:
-            length = dimension.leaf.length if isinstance(dimension.leaf, Sequence) else 0
-            follows = isinstance(length, str) and length in {*found, *of_several_lengths}
-            varies = isinstance(length, Number | Choice | Sequence) and not _single(length)
-            if {without_length(key) for key in dimension.when} & searched or follows or varies:
-                found.append(dimension.key)
+        for parameter in self.parameters:
+            varies = isinstance(parameter.length, Distribution) and not parameter.length.single()
+            under = {without_length(key) for key in parameter.when} & {*self.keys}
+            if varies or under or parameter.length in {*found, *several}:
+                found.append(parameter.key)
         return found
-
-    def _of_several_lengths(self) -> set[str]:
-        """The keys that are drawn from choices among which lists differ in length."""
-        chosen = {each.key: each.leaf.choices for each in self.dimensions if isinstance(each.leaf, Choice)}
-        return {key for key, choices in chosen.items() if len(set(map(length_of, choices))) > 1}
 
     @property
     def continuous(self) -> list[str]:
         """The keys with a range of floats without a step: there is no end of values."""
-        return [dimension.key for dimension in self.dimensions if dimension.leaf.continuous]
+        return [each.key for each in self.parameters if isinstance(each.each, FloatDistribution) and not each.each.step]
 
     @property
     def categorical(self) -> list[str]:
         """The keys that are drawn from choices."""
-        return [dimension.key for dimension in self.dimensions if dimension.leaf.categorical]
+        return [each.key for each in self.parameters if isinstance(each.each, CategoricalDistribution)]
+
+    def largest(self, key: str) -> Any:
+        """The largest value that a trial can have of a key, a number."""
+        found = [value for each in self.parameters if each.key == key for value in each.ends()]
+        return max(found or [self.base[key]] if key not in self.conditional else [*found, self.base[key]])
 
     def describe(self) -> list[tuple[str, str, str]]:
         """For each key what it is drawn from and under which conditions, in words."""
         rows = []
-        for dimension in self.dimensions:
-            conditions = (f"{key}={' or '.join(map(text, allowed))}" for key, allowed in dimension.when.items())
-            rows.append((dimension.key, dimension.leaf.words(), ", ".join(conditions)))
+        for each in self.parameters:
+            conditions = (f"{key}={' or '.join(map(text, allowed))}" for key, allowed in each.when.items())
+            rows.append((each.key, each.words(), ", ".join(conditions)))
         return rows
 
-    def points(self, limit: int) -> int | None:
-        """The number of points, counted one by one along the tree of all draws.
+    def fingerprint(self) -> dict[str, str]:
+        """What makes it another space where it changes, by the key of the config."""
+        return {f"{ROOT}.{key}": f"{drawn}; when {when}" if when else drawn for key, drawn, when in self.describe()}
+
+    def walk(self, choose: Choose, *, whole: bool = False) -> dict[str, Any]:
+        """Choose a value for each key that is active, by dotted name.
 
         Args:
-            limit: where counting ends.
-
-        Returns:
-            None where there are more than `limit`, or no end of them.
+            choose: gives a value of a distribution for the parameter of a name.
+            whole: do so for the other keys, too.
         """
-        if self.continuous:
-            return None
-        count, path = 0, list[int]()
-        while count < limit:
-            walk = Walk(path)
-            self.suggest(walk)
-            count += 1
-            path = walk.next()
-            if not path:
-                return count
-        return None
-
-    def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Draw a value for each key that is active, by dotted name."""
         known, drawn = dict(self.base), {}
-        for dimension in self.dimensions:
-            if not dimension.active(known):
+        for parameter in self.parameters:
+            if not whole and not parameter.active(known):
                 continue
-            value = drawn[dimension.key] = dimension.leaf.suggest(trial, dimension.key, known)
-            self._learn(known, dimension.key, value)
+            key = parameter.key
+            value = drawn[key] = parameter.draw(choose, known)
+            if schema.options(key) and value != self.base.get(key):  # what the base says of another option's keys
+                known = {other: known[other] for other in known if not other.startswith(f"{key}.")}
+            known[key] = value
         return drawn
 
-    def _learn(self, known: dict[str, Any], key: str, value: Any) -> None:
-        """Note a value; with another option of a group, what the base says of its keys is not so any more."""
-        if schema.options(key) and value != self.base.get(key):
-            for other in [other for other in known if other.startswith(f"{key}.")]:
-                del known[other]
-        known[key] = value
+    def suggest(self, trial: Trial | FixedTrial) -> dict[str, Any]:
+        """Draw a value for each key that is active, by dotted name."""
+
+        def choose(name: str, of: Distribution) -> Any:
+            if isinstance(of, CategoricalDistribution):
+                return trial.suggest_categorical(name, of.choices)
+            if isinstance(of, IntDistribution):
+                return trial.suggest_int(name, of.low, of.high, step=of.step, log=of.log)
+            return trial.suggest_float(name, of.low, of.high, step=of.step, log=of.log)
+
+        return self.walk(choose)
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """The Optuna parameters that would propose these values; None where the space cannot.
@@ -243,15 +198,8 @@ class Space:
         Args:
             values: by dotted name; what is not among them is taken from the base.
         """
-        known = {**self.base, **values}
-        parameters: dict[str, Any] = {}
-        try:
-            for dimension in self.dimensions:
-                if dimension.active(known):
-                    parameters |= dimension.leaf.encode(dimension.key, known.get(dimension.key), known)
-        except OutsideError:
-            return None
-        return parameters
+        parameters, outside = self._encoded({**self.base, **values})
+        return None if outside else {name: value for each in parameters.values() for name, value in each.items()}
 
     def partial(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The Optuna parameters for those of the values that the space can propose; the others are left to the sampler.
@@ -259,15 +207,102 @@ class Space:
         Args:
             values: by dotted name, such as those of a trial of another study.
         """
-        known = {**self.base, **values}
-        parameters: dict[str, Any] = {}
-        for dimension in self.dimensions:
-            if dimension.key in values and dimension.active(known):
-                with contextlib.suppress(OutsideError, KeyError):
-                    parameters |= dimension.leaf.encode(dimension.key, values[dimension.key], known)
-        return parameters
+        parameters, outside = self._encoded({**self.base, **values})
+        kept = [each for key, each in parameters.items() if key in values and key not in outside]
+        return {name: value for each in kept for name, value in each.items()}
+
+    def _encoded(self, wanted: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
+        """The Optuna parameters that propose these values, by key; the keys whose values the space does not hold."""
+        parameters: dict[str, dict[str, Any]] = {}
+        outside: set[str] = set()
+
+        def choose(name: str, distribution: Distribution) -> Any:
+            key, value = _part(name, wanted)
+            try:
+                return parameters.setdefault(key, {}).setdefault(name, encoded(distribution, value))
+            except LookupError:
+                outside.add(key)
+                return first(distribution, 1)[0]
+
+        drawn = self.walk(choose)
+        return parameters, outside | {key for key, value in drawn.items() if not same(wanted.get(key), value)}
+
+    def grid(self, most: int) -> Iterator[dict[str, Any]]:
+        """Every point, where no distribution has more than `most` values."""
+        path: list[list[Any]] = []  # for each choice, in order, this point's value and those that are still to come
+        depth = 0
+
+        def choose(_: str, distribution: Distribution) -> Any:
+            nonlocal depth
+            path.extend([first(distribution, most)] if depth == len(path) else [])
+            depth += 1
+            return path[depth - 1][0]
+
+        while not depth or path:
+            depth = 0
+            yield self.walk(choose)
+            while path and len(path[-1]) == 1:
+                path.pop()
+            path[-1:] = [each[1:] for each in path[-1:]]
+
+    def points(self, limit: int) -> int | None:
+        """The number of points; None where there are more than `limit`, or no end of them."""
+        count = limit + 1 if self.continuous else sum(1 for _ in itertools.islice(self.grid(limit + 1), limit + 1))
+        return count if count <= limit else None
+
+    def distributions(self) -> dict[str, Distribution]:
+        """Everything that Optuna may be asked for, by the parameter's name, with the longest lists."""
+        found: dict[str, Distribution] = {}
+
+        def choose(name: str, distribution: Distribution) -> Any:
+            found[name] = distribution
+            return max(ends(distribution)) if name.endswith(".length") else first(distribution, 1)[0]
+
+        self.walk(choose, whole=True)
+        return found
 
 
-def _single(leaf: Leaf) -> bool:
-    """Whether a leaf always draws the same."""
-    return (isinstance(leaf, Number) and leaf.low == leaf.high) or (isinstance(leaf, Choice) and len(leaf.choices) == 1)
+def same(wanted: Any, value: Any) -> bool:
+    """Whether both mean the same: one number stands for all entries of a list."""
+    if isinstance(value, list) and not isinstance(wanted, list):
+        return all(item == wanted for item in value)
+    return bool(wanted == value)
+
+
+def _part(name: str, values: Mapping[str, Any]) -> tuple[str, Any]:
+    """The key of a parameter, and what it stands for: its value, one entry of it, or its length."""
+    if name.endswith(".length"):
+        return without_length(name), length_of(values.get(without_length(name)))
+    key, _, index = name.removesuffix("]").partition("[")
+    value = values.get(key)
+    if index and isinstance(value, list):
+        return key, value[int(index)] if int(index) < len(value) else None
+    return key, value
+
+
+def _check_keys(found: Mapping[str, Parameter]) -> None:
+    """Every key must exist, and be part of what is trained."""
+    names = {key for key in schema.known_keys() if not key.endswith(".name")}
+    for key, parameter in found.items():
+        for name in [key, *parameter.needs()]:
+            if name not in names:
+                where = key if name == key else f"{key}: {name}"
+                raise RequestError(f"{ROOT}.{where}: unknown key; the nearest known one is {nearest(name, names)}")
+        if not schema.searchable(key):
+            raise RequestError(f"{ROOT}.{key}: not searched, being no part of what is trained; leave it out")
+        follows = parameter.length
+        if isinstance(follows, str) and all(schema.fault(follows, [value] * 2) for value in (0.5, 1)):
+            raise RequestError(f"{ROOT}.{key}.length={follows}: is no list; allowed: the key of another list")
+
+
+def _check_values(parameter: Parameter) -> None:
+    """Refuse what no network can have, such as a dropout of 2, before a trial is spent on finding out."""
+    for value in [] if schema.options(parameter.key) else parameter.ends():
+        # of a mapping that is a choice, the rest is the config's own
+        for key, item in value.items() if isinstance(value, Mapping) else [("", value)]:
+            if fault := schema.fault(f"{parameter.key}.{key}".rstrip("."), item):
+                raise RequestError(f"{ROOT}.{parameter.key}: {override(key, item) if key else text(item)} {fault}")
+    for key, allowed in parameter.when.items():
+        for value in allowed if key == without_length(key) and not schema.options(key) else []:
+            if fault := schema.fault(key, value):
+                raise RequestError(f"{ROOT}.{parameter.key}.when: {override(key, value)} never occurs; it {fault}")
