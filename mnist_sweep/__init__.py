@@ -1,3 +1,11 @@
-"""Hyperparameter sweeps and an account of them, for convolutional networks on 28 × 28 images."""
+"""Hyperparameter sweeps for convolutional networks on small images, with a record of how the best was found."""
+
+import importlib
+
+from mnist_sweep.result import Result
+
+importlib.import_module("mnist_sweep.sweep")  # the subpackage, so that importing it later does not hide the function
+from mnist_sweep.api import load, predict, sweep, train  # noqa: E402
 
 __version__ = "0.1.0"
+__all__ = ["Result", "__version__", "load", "predict", "sweep", "train"]

@@ -1,40 +1,198 @@
 """What ``import mnist_sweep`` offers: train a network, run a sweep, load a model, recognise pictures.
 
-Nothing heavy is imported before it is needed, since each process of the package imports this module.
+What is heavy is imported where it is needed, since each process of the package imports this module.
 """
 
 import contextlib
+import json
+import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.overrides import key_of
 from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
 
 if TYPE_CHECKING:
+    import optuna
+    import pandas
+    from torch import nn
+
+    from mnist_sweep.inference.predict import Prediction
     from mnist_sweep.result import Result
+
+#: Where MLflow keeps runs unless it is told otherwise.
+STORE = "sqlite:///mlruns/mlflow.db"
+
+
+def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
+    """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set.
+
+    Args:
+        overrides: as on the command line: ``train("experiment=balanced", "seed=1")``.
+        config_dir: a further folder of configs, as with ``--config-dir``.
+
+    Returns:
+        What came out: status, metrics, history, command, folder. Of a run that failed it says why.
+
+    Raises:
+        RequestError: the request cannot be carried out.
+        KeyboardInterrupt: Ctrl-C, after everything has been recorded.
+    """
+    command = CommandLine.of(overrides, config_dir)
+    if command.config.sweep:
+        raise RequestError("sweep: these overrides are those of a sweep; allowed: mnist_sweep.sweep(…)")
+    check(command)
+    from mnist_sweep import run
+
+    with _interruptible():
+        return run.train(prepare(command), test=True)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has come to its end.
+
+    Attributes:
+        folder: holds ``sweep.json`` and the report.
+        best: the trial with the best first score: its number, value, parameters and command; None where several
+            objectives leave a front.
+        winner: the best of those that were trained again: its command, test accuracy and registered model, as in
+            ``sweep.json``; None where none was chosen.
+        study: Optuna's study, for its own plots and analyses.
+    """
+
+    folder: Path
+    best: dict[str, Any] | None
+    winner: dict[str, Any] | None
+    study: "optuna.Study"
+
+    def trials(self) -> "pandas.DataFrame":
+        """A row for each trial: number, value (one for each objective), duration, parameters and state."""
+        frame: pandas.DataFrame = self.study.trials_dataframe(("number", "value", "duration", "params", "state"))
+        return frame
+
+
+def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
+    """Run a sweep, as ``python -m mnist_sweep +sweep=optuna`` does, or go on with one.
+
+    Args:
+        overrides: as on the command line: ``sweep("sweep.trials=20")``.
+        config_dir: a further folder of configs, as with ``--config-dir``.
+
+    Raises:
+        RequestError: the request cannot be carried out.
+        RunFailure: no trial finished, or the same failure came again and again.
+        KeyboardInterrupt: Ctrl-C, after everything has been recorded.
+    """
+    chosen = any(key_of(item) == "sweep" for item in overrides)
+    command = CommandLine.of(overrides if chosen else ("+sweep=optuna", *overrides), config_dir)
+    check(command)
+    from mnist_sweep.sweep import session, storage
+
+    with _interruptible():
+        command = prepare(command)
+        file = session.sweep(command)
+    assert command.config.sweep is not None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return Sweep(file.parent, content["best"], content["winner"], storage.load_study(command.config.sweep))
+
+
+def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
+    """A trained network: images (B, 1, 28, 28), 0 … 1, white on black → probabilities (B, 10).
+
+    Args:
+        source: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the path of a run's best.ckpt.
+        tracking_uri: MLflow's store of the model; None = ``$MLFLOW_TRACKING_URI``, else that of this folder's runs.
+
+    Returns:
+        The network on the CPU, in evaluation mode; its ``dataset`` is the name of the set that it was trained on.
+
+    Raises:
+        RequestError: there is no such model, or it cannot be read.
+    """
+    from mnist_sweep.inference.load import registered
+    from mnist_sweep.training import trained_model
+
+    if str(source).startswith("models:/"):
+        model = registered(str(source), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or STORE)
+    else:
+        model = trained_model.read(Path(source))
+    network = trained_model.served(model.network)
+    network.dataset = model.config.data.name  # type: ignore[assignment]  # torch declares modules and tensors only
+    return network
+
+
+def predict(network: "nn.Module", paths: Sequence[str | Path]) -> "list[Prediction]":
+    """Recognise pictures, as ``mnist-sweep predict`` does.
+
+    Args:
+        network: by `load`.
+        paths: of PNG and JPEG files.
+
+    Raises:
+        PictureError: a file cannot be read, or is no picture of a digit.
+    """
+    from mnist_sweep.inference.predict import Prediction, predictions
+
+    found: list[Prediction] = []
+    for result in predictions(network, str(network.dataset), [Path(path) for path in paths]):
+        if not isinstance(result, Prediction):
+            raise result
+        found.append(result)
+    return found
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, a signal ends the work once everything has been recorded: as a KeyboardInterrupt or a SystemExit."""
+    try:
+        with signals_as_flag():
+            yield
+    except Interrupted as error:
+        raise (KeyboardInterrupt if error.exit_code == 130 else SystemExit)(error.exit_code) from error
+
+
+def check(command: CommandLine) -> None:
+    """Check all of a request that can be checked before anything is written.
+
+    Raises:
+        RequestError: it cannot be carried out.
+    """
+    from mnist_sweep import hardware
+    from mnist_sweep.training import datasets
+
+    config = command.config
+    check_output(config.output)
+    hardware.check_accelerator(config.trainer.accelerator)
+    if config.sweep:
+        from mnist_sweep.sweep import session
+
+        session.check(command)
+    elif config.name is not None and (folder := Path(config.output) / "runs" / config.name).exists():
+        raise RequestError(f"name={config.name}: {folder} is there already; allowed: a name not yet taken")
+    datasets.verify(config.data)
 
 
 def check_output(output: str) -> None:
-    """Check that runs can be written below ``output``; nothing is left there.
+    """Check that the folder ``output`` can be written; nothing is left there.
 
     Raises:
-        RequestError: they cannot.
+        RequestError: it cannot.
     """
     folder = Path(output) / "runs"
     try:
-        while not folder.exists() and folder != folder.parent:
+        while not folder.exists():
             folder = folder.parent
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise RequestError(
-            f"output={output}: {folder} cannot be written ({error.strerror}); allowed: a folder that can"
-        ) from error
+        why = f"{folder} cannot be written ({error.strerror})"
+        raise RequestError(f"output={output}: {why}; allowed: a folder that can") from error
 
 
 def prepare(command: CommandLine) -> CommandLine:
@@ -69,40 +227,3 @@ def _with_data(command: CommandLine, name: str) -> CommandLine:
         values["data.name"] = name
     others = [item for item in command.overrides if key_of(item) != "data.name"]
     return CommandLine.of(others, command.config_dir).with_(values)
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[None]:
-    """Within, a signal ends the work after everything has been recorded, as a KeyboardInterrupt or a SystemExit."""
-    try:
-        with signals_as_flag():
-            yield
-    except Interrupted as error:
-        if error.exit_code == 130:
-            raise KeyboardInterrupt from error
-        raise SystemExit(error.exit_code) from error
-
-
-def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
-    """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set.
-
-    Args:
-        overrides: as on the command line: ``train("experiment=balanced", "seed=1")``.
-        config_dir: a further folder of configs, as with ``--config-dir``.
-
-    Returns:
-        What came out: status, metrics, history, command, folder. A run that failed says why in ``reason`` and ``detail``.
-
-    Raises:
-        RequestError: the request cannot be carried out.
-        KeyboardInterrupt: Ctrl-C, after everything has been recorded.
-    """
-    command = CommandLine.of(overrides, config_dir)
-    if command.config.sweep:
-        raise RequestError("train: these overrides are a sweep's; allowed: mnist_sweep.sweep(…)")
-    check_output(command.config.output)
-    command = prepare(command)
-    from mnist_sweep import run
-
-    with _ctrl_c():
-        return run.train(command, test=True)
