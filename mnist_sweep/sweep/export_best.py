@@ -13,14 +13,8 @@ from mnist_sweep.config.command import CommandLine
 def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path | None) -> Path:
     """Write the best trial as an experiment, which ``--config-dir FOLDER/conf experiment=best`` composes.
 
-    The file needs no config but those of this package: it chooses the options of groups by their names, and states each
-    value that differs from theirs.
-
-    Args:
-        best: the trial.
-        metric: the name of its first value.
-        folder: of the sweep.
-        config_dir: the further folder of configs that the trial was composed with.
+    It needs no config but those of this package, whatever the further folder was that the trial was composed with: it
+    chooses the options of groups by their names, and states each value that differs from theirs.
 
     Returns:
         The folder to name with ``--config-dir``.

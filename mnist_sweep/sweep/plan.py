@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
@@ -36,13 +36,7 @@ _TRAINING = 3
 
 
 def plan(command: CommandLine) -> Path:
-    """Look ahead: three short probes are trained, and nothing is recorded but ``plan.json``.
-
-    Args:
-        command: of the sweep; its data set is on disk.
-
-    Returns:
-        The path of ``plan.json``, in the sweep's folder.
+    """Look ahead: three short probes are trained, and nothing is left but ``plan.json`` in the sweep's folder.
 
     Raises:
         RequestError: the sweep could not be begun.
@@ -109,19 +103,16 @@ def _seconds(config: schema.Config, candidates: Sequence[Candidate], images: int
     training, validation = parts(config.data)
     images = min(images, len(training))
     log.info("probing: one epoch of %d images of the cheapest and of the dearest network", images)
-    multiply_adds = [candidate.costs["multiply_adds"] for candidate in candidates]
-    cheap, dear = min(multiply_adds), max(multiply_adds)
-    first, last = candidates[multiply_adds.index(cheap)], candidates[multiply_adds.index(dear)]
+    ordered = sorted(candidates, key=lambda candidate: candidate.costs["multiply_adds"])
+    first, last = ordered[0], ordered[-1]
+    cheap, dear = first.costs["multiply_adds"], last.costs["multiply_adds"]
     passes = _TRAINING * images + len(validation)
     _probe(first, images)  # pays for what is loaded once
     low, high = _probe(first, images) / passes, _probe(last, images) / passes
     slope = max(0.0, (high - low) / (dear - cheap)) if dear > cheap else 0.0
     an_image = max(0.0, low - slope * cheap)
     passes = _TRAINING * len(training) + len(validation)
-    return [
-        candidate.epochs * passes * (an_image + slope * cost)
-        for candidate, cost in zip(candidates, multiply_adds, strict=True)
-    ]
+    return [each.epochs * passes * (an_image + slope * each.costs["multiply_adds"]) for each in candidates]
 
 
 def _probe(candidate: Candidate, images: int) -> float:
@@ -137,18 +128,18 @@ def _probe(candidate: Candidate, images: int) -> float:
 
 
 def _show(content: dict[str, Any], continuous: Sequence[str], budget_minutes: float | None) -> None:
-    table = Table("key", "drawn from", "only when", box=box.SIMPLE, title=f"the space of {content['study']}")
+    columns = [Column(name, overflow="fold") for name in ("key", "drawn from", "only when")]
+    table = Table(*columns, box=box.SIMPLE, title=f"the space of {content['study']}", title_justify="left")
     for key, drawn in content["space"].items():
         table.add_row(key, drawn["range"], drawn["when"])
     Console(stderr=True, width=None if sys.stderr.isatty() else 120).print(table)
     points, seconds = content["points"], content["seconds_a_trial"]
     endless = f"without end ({', '.join(continuous)})" if continuous else f"more than {_POINTS:,}"
-    mean, shortest, longest = seconds["mean"], seconds["shortest"], seconds["longest"]
     lines = {
         "points": f"{points:,}" if points else endless,
         f"of {_DRAWS} draws": f"{content['impossible']:.1%} impossible, {content['duplicates']:.1%} equal to another",
-        "a trial": f"{mean:.1f} s in the mean ({shortest:.1f} … {longest:.1f}) on one of {content['workers']} workers "
-        f"with {content['threads']} threads, if nothing stops it",
+        "a trial": f"{seconds['mean']:.1f} s in the mean ({seconds['shortest']:.1f} … {seconds['longest']:.1f}) on one "
+        f"of {content['workers']} workers with {content['threads']} threads, if nothing stops it",
         f"{content['trials']} trials": f"{content['minutes']:.1f} minutes without pruning",
     }
     if budget_minutes is not None:

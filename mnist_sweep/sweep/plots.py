@@ -5,8 +5,7 @@ import logging
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,12 +24,9 @@ _IN_A_ROW = 4
 def draw(study: Study) -> dict[str, Any]:
     """The plots that the study allows, as plotly's figures by name, in the order of the report."""
     seen, metric = with_pruned(study), study.goals[0].metric
-    judged: dict[str, Any] = {"target_name": metric}
-    cost: dict[str, Any] = {}
-    if study.several:
-        judged["target"] = _first_value
-        # of a target, the importance is for being among the lowest
-        cost["target"] = lambda trial: -study.goals[0].sign * _first_value(trial)
+    judged = {"target": _first_value if study.several else None, "target_name": metric}
+    # the importance for a target is that for being among its lowest
+    cost = {"target": lambda trial: -study.goals[0].sign * _first_value(trial)} if study.several else {}
     complete = seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     searched = list(dict.fromkeys(name for trial in complete for name in trial.params))
     plots: dict[str, Callable[[], Any]] = {
@@ -51,7 +47,7 @@ def draw(study: Study) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     for name, plot in plots.items():
         try:
-            with _quiet():
+            with warnings.catch_warnings(action="ignore"):  # Optuna's, on experimental plots and on small studies
                 drawn[name] = plot()
         except Exception as error:  # a report lacks one plot rather than all
             log.warning("the plot %s could not be drawn (%s)", name, one_line(error))
@@ -61,7 +57,7 @@ def draw(study: Study) -> dict[str, Any]:
 
 
 def _make_legible(name: str, figure: Any, study: Study, coordinates: list[str]) -> None:
-    """Whole names, round marks, and no axis that one outlier decides."""
+    """Whole names, plain numbers, and no axis that one outlier decides."""
     figure.update_layout(title=None, margin={"t": 40}, template="plotly_white", font={"size": 13})
     kind = name.partition("_")[0]
     if kind == "parallel":  # Optuna cuts names to 20 letters
@@ -70,11 +66,7 @@ def _make_legible(name: str, figure: Any, study: Study, coordinates: list[str]) 
     if kind == "learning":  # a legend with a line for each trial would fill the picture
         figure.update_layout(showlegend=False, xaxis_title="epoch", yaxis_title=study.goals[0].metric)
     if kind == "slices":
-        for trace in figure.data:
-            axis = figure.layout[f"xaxis{(trace.xaxis or 'x')[1:]}"]
-            if axis.type == "log":
-                ticks = log_ticks(min(trace.x), max(trace.x))
-                axis.update(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        figure.update_xaxes(exponentformat="none")  # 0.0001 rather than 100µ
     if kind in ("history", "slices", "learning"):
         figure.update_yaxes(range=_range(study))
 
@@ -87,14 +79,12 @@ def with_pruned(study: Study) -> optuna.Study:
     """
     if study.several:
         return study.study
-    with _quiet():
-        seen = optuna.create_study(direction=study.goals[0].direction)
-        for trial in study.trials():  # all of them, so that each keeps its number
-            counted = copy.copy(trial)
-            if trial.state == TrialState.PRUNED and trial.intermediate_values:
-                counted.state = TrialState.COMPLETE
-                counted.values = [reached(study, trial)]
-            seen.add_trial(counted)
+    seen = optuna.create_study(direction=study.goals[0].direction)
+    for trial in study.trials():  # all of them, so that each keeps its number
+        counted = copy.copy(trial)
+        if trial.state == TrialState.PRUNED and trial.intermediate_values:
+            counted.state, counted.values = TrialState.COMPLETE, [reached(study, trial)]
+        seen.add_trial(counted)
     return seen
 
 
@@ -108,28 +98,6 @@ def pruned(study: Study) -> list[FrozenTrial]:
     """The pruned trials that reported a value, the one that reached the best first."""
     found = [trial for trial in study.trials(TrialState.PRUNED) if trial.intermediate_values]
     return sorted(found, key=lambda trial: (-study.goals[0].sign * reached(study, trial), trial.number))
-
-
-def importances(study: Study, target: Callable[[FrozenTrial], float]) -> dict[str, float]:
-    """Optuna's importance of each hyperparameter for a target of which lower is better; they sum to 1.
-
-    Args:
-        study: has at least two trials that are complete or pruned.
-        target: of a trial.
-    """
-    with _quiet():
-        return optuna.importance.get_param_importances(with_pruned(study), target=target)
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Marks of a logarithmic axis: the powers of ten between two values, with their doubles and fives if too few."""
-    inside: list[float] = []
-    for factors in ((1,), (1, 2, 5)):
-        ticks = [factor * 10.0**power for power in range(-12, 13) for factor in factors]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) > 1:
-            break
-    return inside
 
 
 def _range(study: Study) -> list[float] | None:
@@ -151,11 +119,3 @@ def _range(study: Study) -> list[float] | None:
 
 def _first_value(trial: FrozenTrial) -> float:
     return float(trial.values[0])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's remarks on experimental plots and on small studies."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

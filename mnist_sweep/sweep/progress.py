@@ -5,7 +5,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Self
 
 from rich.console import Console, Group
@@ -26,24 +25,8 @@ log = logging.getLogger(__name__)
 _WORDS = {"complete": "done", "pruned": "pruned", "fail": "failed", "infeasible": "impossible", "running": "running"}
 
 
-@dataclass
-class _Running:
-    """How far a running trial has come."""
-
-    candidate: Candidate
-    epoch: int = 0
-    value: float | None = None
-
-
 class Progress:
-    """Shows each trial from its beginning to its end. A context manager.
-
-    Args:
-        config: of the sweep.
-        study: what has been recorded.
-        stopping: knows the time that is left.
-        total: trials that the sweep comes to.
-    """
+    """Shows each trial from its beginning to its end, of a sweep of so many in all. A context manager."""
 
     def __init__(self, config: schema.Config, study: Study, stopping: Stopping, total: int) -> None:
         assert config.sweep is not None
@@ -52,7 +35,7 @@ class Progress:
         self._better = max if study.goals[0].direction == "maximize" else min
         self._started = time.monotonic()
         self._earlier = study.counted()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
         self._best_at: dict[int, float] = {}  # the best value of all trials by epoch
         for trial in study.trials():
             for epoch, value in trial.intermediate_values.items():
@@ -79,14 +62,14 @@ class Progress:
         """A trial has been given to a worker."""
         if not self._running and self.study.counted() == self._earlier:
             self._started = time.monotonic()  # the workers' start is not counted
-        self._running[number] = _Running(candidate)
+        self._running[number] = candidate, 0, None
 
     def reported(self, number: int, epoch: int, values: Mapping[str, float]) -> None:
         """A trial has come to the end of an epoch, counted from 1."""
-        running = self._running[number]
-        running.epoch, running.value = epoch, values.get(self.metric)
-        if running.value is not None:
-            self._note(epoch, running.value)
+        value = values.get(self.metric)
+        self._running[number] = self._running[number][0], epoch, value
+        if value is not None:
+            self._note(epoch, value)
 
     def requeued(self, number: int) -> None:
         """A trial has been interrupted, and goes on in a later session."""
@@ -134,9 +117,7 @@ class Progress:
         for column in ("trial", "epoch", self.metric, "best at that epoch"):
             table.add_column(column, no_wrap=True, min_width=len(column))
         table.add_column("proposed", overflow="ellipsis", no_wrap=True, ratio=1)
-        for number, running in sorted(self._running.items()):
-            epoch, values = running.epoch, (running.value, self._best_at.get(running.epoch))
-            scores = ["" if value is None else in_digits(value) for value in values]
-            of = f"{epoch} of {running.candidate.epochs}"
-            table.add_row(str(number), of, *scores, proposed(running.candidate.drawn))
+        for number, (candidate, epoch, value) in sorted(self._running.items()):
+            scores = ["" if each is None else in_digits(each) for each in (value, self._best_at.get(epoch))]
+            table.add_row(str(number), f"{epoch} of {candidate.epochs}", *scores, proposed(candidate.drawn))
         return Group(head, Text(self._best(), style="bold"), *command, table)

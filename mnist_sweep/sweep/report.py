@@ -12,10 +12,11 @@ from plotly.offline import get_plotlyjs
 
 from mnist_sweep import run_report
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.network_shapes import CLASSES
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import error_analysis, plots, summary
 from mnist_sweep.sweep.study import Study, best_run
-from mnist_sweep.tracking import MLflowRun
+from mnist_sweep.tracking import MLflowRun, figures
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 
@@ -28,15 +29,9 @@ _LEADERS = 20
 def report(
     command: CommandLine, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run: MLflowRun
 ) -> Path | None:
-    """Write ``report.html`` and complete the sweep's MLflow run. A sweep never fails over its report.
+    """Write ``report.html`` into the sweep's folder and complete its MLflow run. A sweep never fails over its report.
 
-    Args:
-        command: of the sweep.
-        study: has at least one complete trial.
-        winner: where there is one.
-        folder: of the sweep.
-        seconds: of all sessions.
-        run: the sweep's own in MLflow.
+    The study has at least one complete trial, and `seconds` are those of all sessions.
 
     Returns:
         The file; None where it could not be made, after the reason has been logged.
@@ -45,19 +40,20 @@ def report(
         config, runs, file = command.config, folder.parent, folder / FILE
         _, validation = data.parts(config.data)
         mistakes = error_analysis.common_mistakes(study, runs, validation)
-        pictures = error_analysis.pictures(study, runs, mistakes)
+        pictures = mistakes.pictures if mistakes else {}
+        if found := error_analysis.class_importances(study, runs):
+            labels = list(map(str, range(CLASSES))), "importance for the recall of each class, per cent", ("class", "")
+            pictures["hyperparameters_by_class"] = figures.heatmap(*found, *labels)
         facts = _facts(study, winner)
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)
         first = (study.front() if study.several else study.ranking())[0].user_attrs["result"]["command"]
         pages = Environment(loader=PackageLoader("mnist_sweep", "pages"), autoescape=True, trim_blocks=True)
+        pages.filters |= {"png": _png, "plot": _plot}
         html = pages.get_template(FILE).render(
-            title=f"{folder.name}: a sweep on {config.data.name}", facts=facts,
-            several=study.several, first=first, header=header, rows=rows,
-            plots={name: _div(name, figure) for name, figure in plots.draw(study).items()},
-            mistakes=mistakes, pictures={name: _png(figure) for name, figure in pictures.items()},
-            winner=winner, network=_network(study, winner, runs, validation) if winner else None,
-            plotly=get_plotlyjs(),
+            title=f"{folder.name}: a sweep on {config.data.name}", facts=facts, several=study.several, first=first,
+            header=header, rows=rows, plotly=get_plotlyjs(), plots=plots.draw(study), mistakes=mistakes,
+            pictures=pictures, winner=winner, network=_network(study, winner, runs, validation) if winner else None,
         )  # fmt: skip
         file.write_text(html, encoding="utf-8")
         run.file(file)
@@ -106,16 +102,15 @@ def _network(study: Study, winner: dict[str, Any], runs: Path, validation: data.
     result = best_run(goal, [result for folder in folders if (result := folder.result())])
     model = trained_model.read(RunFolder(runs / Path(result.folder).name).best)
     found = evaluate(model.network, validation, "val")
-    pictures = run_report.pictures(model.config, result, model, found, validation)
-    shown = {name: _png(figure) for name, figure in pictures.items()}
-    return {"seed": result.seed, "layers": model.config.model.layers(), "pictures": shown}
+    pictures = run_report.network_pictures(model.config, result, model.network, validation)
+    pictures |= run_report.part_pictures("validation", result, validation, found)
+    return {"seed": result.seed, "layers": model.config.model.layers(), "pictures": pictures}
 
 
-def _div(name: str, figure: Any) -> str:
+def _plot(figure: Any, name: str) -> str:
     """A plotly figure as HTML, for a page that has plotly.js."""
     settings = {"responsive": True, "displaylogo": False}
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"{name}-plot", config=settings)
-    return html
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"{name}-plot", config=settings))
 
 
 def _png(figure: Figure) -> str:

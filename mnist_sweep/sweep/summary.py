@@ -1,6 +1,7 @@
 """The end of a sweep: ``sweep.json``, and what is printed."""
 
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
@@ -22,20 +23,16 @@ from mnist_sweep.tracking import is_server
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
+#: The value of an override that is a number with a point or an exponent.
+_FLOAT = re.compile(r"(?<==)-?\d+(\.\d+(e[+-]\d+)?|e[+-]\d+)$")
 
 
 def write(
     config: schema.Config, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run_id: str | None
 ) -> Path:
-    """Write ``sweep.json`` and return its path.
+    """Write ``sweep.json`` into the sweep's folder and return its path.
 
-    Args:
-        config: of the sweep.
-        study: as it is now.
-        winner: where there is one yet.
-        folder: of the sweep.
-        seconds: of all sessions.
-        run_id: MLflow's id of the sweep's own run.
+    `seconds` are those of all sessions, and `run_id` is MLflow's id of the sweep's own run.
     """
     counts = study.counts()
     infeasible = counts.pop("infeasible", 0)
@@ -77,21 +74,19 @@ def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
 def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, folder: Path) -> None:
     """Print the end of a sweep: the best five or the front, the commands, the winner's score, the way to MLflow.
 
-    Args:
-        command: of the sweep.
-        study: has at least one complete trial.
-        winner: None where several objectives leave a front.
-        folder: of the sweep; the best trial is left in it as ``experiment=best``.
+    The study has at least one complete trial. The best one is left in the sweep's folder as ``experiment=best``.
     """
     config = command.config
     shown = study.front() if study.several else study.ranking()[:_SHOWN]
     title = f"{study.study.study_name} on {config.data.name}: {counted(study)}"
-    table = Table(box=box.SIMPLE, title=f"{title}; the front of {len(shown)}" if study.several else title)
-    for column in ("trial", *(goal.metric for goal in study.goals), "proposed"):
-        table.add_column(column, overflow="fold")
+    if study.several:
+        title += f"; the front of {len(shown)}"
+    columns = ["trial", *(goal.metric for goal in study.goals), "proposed"]
+    table = Table(
+        *(Column(name, overflow="fold") for name in columns), box=box.SIMPLE, title=title, title_justify="left"
+    )
     for trial in shown:
         table.add_row(str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"]))
-    table.title_justify = "left"
     Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
     for reason, count in study.failures().items():
         _say("", f"{count} {'impossible proposals, drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
@@ -162,12 +157,4 @@ def in_digits(value: float) -> str:
 
 def proposed(overrides: list[str]) -> str:
     """What was drawn for a trial, in one line; numbers have three significant digits."""
-
-    def short(override: str) -> str:
-        key, _, value = override.partition("=")
-        try:
-            return override if value.lstrip("-").isdigit() else f"{key}={float(value):.3g}"
-        except ValueError:
-            return override
-
-    return "  ".join(map(short, overrides))
+    return "  ".join(_FLOAT.sub(lambda found: f"{float(found[0]):.3g}", override) for override in overrides)

@@ -29,12 +29,8 @@ log = logging.getLogger(__name__)
 def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, Any] | None:
     """Train the best trials again, choose the winner on validation and measure it on the test set.
 
-    If the study remembers a winner of the same candidates, seeds and objective, that is it.
-
-    Args:
-        command: of the sweep.
-        study: has at least one complete trial; it remembers the winner.
-        workers: train the candidates.
+    The study has at least one complete trial. If it remembers a winner of the same candidates, seeds and objective,
+    that is it.
 
     Returns:
         The ``winner`` of ``sweep.json``; None where several objectives leave a front and no rule chooses from it.
