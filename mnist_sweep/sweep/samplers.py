@@ -28,7 +28,7 @@ def sampler(
         space: what is searched.
         seed: of the sweep.
         number: of the next trial: a resumed sweep does not begin its draws again.
-        chance: draw at random, since the last candidates were all impossible, and most samplers learn nothing from that.
+        chance: draw at random, since the last candidates were all impossible and most samplers learn nothing of that.
         changed: earlier trials were drawn from another space.
     """
     own = (seed * 1_000_003 + number) % 2**32
