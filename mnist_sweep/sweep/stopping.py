@@ -1,4 +1,4 @@
-"""When a sweep has had enough: its total, its time, its target, or the same failure again and again."""
+"""When a sweep has had enough: its time, its target, or the same failure again and again."""
 
 import time
 
@@ -8,13 +8,13 @@ from mnist_sweep.errors import RunFailure
 from mnist_sweep.result import Result
 
 
-class Budget:
-    """Counts what is spent.
+class Stopping:
+    """Decides when no further trial is begun although the total is not reached.
 
     Args:
-        settings: ``sweep.trials``, ``budget_minutes``, ``target``, ``max_consecutive_failures``.
+        settings: ``sweep.budget_minutes``, ``target``, ``max_consecutive_failures``.
         direction: of the objective.
-        spent: seconds that earlier sittings took.
+        spent: seconds that earlier sessions took.
     """
 
     def __init__(self, settings: Sweep, direction: Direction, spent: float) -> None:
@@ -25,21 +25,21 @@ class Budget:
         self._repeated = 0
 
     def begin(self) -> None:
-        """The time of this sitting begins now, rather than when the budget was made."""
+        """Count the time of this session from now."""
         self._started = time.monotonic()
 
     def seconds(self) -> float:
-        """Spent in all sittings."""
+        """That all sessions have taken."""
         return self._spent + time.monotonic() - self._started
 
     def value(self, value: float) -> None:
-        """Hear of a complete trial's objective."""
+        """Take note of a complete trial's objective."""
         target = self.settings.target
         if target is not None and (value >= target if self.direction == "maximize" else value <= target):
             self._reached = value
 
     def ended(self, result: Result) -> None:
-        """Hear of a trial's end.
+        """Take note of how a trial ended.
 
         Raises:
             RunFailure: this was the last of so many failures of the same kind in a row.
@@ -55,7 +55,7 @@ class Budget:
             raise RunFailure(reason, f"{self._repeated} trials in a row failed with the same error: {detail}")
 
     def over(self) -> str | None:
-        """Why no further trial is begun although the total is not reached; None while trials go on."""
+        """Why no further trial is begun; None while trials go on."""
         if self._reached is not None:
             return f"the target {self.settings.target:g} is reached ({self._reached:.4f})"
         minutes = self.settings.budget_minutes

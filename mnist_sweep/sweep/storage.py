@@ -1,221 +1,184 @@
-"""Optuna's storage for a study that one process alone writes: in memory, written through to a database.
+"""Where studies are kept: opened or resumed, and only if it is still the same sweep; the best of another one."""
 
-Optuna's own database storage spends one transaction on each parameter and reads the study anew for each proposal: about
-60 ms of processor time a trial, most of it between a free worker and its next trial. Here proposals are made in memory,
-and a trial reaches the database in one transaction once it is known to be worth training; from then on every report and
-state follows at once, so that nothing is lost when the process dies.
-"""
-
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.storages._rdb import models
+import optuna
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event, insert, update
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from mnist_sweep.config import schema
+from mnist_sweep.config.sweep_options import Sweep
+from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.study import Study, objectives
+
+#: User attribute of a study: what it was begun with.
+_BEGUN = "begun with"
+#: What must never change between two sessions: the study's values would mean different things.
+_FIXED = {"objectives", "data", "data digest", "data.split_seed"}
 
 
-class Database(RDBStorage):
-    """Optuna's tables, for a process that nobody else writes beside: what a trial needs, in single inserts.
-
-    Optuna's own methods look, before they write a parameter or a value, for the trial and for what might be there
-    already; `Mirror` knows that from memory. This takes a tenth of the processor time.
-
-    Args:
-        url: SQLAlchemy's, such as ``sqlite:///optuna.db``.
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _write_ahead)
-            self.engine.dispose()  # the connections that were opened before
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Write a trial as it is, under the number that it has."""
-        trial = template_trial
-        if trial is None or trial.number < 0:
-            return super().create_new_trial(study_id, template_trial)
-        row = {
-            "study_id": study_id,
-            "number": trial.number,
-            "state": trial.state,
-            "datetime_start": trial.datetime_start,
-            "datetime_complete": trial.datetime_complete,
-        }
-        with self.engine.begin() as connection:
-            key = connection.execute(insert(models.TrialModel), row).inserted_primary_key
-            assert key is not None
-            trial_id = int(key[0])
-            for table, rows in self._rows(trial):
-                if rows:
-                    connection.execute(insert(table), [{"trial_id": trial_id, **columns} for columns in rows])
-        return trial_id
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Write a state, and values that are not there yet; False where a trial to be run does not wait for that."""
-        columns: dict[str, Any] = {"state": state}
-        if state == TrialState.RUNNING:
-            columns["datetime_start"] = datetime.now()
-        elif state.is_finished():
-            columns["datetime_complete"] = datetime.now()
-        there = update(models.TrialModel).where(models.TrialModel.trial_id == trial_id).values(**columns)
-        if state == TrialState.RUNNING:
-            there = there.where(models.TrialModel.state == TrialState.WAITING)
-        with self.engine.begin() as connection:
-            changed = connection.execute(there).rowcount == 1
-            if changed and values is not None:
-                rows = [{"trial_id": trial_id, **_value(index, value)} for index, value in enumerate(values)]
-                connection.execute(insert(models.TrialValueModel), rows)
-        return changed
-
-    @staticmethod
-    def _rows(trial: FrozenTrial) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-        """What stands in the tables beside a trial's own."""
-        yield (
-            models.TrialParamModel,
-            [
-                {
-                    "param_name": name,
-                    "param_value": trial.distributions[name].to_internal_repr(value),
-                    "distribution_json": distribution_to_json(trial.distributions[name]),
-                }
-                for name, value in trial.params.items()
-            ],
-        )
-        for table, attributes in (
-            (models.TrialUserAttributeModel, trial.user_attrs),
-            (models.TrialSystemAttributeModel, trial.system_attrs),
-        ):
-            yield table, [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
-        yield models.TrialValueModel, [_value(index, value) for index, value in enumerate(trial.values or [])]
-        yield (
-            models.TrialIntermediateValueModel,
-            [_intermediate(step, value) for step, value in trial.intermediate_values.items()],
-        )
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Write a value that is not there yet."""
-        row = {"trial_id": trial_id, **_intermediate(step, intermediate_value)}
-        with self.engine.begin() as connection:
-            connection.execute(insert(models.TrialIntermediateValueModel), [row])
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write an attribute, or write it anew."""
-        self._attribute(models.TrialUserAttributeModel, trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write an attribute, or write it anew."""
-        self._attribute(models.TrialSystemAttributeModel, trial_id, key, value)
-
-    def _attribute(self, table: Any, trial_id: int, key: str, value: Any) -> None:
-        content = json.dumps(value)
-        with self.engine.begin() as connection:
-            there = update(table).where(table.trial_id == trial_id, table.key == key).values(value_json=content)
-            if connection.execute(there).rowcount == 0:
-                connection.execute(insert(table), [{"trial_id": trial_id, "key": key, "value_json": content}])
-
-
-def _write_ahead(connection: Any, _: Any) -> None:
-    """A commit that does not wait for the disk, and yet no transaction is lost when the process dies.
-
-    What a power failure may take are the last transactions, never the database (https://sqlite.org/wal.html).
-    """
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def _value(index: int, value: float) -> dict[str, Any]:
-    stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-    return {"objective": index, "value": stored, "value_type": kind}
-
-
-def _intermediate(step: int, value: float) -> dict[str, Any]:
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    return {"step": step, "intermediate_value": stored, "intermediate_value_type": kind}
-
-
-class Mirror(InMemoryStorage):
-    """One study of a database, in memory; what changes is written to the database, except proposals.
-
-    A proposal (`optuna.Study.ask`) is in memory only, until `commit` or its end. Trials must be committed in the order
-    of their numbers, which the database counts for itself.
-
-    Args:
-        database: where the study is.
-        name: of the study.
+@contextlib.contextmanager
+def database(settings: Sweep) -> Iterator[BaseStorage]:
+    """The database of ``sweep.storage``.
 
     Raises:
-        KeyError: there is no such study.
+        RequestError: it cannot be opened, or what is done with it in the block fails.
     """
+    try:
+        storage = RDBStorage(settings.storage)
+        if storage_file(settings):  # commits need not wait for the disk (https://sqlite.org/wal.html)
+            with storage.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        yield storage
+    except RequestError:
+        raise
+    except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own
+        raise not_opened(settings, error) from error
 
-    def __init__(self, database: BaseStorage, name: str) -> None:
-        super().__init__()
-        self.database = database
-        self._there = database.get_study_id_from_name(name)
-        self._here = super().create_new_study(database.get_study_directions(self._there), name)
-        for key, value in database.get_study_user_attrs(self._there).items():
-            super().set_study_user_attr(self._here, key, value)
-        for key, value in database.get_study_system_attrs(self._there).items():
-            super().set_study_system_attr(self._here, key, value)
-        #: The database's ids of the trials that are in it, by the ids they have here.
-        self._committed: dict[int, int] = {}
-        for trial in sorted(database.get_all_trials(self._there), key=lambda trial: trial.number):
-            self._committed[super().create_new_trial(self._here, trial)] = trial._trial_id
-            self._studies[self._here].param_distribution.update(trial.distributions)
 
-    def commit(self, trial_id: int) -> None:
-        """Write a proposal, with all its parameters and attributes, to the database: one transaction."""
-        if trial_id not in self._committed:
-            self._committed[trial_id] = self.database.create_new_trial(self._there, self.get_trial(trial_id))
+def storage_file(settings: Sweep) -> Path | None:
+    """The file of ``sweep.storage``; None where that is a server.
 
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        super().set_study_user_attr(study_id, key, value)
-        self.database.set_study_user_attr(self._there, key, value)
+    Raises:
+        RequestError: it is no URL of a database, or of one in memory, or the package that talks to such is not
+            installed.
+    """
+    try:
+        url = make_url(settings.storage)
+        url.get_dialect().import_dbapi()
+    except (SQLAlchemyError, ImportError) as error:
+        raise not_opened(settings, error) from error
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:":
+        raise not_opened(settings, ValueError("a study in memory cannot be resumed"))
+    return Path(url.database)
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        super().set_study_system_attr(study_id, key, value)
-        self.database.set_study_system_attr(self._there, key, value)
 
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        trial_id = super().create_new_trial(study_id, template_trial)
-        if template_trial is not None:  # put into the queue, or added as a whole: not a proposal
-            self.commit(trial_id)
-        return trial_id
+def study_names(settings: Sweep) -> list[str]:
+    """The studies in ``sweep.storage``. See `database` for what it raises."""
+    file = storage_file(settings)
+    if file and not file.exists():  # to look would make it
+        return []
+    with database(settings) as storage:
+        return optuna.get_all_study_names(storage)
 
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-        if trial_id in self._committed:
-            there = self._committed[trial_id]
-            self.database.set_trial_param(there, param_name, param_value_internal, distribution)
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        changed = super().set_trial_state_values(trial_id, state, values)
-        if state == TrialState.WAITING:  # Optuna looks for such only behind the last one that it found
-            number, first = self.get_trial_number_from_id(trial_id), self._prev_waiting_trial_number
-            first[self._here] = min(first[self._here], number)
-        if trial_id in self._committed:
-            self.database.set_trial_state_values(self._committed[trial_id], state, values)
-        elif state.is_finished():
-            self.commit(trial_id)
-        return changed
+def not_opened(settings: Sweep, error: Exception) -> RequestError:
+    """What to say where ``sweep.storage`` cannot be used."""
+    line = " ".join(str(error).split())[:200]
+    allowed = "a URL such as sqlite:///FILE"
+    return RequestError(f"sweep.storage={settings.storage}: cannot be opened ({line}); allowed: {allowed}")
 
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        if trial_id in self._committed:
-            self.database.set_trial_intermediate_value(self._committed[trial_id], step, intermediate_value)
 
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        super().set_trial_user_attr(trial_id, key, value)
-        if trial_id in self._committed:
-            self.database.set_trial_user_attr(self._committed[trial_id], key, value)
+def open_study(config: schema.Config, space: Space, digest: str) -> Study:
+    """The study of a sweep, new or resumed.
 
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        super().set_trial_system_attr(trial_id, key, value)
-        if trial_id in self._committed:
-            self.database.set_trial_system_attr(self._committed[trial_id], key, value)
+    Args:
+        config: with its ``sweep``.
+        space: what is searched.
+        digest: of the data set.
+
+    Raises:
+        RequestError: the storage cannot be opened, or the study was begun with another space, objective, data set or
+            other settings; each difference is named.
+    """
+    assert config.sweep is not None
+    settings, goals = config.sweep, objectives(config)
+    directions = [goal.direction for goal in goals]
+    with database(settings) as storage:
+        optuna.create_study(study_name=settings.name, storage=storage, load_if_exists=True, directions=directions)
+        study = Study(storage, settings.name, goals, settings.constraints or {})
+        now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
+        if before is None:
+            if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:
+                raise RequestError(
+                    f"sweep.name={settings.name}: this study was begun by another program, or by an earlier version of "
+                    "this one; allowed: sweep.name=ANOTHER"
+                )
+            study.remember("id", uuid.uuid4().hex)
+        elif before != now:
+            changed = _check_changes(settings, space, before, now, study.trials())
+            study.remember("space changed", changed or study.recall("space changed", False))
+        if before != now:
+            study.remember(_BEGUN, now)
+    return study
+
+
+def _settings_of(config: schema.Config, space: Space, digest: str) -> dict[str, str]:
+    """What should not change between two sessions, by key, in words."""
+    assert config.sweep is not None
+    found: dict[str, Any] = {key: value for key, value in config.relevant().items() if key not in space.keys}
+    found["objective"] = [f"{goal.direction} {goal.metric}" for goal in objectives(config)]
+    found["data digest"] = digest
+    for name, bound in (config.sweep.constraints or {}).items():
+        found[f"sweep.constraints.{name}"] = bound.model_dump(exclude_none=True)
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in found.items()} | space.fingerprint()
+
+
+def _check_changes(
+    settings: Sweep, space: Space, before: Mapping[str, str], now: Mapping[str, str], trials: Sequence[FrozenTrial]
+) -> bool:
+    """Refuse changes, unless the user allows them and the study can bear them; whether the space is among them.
+
+    A range may grow or shrink, keys may join or leave the space, and the config around it may change. Another
+    direction or data set may not, nor may what Optuna cannot go on with.
+    """
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    lines = [f"{key}: {before.get(key, 'not there')} → {now.get(key, 'not there')}" for key in changed]
+    faults = [f"{key} cannot change" for key in changed if key in _FIXED]
+    if name := _incompatible(trials, space.distributions()):
+        faults.append(f"Optuna cannot draw {name} otherwise than before")
+    another_space = any(key.startswith("sweep.space.") for key in changed)
+    if settings.sampler.name == "grid" and another_space:
+        faults.append("another grid")
+    if faults or not settings.allow_changes:
+        own = "the settings it was begun with, or " if faults else "sweep.allow_changes=true, or "
+        raise RequestError(
+            f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join([*lines, *faults])}); "
+            f"allowed: {own}sweep.name=ANOTHER"
+        )
+    return another_space
+
+
+def _incompatible(trials: Sequence[FrozenTrial], now: Mapping[str, BaseDistribution]) -> str | None:
+    """A parameter of a trial that Optuna cannot combine with what it is drawn from now; None where there is none."""
+    for trial in trials:
+        for name in trial.distributions.keys() & now.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[name], now[name])
+            except ValueError:
+                return name
+    return None
+
+
+def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
+    """The drawn values of the best trials of ``sweep.warm_start``, the best first.
+
+    Raises:
+        RequestError: there is no such study, or no trial of it finished and kept its constraints.
+    """
+    name, names = settings.warm_start, study_names(settings)
+    if name not in names:
+        there = f"there: {', '.join(names) or 'none yet'}"
+        raise RequestError(f"sweep.warm_start={name}: no such study in {settings.storage}; {there}")
+    with database(settings) as storage:
+        study = optuna.load_study(study_name=name, storage=storage)
+        trials = study.get_trials(states=(TrialState.COMPLETE,))
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    kept = [trial for trial in trials if all(violation <= 0 for violation in trial.constraints.values())]
+    kept.sort(key=lambda trial: (sign * trial.values[0], trial.number))
+    drawn = [trial.user_attrs["values"] for trial in kept if "values" in trial.user_attrs]
+    if not drawn:
+        raise RequestError(f"sweep.warm_start={name}: no trial of a sweep there finished and kept its constraints")
+    return [*{json.dumps(values, sort_keys=True): values for values in drawn}.values()][: settings.warm_start_top]

@@ -16,7 +16,7 @@ from mnist_sweep.result import Result
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-#: What a trial keeps of its result; the rest is in its folder.
+#: What a trial keeps of its result, as the user attribute ``result``; the rest is in its folder.
 _KEPT = (
     "command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts", "parameters",
     "multiply_adds",
@@ -34,15 +34,20 @@ def objectives(config: schema.Config) -> list[Objective]:
     return config.sweep.objectives or [Objective(metric=config.objective, direction=config.direction)]
 
 
-def measured(metric: str, result: Result) -> float | None:
-    """A run's value of a metric: the best epoch's, or of the whole run; None where there is none."""
-    value = getattr(result, metric) if metric in metrics.RUN_METRICS else result.metrics.get(metric)
+def measured(metric: str, result: Mapping[str, Any]) -> float | None:
+    """A run's value of a metric: the best epoch's, or of the whole run; None where there is none.
+
+    Args:
+        metric: its name.
+        result: the fields of a `Result`.
+    """
+    value = (result if metric in metrics.RUN_METRICS else result["metrics"]).get(metric)
     return None if value is None else float(value)
 
 
 def value_of(goal: Objective, result: Result) -> float:
     """The value of a finished run, which has one."""
-    value = measured(goal.metric, result)
+    value = measured(goal.metric, vars(result))
     assert value is not None
     return value
 
@@ -57,20 +62,14 @@ def reason(trial: FrozenTrial) -> str | None:
     return trial.user_attrs.get("reason")
 
 
-def state_of(trial: FrozenTrial) -> TrialState:
-    """Optuna's state of a trial, except that an impossible candidate has failed.
-
-    Optuna knows such a one as pruned without a value: its samplers then take it for the worst there is, whereas they
-    ignore failed trials and would propose it again and again.
-    """
-    return TrialState.FAIL if reason(trial) == "infeasible" else trial.state
-
-
 class Study:
     """A study that this process alone writes.
 
-    Samplers and pruners read a copy in memory: reading the database for each of their questions would take more
-    processor time than they do. Each change is written to the database at once, by `save`.
+    Samplers and pruners read it in memory, since reading the database at each of their questions takes more processor
+    time than all else. What changes is written to the database at once (`save`).
+
+    Optuna is told that an impossible candidate was pruned without a value: its samplers then take it for the worst
+    there is, whereas they ignore failed trials, and would propose the same again. Here it counts as failed.
 
     Args:
         storage: where the study is.
@@ -80,9 +79,7 @@ class Study:
 
     Attributes:
         study: Optuna's, in memory.
-        id: by which its runs are known in MLflow, where another study may have the same name.
-        own: the identity of the config's own values, by `IDENTITY`; empty where the space does not hold them, None
-            before it is known.
+        own: the identity of the config's own values, by `IDENTITY`; None where the space does not hold them.
     """
 
     def __init__(
@@ -90,21 +87,24 @@ class Study:
     ) -> None:
         self.goals, self.constraints = list(goals), constraints
         self.own: str | None = None
-        self._storage, self._there = storage, storage.get_study_id_from_name(name)
+        self._storage, self._stored = storage, storage.get_study_id_from_name(name)
         self._memory = InMemoryStorage()
-        self.study = optuna.create_study(
-            study_name=name, storage=self._memory, directions=storage.get_study_directions(self._there)
-        )
+        directions = storage.get_study_directions(self._stored)
+        self.study = optuna.create_study(study_name=name, storage=self._memory, directions=directions)
         self._here = self._memory.get_study_id_from_name(name)
-        for trial in storage.get_all_trials(self._there):
+        for trial in storage.get_all_trials(self._stored):
             self._memory.create_new_trial(self._here, trial)
-        for key, value in storage.get_study_user_attrs(self._there).items():
+        for key, value in storage.get_study_user_attrs(self._stored).items():
             self._memory.set_study_user_attr(self._here, key, value)
-        self._system_attrs = storage.get_study_system_attrs(self._there)
-        for key, value in self._system_attrs.items():
+        self._noted = storage.get_study_system_attrs(self._stored)
+        for key, value in self._noted.items():
             self._memory.set_study_system_attr(self._here, key, value)
         self._saved = self.trials()
-        self.id = str(self.recall("id", name))
+
+    @property
+    def id(self) -> str:
+        """By which its runs are known in MLflow, where another study may have the same name."""
+        return str(self.recall("id"))
 
     @property
     def several(self) -> bool:
@@ -117,10 +117,8 @@ class Study:
 
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
-        for storage, study_id in ((self._memory, self._here), (self._storage, self._there)):
-            storage.set_study_user_attr(study_id, key, value)
-
-    # Trials, asked for and told.
+        self._memory.set_study_user_attr(self._here, key, value)
+        self._storage.set_study_user_attr(self._stored, key, value)
 
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
@@ -128,12 +126,12 @@ class Study:
         self.save(len(self._saved))
 
     def next_number(self) -> int:
-        """The number of the trial that `ask` will give."""
+        """The number of the trial that `ask` will give: the first that waits, else a new one."""
         waiting = self.trials(TrialState.WAITING)
         return waiting[0].number if waiting else len(self._saved)
 
     def ask(self, sampler: BaseSampler) -> optuna.Trial:
-        """The next trial: the first that waits, else a new one. A new one is in memory only until it is saved."""
+        """The next trial. A new one is in memory only until it is saved."""
         self.study.sampler = sampler
         number = self.next_number()
         if number == len(self._saved):
@@ -142,7 +140,7 @@ class Study:
         return self.reopen(number)
 
     def reopen(self, number: int) -> optuna.Trial:
-        """A running trial, such as an earlier session left."""
+        """A running trial, such as a session that died has left."""
         return optuna.Trial(self.study, self._id(number))
 
     def tell(self, trial: optuna.Trial, result: Result) -> TrialState:
@@ -150,7 +148,7 @@ class Study:
 
         Args:
             trial: that was asked for.
-            result: its run's; with ``duplicate_of`` that of an equal one.
+            result: of its run; with ``duplicate_of``, of an equal trial's.
         """
         if result.status == "interrupted":
             return self.requeue(trial)
@@ -158,13 +156,14 @@ class Study:
         if result.duplicate_of:
             trial.set_user_attr("duplicate_of", result.duplicate_of)
         for name, bound in self.constraints.items():
-            if (value := measured(name, result)) is not None:
+            if (value := measured(name, vars(result))) is not None:
                 trial.set_constraint(name, bound.violation(value))
-        values = [measured(goal.metric, result) for goal in self.goals]
-        if result.status == "finished" and all(value is not None and math.isfinite(value) for value in values):
-            return self._end(trial, TrialState.COMPLETE, [value for value in values if value is not None])
         if result.status == "pruned":
             return self._end(trial, TrialState.PRUNED)
+        found = [measured(goal.metric, vars(result)) for goal in self.goals]
+        values = [value for value in found if value is not None and math.isfinite(value)]
+        if result.status == "finished" and len(values) == len(self.goals):
+            return self._end(trial, TrialState.COMPLETE, values)
         return self.fail(trial, result.reason or "error", result.detail or f"no {self.goals[0].metric}")
 
     def fail(self, trial: optuna.Trial, why: str, detail: str) -> TrialState:
@@ -181,31 +180,27 @@ class Study:
 
     def save(self, number: int) -> None:
         """Write to the database what is new of a trial, and what its sampler noted. A new trial is one transaction."""
+        for key, value in _new(self._memory.get_study_system_attrs(self._here), self._noted):
+            self._noted[key] = value
+            self._storage.set_study_system_attr(self._stored, key, value)
         trial = self.trials()[number]
-        for key, value in self._memory.get_study_system_attrs(self._here).items():
-            if self._system_attrs.get(key) != value:
-                self._system_attrs[key] = value
-                self._storage.set_study_system_attr(self._there, key, value)
         if number == len(self._saved):
-            self._storage.create_new_trial(self._there, trial)
+            self._storage.create_new_trial(self._stored, trial)
             self._saved.append(trial)
             return
-        before, there = self._saved[number], self._storage.get_trial_id_from_study_id_trial_number(self._there, number)
-        for name in trial.params.keys() - before.params.keys():
-            distribution = trial.distributions[name]
-            internal = distribution.to_internal_repr(trial.params[name])
-            self._storage.set_trial_param(there, name, internal, distribution)
-        for key, value in trial.user_attrs.items():
-            if before.user_attrs.get(key) != value:
-                self._storage.set_trial_user_attr(there, key, value)
-        for key, value in trial.system_attrs.items():
-            if before.system_attrs.get(key) != value:
-                self._storage.set_trial_system_attr(there, key, value)
-        for step in trial.intermediate_values.keys() - before.intermediate_values.keys():
-            self._storage.set_trial_intermediate_value(there, step, trial.intermediate_values[step])
+        before, self._saved[number] = self._saved[number], trial
+        there = self._storage.get_trial_id_from_study_id_trial_number(self._stored, number)
+        for key, value in _new(trial.params, before.params):
+            drawn = trial.distributions[key]
+            self._storage.set_trial_param(there, key, drawn.to_internal_repr(value), drawn)
+        for key, value in _new(trial.user_attrs, before.user_attrs):
+            self._storage.set_trial_user_attr(there, key, value)
+        for key, value in _new(trial.system_attrs, before.system_attrs):
+            self._storage.set_trial_system_attr(there, key, value)
+        for step, value in _new(trial.intermediate_values, before.intermediate_values):
+            self._storage.set_trial_intermediate_value(there, step, value)
         if trial.state != before.state:
             self._storage.set_trial_state_values(there, trial.state, trial.values)
-        self._saved[number] = trial
 
     def _end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> TrialState:
         self.study.tell(trial, values, state)
@@ -213,15 +208,15 @@ class Study:
         return state
 
     def _id(self, number: int) -> int:
-        """Of a trial, in memory."""
         return self._memory.get_trial_id_from_study_id_trial_number(self._here, number)
 
-    # Trials, counted and ranked.
-
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials in these states (all without one) by number, not to be changed; see `state_of`."""
+        """The trials in these states (all without one), by number; not to be changed."""
         trials = self.study.get_trials(deepcopy=False)
-        return [trial for trial in trials if state_of(trial) in states] if states else trials
+        if not states:
+            return trials
+        fail = TrialState.FAIL
+        return [trial for trial in trials if (fail if reason(trial) == "infeasible" else trial.state) in states]
 
     def counted(self) -> int:
         """The trials that ended and count towards the total: all but the impossible."""
@@ -229,12 +224,12 @@ class Study:
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
-        found = Counter(
-            "infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()
-            for trial in self.trials()
-            if trial.state != TrialState.WAITING
-        )
-        return {"complete": 0, "pruned": 0, "fail": 0} | dict(found)
+        found = {"complete": 0, "pruned": 0, "fail": 0}
+        for trial in self.trials():
+            state = "infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()
+            found[state] = found.get(state, 0) + 1
+        found.pop("waiting", None)
+        return found
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""
@@ -243,10 +238,7 @@ class Study:
     def frequent_failure(self) -> str:
         """The most frequent failure, as a few words."""
         seen = Counter((reason(trial), trial.user_attrs.get("detail")) for trial in self.trials(TrialState.FAIL))
-        if not seen:
-            return "none failed"
-        (word, detail), count = seen.most_common(1)[0]
-        return f"{count} × {word}: {detail}"
+        return next((f"{count} × {why}: {detail}" for (why, detail), count in seen.most_common(1)), "none failed")
 
     def duplicates(self) -> int:
         """Trials that took over the result of an equal one."""
@@ -254,10 +246,7 @@ class Study:
 
     def keeps(self, trial: FrozenTrial) -> bool:
         """Whether a trial that ended keeps the constraints, which may be others than when it ended."""
-        result = trial.user_attrs["result"]
-        values = {
-            name: (result if name in metrics.RUN_METRICS else result["metrics"]).get(name) for name in self.constraints
-        }
+        values = {name: measured(name, trial.user_attrs["result"]) for name in self.constraints}
         return all(value is None or self.constraints[name].violation(value) <= 0 for name, value in values.items())
 
     def feasible(self) -> list[FrozenTrial]:
@@ -265,15 +254,14 @@ class Study:
         return [trial for trial in self.trials(TrialState.COMPLETE) if self.keeps(trial)]
 
     def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
-        """The feasible complete trials, the best first; of equal ones the earlier first; duplicates are left out.
+        """The feasible trials, the best first; of equal ones the earlier first; duplicates are left out.
 
         Args:
             metric: the objective to go by; None = the first.
         """
         index = [goal.metric for goal in self.goals].index(metric) if metric else 0
-        sign = -self.goals[index].sign
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
-        return sorted(own, key=lambda trial: (sign * float(trial.values[index]), trial.number))
+        return sorted(own, key=lambda trial: (self._costs(trial)[index], trial.number))
 
     def best(self) -> FrozenTrial | None:
         """The first of the `ranking`; None where it is empty."""
@@ -281,26 +269,27 @@ class Study:
 
     def baseline(self) -> FrozenTrial | None:
         """The trial of the config's own values in the `ranking`; None where there is none that came to its end."""
-        own = {
-            trial.user_attrs["digest"]
-            for trial in self.feasible()
-            if BASELINE in trial.user_attrs and self.own in (None, trial.user_attrs.get(IDENTITY, self.own))
-        }
+        own = {t.user_attrs["digest"] for t in self.feasible() if self.own and t.user_attrs.get(IDENTITY) == self.own}
         return next((trial for trial in self.ranking() if trial.user_attrs["digest"] in own), None)
 
     def front(self) -> list[FrozenTrial]:
-        """The feasible complete trials that none dominates: none is as good in all objectives and better in one.
+        """The feasible trials that none dominates: none is as good in all objectives and better in one.
 
         Of trials with equal values the earliest stands for all.
         """
         members: dict[tuple[float, ...], FrozenTrial] = {}
         # in this order no trial is dominated by a later one
         for trial in sorted(self.ranking(), key=lambda trial: (self._costs(trial), trial.number)):
-            cost = self._costs(trial)
-            if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in members):
-                members[cost] = trial
+            costs = self._costs(trial)
+            if not any(all(a <= b for a, b in zip(member, costs, strict=True)) for member in members):
+                members[costs] = trial
         return [*members.values()]
 
     def _costs(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Its values, with signs by which lower is better."""
         return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
+
+
+def _new(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    """The entries that were not there before, or were others."""
+    return [(key, value) for key, value in now.items() if key not in before or before[key] != value]

@@ -1,318 +1,252 @@
-"""The loop of a sweep: ask → check → submit → report → tell."""
+"""The loop of a sweep: ask for a trial, have it trained, decide after each epoch whether it goes on, tell the study."""
 
+import dataclasses
 import itertools
-import json
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_sweep import unperformed
+from mnist_sweep import run_record
 from mnist_sweep.config import metrics, schema
-from mnist_sweep.config.overrides import override
-from mnist_sweep.errors import RequestError, RunFailure, uninterrupted
+from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result, run_name
-from mnist_sweep.run_record import differences
-from mnist_sweep.sweep import samplers as methods
-from mnist_sweep.sweep.candidates import Proposal, Proposals
-from mnist_sweep.sweep.progress import View
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.sweep import samplers
+from mnist_sweep.sweep.candidates import Candidate, Candidates
+from mnist_sweep.sweep.progress import Progress
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.stopping import Budget
+from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.study import BASELINE, Study, reason
-from mnist_sweep.sweep.workers import Reported, Task
-from mnist_sweep.sweep.workers.pool import Crew
-from mnist_sweep.tracking import Account
+from mnist_sweep.sweep.workers import Finished, Report, Task, Workers
+from mnist_sweep.tracking import MLflowRun
 
 log = logging.getLogger(__name__)
 
-#: Attribute of a trial: after which epoch it was to end.
+#: User attribute of a trial: after which epoch it was to end.
 _PRUNED = "pruned_at"
-#: So many impossible proposals in a row mean that the space holds hardly anything else.
+#: So many impossible candidates in a row mean that the space holds hardly anything else.
 MOST_IMPOSSIBLE = 200
 #: After so many in a row, chance proposes until one is possible.
 _LOST = 10
-#: Seconds between two looks at the clock, while nothing happens.
+#: Seconds between two looks at the clock while nothing happens.
 _TICK = 0.5
-#: Seconds of the search that are forgotten at most where its process dies.
-_KEPT_EVERY = 10.0
 
 
-class Search:
-    """Trials until the total, the time or the target is reached.
+@dataclass
+class Tuner:
+    """Runs trials until the total, the time or the target is reached.
 
-    Args:
+    Attributes:
         config: of the sweep.
         study: where everything is recorded.
         space: what is drawn.
-        proposals: makes configs of it.
-        budget: when it is enough.
-        account: the sweep's own, in MLflow.
+        candidates: checks what is drawn.
+        stopping: when it is enough.
+        workers: train the trials.
+        progress: shows them.
+        mlflow: the sweep's own MLflow run.
     """
 
-    def __init__(
-        self,
-        config: schema.Config,
-        study: Study,
-        space: Space,
-        proposals: Proposals,
-        budget: Budget,
-        account: Account,
-    ) -> None:
-        assert config.sweep is not None
-        self.config, self.settings = config, config.sweep
-        self.study, self.space, self.proposals, self.budget, self.account = study, space, proposals, budget, account
-        self.runs = Path(config.output) / "runs"
-        self.study.study.pruner = methods.pruner(self.settings, _most_epochs(config, space))
-        goal = study.goals[0].metric
-        self.pruned_by = goal if goal in metrics.EPOCH_METRICS and not study.several else None
-        self.points = methods.points(self.settings, space)
-        #: The points of a grid that have been proposed, each as JSON.
-        self.visited = {_point(each) for each in study.trials() if self.points and each.state != TrialState.WAITING}
-        self.repeated = study.duplicates()
-        if not study.several and (best := study.best()):
-            budget.value(best.values[0])
-        self.done = study.counted()
-        self.asked: dict[int, tuple[optuna.Trial, Proposal]] = {}
-        self.trained = self._known()  # trials by the digest of what they train or have trained
-        self.followers: dict[int, list[int]] = {}  # trials that wait for the end of an equal one
-        self.impossible = self._lately_impossible()
-        self.kept = budget.seconds()  # of the time that is spent, what the study knows
+    config: schema.Config
+    study: Study
+    space: Space
+    candidates: Candidates
+    stopping: Stopping
+    workers: Workers
+    progress: Progress
+    mlflow: MLflowRun
+    #: Trials that have been asked for and have not ended, by number.
+    _open: dict[int, tuple[optuna.Trial, Candidate]] = field(default_factory=dict)
+    #: Trials that wait for the end of an equal one, by its number.
+    _waiting: dict[int, list[int]] = field(default_factory=dict)
 
-    def perform(self, crew: Crew, view: View) -> None:
+    def __post_init__(self) -> None:
+        config, study = self.config, self.study
+        assert config.sweep is not None
+        self.settings, self.runs = config.sweep, Path(config.output) / "runs"
+        study.study.pruner = config.sweep.pruner.build(int(self.space.largest("trainer.max_epochs")))
+        goal = study.goals[0].metric
+        self._pruned_by = goal if goal in metrics.EPOCH_METRICS and not study.several else None
+        self._points = samplers.points(self.settings, self.space)
+        self._visited = {_point(trial) for trial in study.trials() if trial.state != TrialState.WAITING}
+        ended = study.trials(TrialState.COMPLETE, TrialState.PRUNED)
+        #: The trial that trains or has trained a candidate, by its digest.
+        self._trained = {t.user_attrs["digest"]: t.number for t in ended if "duplicate_of" not in t.user_attrs}
+        newest = itertools.takewhile(lambda trial: reason(trial) == "infeasible", reversed(study.trials()))
+        self._impossible = min(_LOST, len([*newest]))  # in a row
+        if not study.several and (best := study.best()):
+            self.stopping.value(best.values[0])
+
+    def run(self) -> None:
         """Begin and end trials until there are enough.
 
         Raises:
-            RunFailure: the same failure came again and again, or the space holds nothing that is possible.
-            Interrupted: after every trial has been recorded.
+            RunFailure: the same failure came again and again, or the space holds hardly anything that is possible.
+            Interrupted: a signal came.
         """
-
-        def decide(reported: Reported) -> bool:
-            return self._decide(reported, crew, view)
-
         try:
-            while self._more() or crew.running:
-                if self._spent():
-                    break
-                if ready := self._more() and crew.free() > 0:
-                    with uninterrupted():  # no trial is asked for that nobody knows of
-                        self._propose(crew, view)
-                for task, result in crew.wait(0 if ready else _TICK, decide):
-                    self._told(task.id, result, view)
-                view.tick()
-                self._remember()
-        finally:
-            with uninterrupted():  # nothing is left running, whatever ended the loop
-                for task, result in crew.stop():
-                    self._record(task.id, result)
-                for number in [*self.asked]:
-                    self._record(number, self._left(number))
-        if why := self.budget.over():
+            while self.wants_more():
+                check_interrupted()
+                ready = self.wants_trial() and self.workers.free() > 0
+                if ready and (task := self.ask()):
+                    self.workers.submit(task)
+                for event in self.workers.events(timeout=0 if ready else _TICK):
+                    match event:
+                        case Report():
+                            event.answer(self.report(event))
+                        case Finished():
+                            self.tell(event.task.id, event.result)
+                self.progress.tick()
+        finally:  # nothing is left running, whatever ended the loop
+            for finished in self.workers.stop():
+                self._record(finished.task.id, finished.result)
+            for number in [*self._open]:
+                self._record(number, Result.found(self.runs / self.name(number)))
+        if why := self.stopping.over():
             log.info("%s: %d trials are done", why, self.study.counted())
+
+    def wants_more(self) -> bool:
+        """Whether the loop goes on."""
+        if self.settings.on_budget == "stop" and self.stopping.over():
+            return False
+        return bool(self._open) or self.wants_trial()
+
+    def wants_trial(self) -> bool:
+        """Whether another trial is to be begun."""
+        done = self.study.counted()
+        if self._points:  # a point of a grid is tried once, however many of them train the same
+            done -= self.study.duplicates()
+            if len(self._visited) >= self._points and not self.study.trials(TrialState.WAITING):
+                return False
+        return done + len(self._open) < self.settings.trials and self.stopping.over() is None
+
+    def ask(self) -> Task | None:
+        """The next trial, to be trained; None where it is impossible, or equal to another one."""
+        number = self.study.next_number()
+        trial = self.study.ask(self._sampler(number))
+        values = self.space.suggest(trial)
+        self._visited.add(_point(trial))
+        try:
+            candidate = self.candidates.make(values)
+        except RequestError as error:
+            return self._is_impossible(trial, str(error))
+        self._impossible = 0
+        folder = RunFolder(self.runs / self.name(number))
+        task = Task(
+            number,
+            candidate.command.with_(name=self.name(number)),
+            parent=self.mlflow.run_id,
+            tags={"study": self.settings.name, "study.id": self.study.id, "trial": number},
+            resume=folder.path.exists(),
+            limit_seconds=self.settings.trial_seconds,
+        )
+        if "digest" not in trial.user_attrs:  # a new one
+            for key in ("drawn", "values", "digest"):
+                trial.set_user_attr("proposed" if key == "drawn" else key, getattr(candidate, key))
+            if task.resume:
+                return self._give_up(trial, f"{folder.path} is there already, of another run")
+        elif trial.user_attrs["digest"] != candidate.digest or folder.differences(task.command.config):
+            detail = "it was begun with settings that have changed since"
+            run_record.abandon(task.command, parent=task.parent, tags=task.tags, reason="error", detail=detail)
+            return self._give_up(trial, detail)
+        self.study.save(number)
+        self._open[number] = trial, candidate
+        return None if self._equals_another(number) else task
+
+    def report(self, event: Report) -> bool:
+        """Record an epoch of a trial; whether the trial goes on."""
+        number, epoch = event.task, event.epoch
+        trial, candidate = self._open[number]
+        self.progress.reported(number, epoch, event.values)
+        if self._pruned_by is None:
+            return True
+        if epoch not in self.study.trials()[number].intermediate_values:  # else a resumed run has trained it again
+            trial.report(event.values[self._pruned_by], epoch)
+        pruned = trial.should_prune()  # asked of all: a pruner may note here what others are compared with
+        pruned |= trial.user_attrs.get(_PRUNED, epoch + 1) <= epoch
+        reference = self.settings.winner.baseline and BASELINE in trial.user_attrs
+        go_on = not pruned or reference or epoch >= candidate.epochs
+        if not go_on:  # the pruner may answer otherwise when the run dies now and reports again
+            trial.set_user_attr(_PRUNED, epoch)
+        self.study.save(number)
+        return go_on
+
+    def tell(self, number: int, result: Result | None) -> None:
+        """Record the end of a trial, and of those that wait for it.
+
+        Raises:
+            RunFailure: the same failure came again and again.
+        """
+        state = self._record(number, result)
+        waiting = self._waiting.pop(number, [])
+        if result is None or state == TrialState.WAITING:
+            self.progress.requeued(number)
+            for other in waiting:
+                self._record(other, None)
+            return
+        self.progress.ended(number, result)
+        for other in waiting:
+            self.tell(other, dataclasses.replace(result, duplicate_of=self.name(number)))
+        if result.duplicate_of:
+            return
+        self.study.remember("search_seconds", self.stopping.seconds())
+        trial = self.study.trials()[number]
+        if state == TrialState.COMPLETE and self.study.keeps(trial):
+            self.stopping.value(trial.values[0])
+            if (best := self.study.best()) and best.number == number:
+                self.mlflow.metrics({f"best/{self.study.goals[0].metric}": best.values[0]}, self.study.counted())
+        self.stopping.ended(result)
 
     def name(self, number: int) -> str:
         """Of a trial's run and its folder."""
         return run_name(self.settings.name, number)
 
-    def _spent(self) -> bool:
-        """Whether it is enough, and what runs is to be stopped."""
-        return self.settings.on_budget == "stop" and self.budget.over() is not None
+    def _sampler(self, number: int) -> BaseSampler:
+        """A new one for each trial: what it draws follows from the seed and the number, in whichever session."""
+        changed, chance = self.study.recall("space changed", False), self._impossible >= _LOST
+        return samplers.sampler(self.settings, self.space, self.config.seed, number, chance=chance, changed=changed)
 
-    def _more(self) -> bool:
-        """Whether another trial is to be begun."""
-        done = self.done
-        if self.points:  # a point is tried once, however many trials propose it
-            done -= self.repeated
-            if len(self.visited) >= self.points and not self.study.trials(TrialState.WAITING):
-                return False
-        return done + len(self.asked) < self.settings.trials and self.budget.over() is None
+    def _is_impossible(self, trial: optuna.Trial, detail: str) -> None:
+        self.study.fail(trial, "infeasible", detail)
+        self._impossible += 1
+        if self._impossible >= MOST_IMPOSSIBLE:
+            raise RunFailure("infeasible", f"{self._impossible} impossible proposals in a row, the last: {detail}")
 
-    def _propose(self, crew: Crew, view: View) -> None:
-        """Ask for one proposal and train it, unless it is impossible or known."""
-        waiting = self.study.trials(TrialState.WAITING)
-        number = waiting[0].number if waiting else len(self.study.trials())
-        before = self.study.study.sampler
-        self.study.study.sampler = methods.sampler(
-            self.settings, self.space, self.config.seed, number, before, lost=self.impossible >= _LOST
-        )
-        trial = self.study.study.ask()
-        values = self.space.suggest(trial)
-        if self.points:
-            self.visited.add(_point(trial))
-        try:
-            proposal = self.proposals.make(values)
-        except RequestError as error:
-            self._impossible(trial, str(error))
-            return
-        self.impossible = 0
-        folder = self.runs / self.name(number)
-        earlier = trial.user_attrs.get("digest")  # of a trial that goes on
-        attributes = {"proposed": proposal.drawn, "values": proposal.values, "digest": proposal.digest}
-        for key, value in attributes.items() if earlier is None else []:
-            trial.set_user_attr(key, value)
-        if earlier is None and folder.exists():
-            self._lost(trial, f"{folder} is there already, of another run")
-            return
-        self.study.begin(trial)
-        if earlier is not None and (earlier != proposal.digest or differences(self._config(number, proposal))):
-            self._superseded(trial, folder)
-            return
-        self.asked[number] = trial, proposal
-        equal = self.trained.setdefault(proposal.digest, number)
-        if equal in self.asked and equal != number:
-            self.followers.setdefault(equal, []).append(number)
-        elif equal != number and (original := Result.found(self.runs / self.name(equal))):
-            self._told(number, self._repeat(number, original), view)
-        else:
-            self.trained[proposal.digest] = number
-            crew.submit(
-                Task(
-                    id=number,
-                    overrides=[*proposal.overrides, override("name", folder.name)],
-                    config_dir=self.proposals.config_dir,
-                    parent=self.account.run_id,
-                    tags=self._tags(number),
-                    resume=folder.exists(),
-                    limit_seconds=self.settings.trial_seconds,
-                )
-            )
-            view.began(number, proposal)
-
-    def _remember(self) -> None:
-        """Keep the time that is spent, in case this process dies."""
-        if (spent := self.budget.seconds()) > self.kept + _KEPT_EVERY:
-            self.study.remember("search_seconds", spent)
-            self.kept = spent
-
-    def _config(self, number: int, proposal: Proposal) -> schema.Config:
-        return self.proposals.config(proposal.values).model_copy(update={"name": self.name(number)})
-
-    def _tags(self, number: int) -> dict[str, Any]:
-        return {"study": self.settings.name, "study.id": self.study.id, "trial": number}
-
-    def _lost(self, trial: optuna.Trial, detail: str) -> None:
-        """Fail a trial that cannot be performed, and go on with another."""
+    def _give_up(self, trial: optuna.Trial, detail: str) -> None:
+        """Fail a trial that cannot be trained."""
         log.warning("trial %d is not performed: %s", trial.number, detail)
         self.study.fail(trial, "error", detail)
-        self.done += 1
 
-    def _superseded(self, trial: optuna.Trial, folder: Path) -> None:
-        """Give up a trial that was interrupted, and that the changed settings would go on with otherwise."""
-        detail = "it was begun with settings that have changed since"
-        unperformed.give_up(
-            folder,
-            self.config.tracking,
-            config_dir=self.proposals.config_dir,
-            parent=self.account.run_id,
-            tags=self._tags(trial.number),
-            detail=detail,
-        )
-        self._lost(trial, detail)
-
-    def _impossible(self, trial: optuna.Trial, detail: str) -> None:
-        self.study.fail(trial, "infeasible", detail)
-        self.impossible += 1
-        if self.impossible >= MOST_IMPOSSIBLE:
-            raise RunFailure("infeasible", f"{self.impossible} impossible proposals in a row, the last: {detail}")
-
-    def _lately_impossible(self) -> int:
-        """How many of the last proposals of an earlier sitting were impossible in a row, at most `_LOST`."""
-        newest = reversed(self.study.trials())
-        row = itertools.takewhile(lambda trial: reason(trial) == "infeasible", newest)
-        return min(_LOST, sum(1 for _ in row))
-
-    def _repeat(self, number: int, original: Result) -> Result:
-        """The result of a trial that is not trained, because an equal one was."""
-        _, proposal = self.asked[number]
-        return unperformed.repeat(
-            self._config(number, proposal),
-            [*proposal.overrides, override("name", self.name(number))],
-            original,
-            config_dir=self.proposals.config_dir,
-            parent=self.account.run_id,
-            tags=self._tags(number),
-        )
-
-    def _decide(self, reported: Reported, crew: Crew, view: View) -> bool:
-        """Hear of an epoch; whether the trial goes on."""
-        number, epoch = reported.task, reported.epoch
-        if self._spent():  # where runs are performed within `wait`, nobody else looks at the clock
-            crew.launcher.stop(number)
-        trial, proposal = self.asked[number]
-        go_on = True
-        if self.pruned_by:
-            value = reported.values[self.pruned_by]
-            if epoch not in self.study.trials()[number].intermediate_values:
-                trial.report(value, epoch)
-            pruned = trial.should_prune()  # asked of all: a pruner may note here what others are held against
-            pruned |= trial.user_attrs.get(_PRUNED, epoch + 1) <= epoch
-            go_on = epoch >= proposal.epochs or not pruned or self._is_reference(trial)
-            if not go_on:  # a pruner may answer otherwise when it is asked again, after the run has died meanwhile
-                trial.set_user_attr(_PRUNED, epoch)
-        view.reported(number, epoch, reported.values)
-        return go_on
-
-    def _is_reference(self, trial: optuna.Trial) -> bool:
-        return self.settings.winner.baseline and BASELINE in trial.user_attrs
-
-    def _told(self, number: int, result: Result | None, view: View) -> None:
-        """A trial has ended: into the study, and the same for those that wait for it."""
-        waiting = self.followers.pop(number, [])
-        state = self._record(number, result)
-        if result is None or state == TrialState.WAITING:
-            view.parked(number)
-            for follower in waiting:
-                self._record(follower, None)
-            return
-        view.ended(number, result)
-        for follower in waiting:
-            self._told(follower, self._repeat(follower, result), view)
-        ended = self.study.trials()[number]
-        if state == TrialState.COMPLETE and self.study.keeps(ended):
-            self.budget.value(float(ended.values[0]))
-            self._improved(number)
-        if result.duplicate_of is None:
-            self.budget.ended(result)
-
-    def _improved(self, number: int) -> None:
-        """The best value so far, in the account: only where it changes, for each write costs milliseconds."""
-        best = self.study.best()
-        if best and best.number == number:
-            self.account.metrics({f"best/{self.study.goals[0].metric}": best.values[0]}, self.done)
+    def _equals_another(self, number: int) -> bool:
+        """Whether another trial trains or has trained the same; its result is this one's, too."""
+        _, candidate = self._open[number]
+        other = self._trained.setdefault(candidate.digest, number)
+        if other != number and other in self._open:
+            self._waiting.setdefault(other, []).append(number)
+            return True
+        if other != number and (result := Result.found(self.runs / self.name(other))):
+            self.tell(number, dataclasses.replace(result, duplicate_of=self.name(other)))
+            return True
+        self._trained[candidate.digest] = number
+        self.progress.began(number, candidate)
+        return False
 
     def _record(self, number: int, result: Result | None) -> TrialState:
-        """Tell the study; what could not record itself, or was interrupted, goes back into the queue."""
-        trial, proposal = self.asked.pop(number)
+        """Tell the study. A trial that was interrupted, or recorded nothing, waits to be asked for again."""
+        trial, candidate = self._open.pop(number)
         if result is None or result.status == "interrupted":
-            self.study.park(trial)
-            self.visited.discard(_point(trial))
-            return TrialState.WAITING
-        if result.status == "failed" and result.reason != "diverged" and self.trained.get(proposal.digest) == number:
-            del self.trained[proposal.digest]  # the same config may do better another time
-        self.done += 1
-        self.repeated += result.duplicate_of is not None
+            self._visited.discard(_point(trial))
+            return self.study.requeue(trial)
+        if result.status == "failed" and result.reason != "diverged" and self._trained[candidate.digest] == number:
+            del self._trained[candidate.digest]  # the same config may do better another time
         return self.study.tell(trial, result)
 
-    def _left(self, number: int) -> Result | None:
-        """What a trial recorded whose end was not heard of, since a signal came just then; None where nothing."""
-        return Result.found(self.runs / self.name(number))
 
-    def _known(self) -> dict[str, int]:
-        """The trials of earlier sittings that need not be trained again, by digest."""
-        ended = self.study.trials(TrialState.COMPLETE, TrialState.PRUNED)
-        return {trial.user_attrs["digest"]: trial.number for trial in ended if "duplicate_of" not in trial.user_attrs}
-
-
-def _point(trial: optuna.Trial | FrozenTrial) -> str:
-    """What was drawn, as JSON."""
-    return json.dumps(trial.params, sort_keys=True)
-
-
-def _most_epochs(config: schema.Config, space: Space) -> int:
-    """The most epochs that a trial can have."""
-    own = config.trainer.max_epochs
-    drawn = next((dimension for dimension in space.dimensions if dimension.key == "trainer.max_epochs"), None)
-    if drawn is None:
-        return own
-    return max(map(int, [*drawn.leaf.ends(), *([own] if drawn.when else [])]))
+def _point(trial: optuna.Trial | FrozenTrial) -> frozenset[tuple[str, Any]]:
+    """What was drawn."""
+    return frozenset(trial.params.items())
