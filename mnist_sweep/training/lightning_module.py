@@ -1,6 +1,5 @@
 """What Lightning trains: a network with its loss, its optimizer, its schedule and its average."""
 
-import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,14 +8,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mnist_sweep.config import schema
-from mnist_sweep.errors import RunFailure
 from mnist_sweep.training import cuda_graphs
 from mnist_sweep.training.data import Batch, ImageSet
 from mnist_sweep.training.evaluate import Evaluation, evaluate
 from mnist_sweep.training.step import TrainingStep
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of a network's weights, which often does better than the last of them.
 
     In the first steps the decay is smaller, (1 + n) / (10 + n) after n steps, as in
@@ -24,13 +22,13 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     normalisation stay the network's own, as in An et al. 2020 (arXiv 2008.10400).
 
     Args:
-        network: is copied, where it is.
+        network: is copied.
         decay: the part of the average that a step keeps, 0 … 1, both excluded.
     """
 
     def update(averages: Any, weights: Any, _: Any) -> None:
         steps = int(average.n_averaged) + 1  # on the processor, while the argument would wait for a GPU
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averages, weights, steps)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averages, weights, steps)  # type: ignore[no-untyped-call]
 
     average = AveragedModel(network, multi_avg_fn=update)
     return average
@@ -51,44 +49,31 @@ class Classifier(pl.LightningModule):
     def __init__(self, network: nn.Module, config: schema.Config, steps: int) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.network = network
-        self.config = config
+        self.network, self.config = network, config
         self.optimizer = config.optimizer.build(network.parameters())
         self._each_step, self._each_epoch = config.scheduler.build(self.optimizer, steps)
+        decay = config.trainer.ema_decay
         # in a list, so that Lightning leaves its count of steps on the processor
-        self._average = [averaged(network, config.trainer.ema_decay)] if config.trainer.ema_decay else []
+        self._average = [moving_average(network, decay)] if decay else []
         self._step: TrainingStep | cuda_graphs.Recorded | None = None
-        self._start_counting()
+        # of each group in this epoch: its images, those recognised, the sum of their losses; no step waits for them
+        self._counts: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     @property
     def trained(self) -> nn.Module:
         """What the training makes: the average of the network where there is one, else the network itself."""
         return self._average[0].module if self._average else self.network
 
-    def prepare(self, batch: Batch) -> None:
-        """Make the step; it is recorded as a CUDA graph where the config says so.
-
-        Args:
-            batch: like all that will come, on the network's device; what it holds does not matter.
-        """
-        settings = self.config.trainer
-        step = TrainingStep(
-            self.network, self.optimizer, self.config.loss.label_smoothing, settings.gradient_clip,
-            bf16=settings.precision == "bf16",
-        )  # fmt: skip
-        automatic = settings.cuda_graphs == "auto" and cuda_graphs.supported(batch[0].device)
-        self._step = cuda_graphs.recorded(step, *batch) if settings.cuda_graphs is True or automatic else step
-
-    def release(self) -> None:
-        """Forget how to train, and with it the memory of a graph."""
-        self._step = None
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer
 
     def training_step(self, group: list[Batch], _: int) -> None:
         """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
-        assert self._step is not None
+        if self._step is None:
+            self._step = TrainingStep(self.network, self.optimizer, self.config)
+            graphs, device = self.config.trainer.cuda_graphs, group[0][0].device
+            if graphs is True or (graphs == "auto" and cuda_graphs.supported(device)):
+                self._step = cuda_graphs.recorded(self._step, *group[0])
         losses, predicted = [], []
         for images, labels in group:
             loss, classes = self._step(images, labels)
@@ -99,44 +84,34 @@ class Classifier(pl.LightningModule):
             losses.append(loss)
             predicted.append(classes)
         labels = torch.cat([labels for _, labels in group])
-        self._seen += len(labels)
-        self._right = self._right + (torch.cat(predicted) == labels).sum()
-        self._loss = self._loss + torch.stack(losses).double().sum() * len(group[0][1])
+        right, loss = (torch.cat(predicted) == labels).sum(), torch.stack(losses).double().sum() * len(group[0][1])
+        self._counts.append((len(labels), right, loss))
 
     def end_epoch(self, validation: ImageSet) -> tuple[dict[str, float], Evaluation]:
-        """Close an epoch: its metrics by name, and the evaluation on the validation images.
-
-        Raises:
-            RunFailure: ``diverged`` where a loss is not a finite number.
-        """
+        """Close an epoch: its metrics by name, and the evaluation on the validation images."""
         evaluation = evaluate(self.trained, validation, "val")
-        values = {"train/loss": float(self._loss) / self._seen, "train/accuracy": int(self._right) / self._seen}
-        values |= evaluation.metrics
+        seen, right, loss = (sum(counts) for counts in zip(*self._counts, strict=True))
+        self._counts.clear()
+        values = {"train/loss": float(loss) / seen, "train/accuracy": float(right) / seen, **evaluation.metrics}
         values["gap/accuracy"] = values["train/accuracy"] - values["val/accuracy"]
-        for name in ("train/loss", "val/loss"):
-            if not math.isfinite(values[name]):
-                raise RunFailure("diverged", f"{name} became {values[name]}")
-        self._start_counting()
         if self._each_epoch is not None:
             self._each_epoch.step()
         return values, evaluation
+
+    def release(self) -> None:
+        """Forget how to train, and with it the memory of a graph."""
+        self._step = None
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, as it is in memory: to be saved before the next step."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state, before `prepare`."""
+        """Go on from a state, before the first step."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        schedule, average = self._each_step or self._each_epoch, next(iter(self._average), None)
-        parts = {"network": self.network, "optimizer": self.optimizer, "schedule": schedule, "average": average}
+        parts = {"network": self.network, "optimizer": self.optimizer, "schedule": self._each_step or self._each_epoch}
+        parts["average"] = next(iter(self._average), None)
         return {name: part for name, part in parts.items() if part is not None}
-
-    def _start_counting(self) -> None:
-        """Images seen and recognised in this epoch, and the sum of their losses, on the device: no step waits for it."""
-        self._seen = 0
-        self._right: torch.Tensor | int = 0
-        self._loss: torch.Tensor | float = 0.0

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import max_pool2d, pad
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import schema
+from mnist_sweep.config import options
 
 #: Channels that are stored side by side with AVX-512. With another number, bf16 falls back to slow code.
 _BLOCK = 16
@@ -23,7 +23,7 @@ _SUPPORTED = (nn.BatchNorm2d, nn.ReLU, nn.GELU)
 _SLOW_ACTIVATION = "silu"
 
 
-def suits(model: schema.Model) -> bool:
+def suits(model: options.ConvNet) -> bool:
     """Whether the layout is the faster one for a network; a rule rather than a measurement, so that a run repeats."""
     pools = shapes.per_block("model.pool_size", model.pool_size, len(model.filters))
     averages = model.pool == "avg" and any(pool > 1 for pool in pools)  # whose gradient is slow there

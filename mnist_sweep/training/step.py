@@ -5,6 +5,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from mnist_sweep.config import schema
+
 
 class TrainingStep:
     """A step of the optimizer for a batch, called with it: images (B, 1, 28, 28), 0 … 1, and labels (B,).
@@ -14,25 +16,22 @@ class TrainingStep:
     Args:
         network: in training; images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
         optimizer: of all its parameters.
-        smoothing: of the labels, 0 … 1.
-        clip: greatest norm of the gradient; None = off.
-        bf16: compute the network in bf16.
+        config: says how the loss is smoothed, in which precision the network computes, and how gradients are clipped.
     """
 
-    def __init__(
-        self, network: nn.Module, optimizer: Optimizer, smoothing: float, clip: float | None, bf16: bool
-    ) -> None:
+    def __init__(self, network: nn.Module, optimizer: Optimizer, config: schema.Config) -> None:
         self.network, self.optimizer = network, optimizer
-        self.smoothing, self.clip, self.bf16 = smoothing, clip, bf16
+        self.smoothing = config.loss.label_smoothing
+        self.bf16, self.clip = config.trainer.precision == "bf16", config.trainer.gradient_clip
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # left before the optimizer's step: within, the weights would be rounded only once
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.network(images)
         logits = logits.float()
-        loss = cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        loss: torch.Tensor = cross_entropy(logits, labels, label_smoothing=self.smoothing)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
         self.optimizer.step()

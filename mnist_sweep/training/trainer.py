@@ -5,6 +5,7 @@ import ctypes
 import functools
 import gc
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch import nn
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.metrics import best_epoch
-from mnist_sweep.errors import one_line
+from mnist_sweep.errors import RunFailure, one_line
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation
@@ -35,9 +36,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 class Fit(Callback):
     """The training of one config. What is public here is also there after an exception.
 
-    After each epoch the best network so far is in ``checkpoints/best.ckpt``, and in ``checkpoints/last.ckpt`` all that is
-    needed to go on. Where that file is there at the beginning, the training goes on from it, so exactly that the
-    numbers are those of an uninterrupted one.
+    After each epoch the best network so far is in ``checkpoints/best.ckpt``, and all that is needed to go on in
+    ``checkpoints/last.ckpt``. Where that file is there at the beginning, the training goes on from it, and its numbers
+    are exactly those of an uninterrupted one.
 
     Args:
         config: of the run; its precision is a fixed one, and its data set is on disk.
@@ -48,9 +49,9 @@ class Fit(Callback):
         bars: show progress bars, on standard error.
 
     Attributes:
-        network: images (B, 1, 28, 28), 0 … 1 → logits; None until it is built. At the end it has the weights of the
-            best epoch.
-        images, held_out: the training and the validation images; None until they are read.
+        network: images (B, 1, 28, 28), 0 … 1 → logits; None until it is built. At the end it has the best epoch's
+            weights.
+        images, held_out: for training and for validation; None until they are read.
         history: the metrics of each epoch by name, the first epoch first.
         validation: the best epoch's evaluation on the validation images; None until an epoch has ended.
         stopped: whether `on_epoch` ended the training.
@@ -73,23 +74,16 @@ class Fit(Callback):
         self.history: list[dict[str, float]] = []
         self.validation: Evaluation | None = None
         self.stopped = False
+        self.train_seconds = 0.0
         self._best, self._last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
         self._order = torch.Generator().manual_seed(config.seed)
         self._state: dict[str, Any] = {}
-        self._earlier = 0.0
         self._started: float | None = None
-        self._ended: float | None = None
 
     @property
     def parameters(self) -> int | None:
         """Trainable numbers of the network; None until it is built."""
         return sum(each.numel() for each in self.network.parameters()) if self.network else None
-
-    @property
-    def train_seconds(self) -> float:
-        if self._started is None:
-            return self._earlier
-        return self._earlier + (self._ended or time.monotonic()) - self._started
 
     def run(self) -> None:
         """Train.
@@ -98,77 +92,85 @@ class Fit(Callback):
             RunFailure: ``diverged`` where a loss is not a finite number.
             Exception: whatever `on_epoch` and `check` raise.
         """
-        config, settings = self.config, self.config.trainer
-        _quiet()
+        settings, part = self.config.trainer, self.config.data
         keep_memory()
         torch.set_num_threads(settings.threads or ALL_THREADS)
         if self.device.type == "cuda":  # torch multiplies in TF32 within a convolution, with a mantissa of ten bits
             torch.backends.cudnn.allow_tf32 = False
-        pl.seed_everything(config.seed, verbose=False)
-        self.images, self.held_out = data.parts(config.data)
-        if config.data.limit and config.data.limit > len(self.images):
-            log.warning(
-                "data.limit=%d: %s has %d training images", config.data.limit, config.data.name, len(self.images)
-            )
-        self.network = config.model.build(*self.images.standardisation).to(self.device)
-        self._on_device = self.held_out.to(self.device)
-        self.batches = data.Batches(
-            self.images.to(self.device), config.data.batch_size, self._order, config.data.augmentation
-        )
-        self.classifier = Classifier(self.network, config, settings.max_epochs * self.batches.steps)
+        pl.seed_everything(self.config.seed, verbose=False)
+        self.images, self.held_out = data.parts(part)
+        if part.limit and part.limit > len(self.images):
+            log.warning("data.limit=%d: %s has %d training images", part.limit, part.name, len(self.images))
+        self.network = self.config.model.build(*self.images.standardisation).to(self.device)
+        self._validation = self.held_out.to(self.device)
+        batches = data.Batches(self.images.to(self.device), part.batch_size, self._order, part.augmentation)
+        self.classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps)
         self._resume()
-        trainer = pl.Trainer(
-            max_epochs=settings.max_epochs - len(self.history),
-            accelerator="cpu" if self.device.type == "cpu" else "gpu",
-            devices=1,
-            precision="32-true",  # of the weights; the steps are the classifier's own
-            callbacks=[self, *_bars(self.bars)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=self.bars,
-            enable_model_summary=False,
-        )
+        trainer = self._trainer(settings.max_epochs - len(self.history))
         try:
-            trainer.fit(self.classifier, self.batches)
+            trainer.fit(self.classifier, batches)
         except SystemExit:  # by which Lightning ends when a SIGTERM comes
             self.check()
             raise
         finally:
-            self._ended = time.monotonic()
+            self._clock()
             self.classifier.release()
         self.check()
         self.network.load_state_dict(trained_model.read(self._best).network.state_dict())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning's hook: the last thing before the first step."""
+        """Lightning's hook, the last before the first step."""
         if self._state:
             torch.set_rng_state(self._state["torch"])
             if self._state["cuda"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._state["cuda"], self.device)
             self._state.clear()
-        self.classifier.prepare(self.batches.blank())
-        self._started = time.monotonic()
+        self._started = time.monotonic() - self.train_seconds
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Lightning's hook, after each group of batches."""
         self.check()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning's hook: the epoch is measured, the best one kept, and it is decided whether there is another."""
-        config = self.config
-        values, evaluation = self.classifier.end_epoch(self._on_device)
+        """Lightning's hook: measure the epoch, keep the best one, and decide whether there is another."""
+        values, evaluation = self.classifier.end_epoch(self._validation)
+        done, objective, settings = len(self.history) + 1, self.config.objective, self.config.trainer
+        for name in ("train/loss", "val/loss"):
+            if not math.isfinite(values[name]):
+                raise RunFailure("diverged", f"{name} became {values[name]} in epoch {done}")
         self.history.append(values)
-        done = len(self.history)
-        best = best_epoch([epoch[config.objective] for epoch in self.history], config.direction) or done
+        best = best_epoch([epoch[objective] for epoch in self.history], self.config.direction)
         if best == done:
             self.validation = evaluation
-            trained_model.save(self._best, self.classifier.trained, config)
+            trained_model.save(self._best, self.classifier.trained, self.config)
+        self._clock()
         self.stopped = not self.on_epoch(done, values)
-        patience = config.trainer.patience
-        if self.stopped or done == config.trainer.max_epochs or (patience is not None and done - best >= patience):
-            trainer.should_stop = True
-        else:
+        patient = settings.patience is None or best is None or done - best < settings.patience
+        if not self.stopped and patient and done < settings.max_epochs:
             self._keep()
+        else:
+            trainer.should_stop = True
+
+    def _trainer(self, epochs: int) -> pl.Trainer:
+        """Lightning's Trainer, quiet, without a logger and without checkpoints of its own."""
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's, by Lightning
+        bars = [RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True})] if self.bars else []
+        return pl.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu" if self.device.type == "cpu" else "gpu",
+            devices=1,
+            precision="32-true",  # of the weights; the steps are the classifier's own
+            callbacks=[self, *bars],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=self.bars,
+            enable_model_summary=False,
+        )
+
+    def _clock(self) -> None:
+        if self._started is not None:
+            self.train_seconds = time.monotonic() - self._started
 
     def _keep(self) -> None:
         """Write all that is needed to go on after this epoch.
@@ -177,14 +179,11 @@ class Fit(Callback):
         hardware that does not repeat its numbers the saved best would not match.
         """
         assert self.validation is not None
+        arrays = {key: torch.from_numpy(getattr(self.validation, key)) for key in ("confusion", "probabilities")}
         state = {
             "classifier": self.classifier.state(),
             "history": self.history,
-            "validation": {
-                "metrics": self.validation.metrics,
-                "confusion": torch.from_numpy(self.validation.confusion),
-                "probabilities": torch.from_numpy(self.validation.probabilities),
-            },
+            "validation": {"metrics": self.validation.metrics, **arrays},
             "best": torch.load(self._best, weights_only=True),
             "order": self._order.get_state(),
             "torch": torch.get_rng_state(),
@@ -195,38 +194,22 @@ class Fit(Callback):
 
     def _resume(self) -> None:
         """Go on after the last whole epoch of an earlier attempt, where there was one."""
-        self._state = self._kept()
+        if self._last.exists():
+            try:
+                self._state = torch.load(self._last, map_location="cpu", weights_only=True)
+                found = self._state["validation"]
+            except Exception as error:  # torch's, zipfile's and pickle's own; or it is of another version
+                said = one_line(error, 100)
+                log.warning("%s cannot be read (%s); starting from the beginning", self._last, said)
+                self._state = {}
         if not self._state:  # a best checkpoint of an attempt that left nothing else would stand beside ours
             self._best.unlink(missing_ok=True)
             return
         trained_model.save_whole(self._best, self._state["best"])
         self.classifier.restore(self._state["classifier"])
         self._order.set_state(self._state["order"])
-        self.history, self._earlier = self._state["history"], self._state["seconds"]
-        found = self._state["validation"]
+        self.history, self.train_seconds = self._state["history"], self._state["seconds"]
         self.validation = Evaluation(found["metrics"], found["confusion"].numpy(), found["probabilities"].numpy())
-
-    def _kept(self) -> dict[str, Any]:
-        """What an earlier attempt wrote; empty where there is nothing, and with a line where it is damaged."""
-        if not self._last.exists():
-            return {}
-        try:
-            state: dict[str, Any] = torch.load(self._last, map_location="cpu", weights_only=True)
-            state["classifier"]
-        except Exception as error:  # torch's, zipfile's and pickle's own, or of another version
-            log.warning("%s cannot be read (%s); starting from the beginning", self._last, one_line(error, 100))
-            return {}
-        return state
-
-
-def _bars(wanted: bool) -> list[Callback]:
-    return [RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True})] if wanted else []
-
-
-def _quiet() -> None:
-    """No tips, no lines about hardware, no warnings about what Lightning calls from torch."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 
 @functools.cache
