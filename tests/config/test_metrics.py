@@ -1,9 +1,10 @@
-"""Metrics from a confusion matrix against scikit-learn on the same predictions, to the last digit."""
+"""Metrics from a confusion matrix against scikit-learn on the same predictions, to the last digit; means over seeds."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from mnist_sweep.config import metrics
@@ -12,25 +13,16 @@ labels = st.integers(0, 9)
 
 
 @given(st.lists(st.tuples(labels, labels), min_size=1, max_size=300))
-def test_equal_to_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+def test_metrics_equal_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     true, predicted = zip(*pairs, strict=True)
-    found = metrics.averages(confusion_matrix(true, predicted, labels=range(10)))
+    confusion = confusion_matrix(true, predicted, labels=range(10))
     precision, recall, f1, _ = precision_recall_fscore_support(true, predicted, average="macro", zero_division=0)
-    assert found == {
-        "accuracy": accuracy_score(true, predicted),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-    }
-
-
-@given(st.lists(st.tuples(labels, labels), min_size=1, max_size=300))
-def test_each_class_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    true, predicted = zip(*pairs, strict=True)
-    found = metrics.per_class(confusion_matrix(true, predicted, labels=range(10)))
-    wanted = precision_recall_fscore_support(true, predicted, labels=range(10), zero_division=0)
-    for name, values in zip(("precision", "recall", "f1", "support"), wanted, strict=True):
-        np.testing.assert_array_equal(found[name], values)
+    accuracy = accuracy_score(true, predicted)
+    found = metrics.averages(confusion)
+    assert found == {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
+    each = precision_recall_fscore_support(true, predicted, labels=range(10), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), each, strict=True):
+        np.testing.assert_array_equal(metrics.per_class(confusion)[name], values)
 
 
 def test_a_class_that_never_occurs_does_not_lower_the_mean() -> None:
@@ -39,10 +31,27 @@ def test_a_class_that_never_occurs_does_not_lower_the_mean() -> None:
     assert metrics.averages(confusion) == {"accuracy": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0}
 
 
-@pytest.mark.parametrize("name", metrics.EPOCH_METRICS)
-def test_losses_and_the_gap_are_minimized(name: str) -> None:
-    assert (metrics.EPOCH_METRICS[name] == "minimize") == (name.endswith("loss") or name.startswith("gap"))
+def test_losses_and_the_gap_are_minimized_and_the_test_set_is_no_objective() -> None:
+    for name, direction in metrics.EPOCH_METRICS.items():
+        assert (direction == "minimize") == (name.endswith("loss") or name.startswith("gap"))
+        assert not name.startswith("test/")
 
 
-def test_the_test_set_cannot_be_an_objective() -> None:
-    assert not any(name.startswith("test/") for name in metrics.EPOCH_METRICS)
+def test_the_best_epoch_is_the_first_of_equal_ones() -> None:
+    assert metrics.best_epoch([0.1, 0.3, 0.2, 0.3], "maximize") == 2
+    assert metrics.best_epoch([0.1, 0.3, 0.1], "minimize") == 1
+    assert metrics.best_epoch([], "minimize") is None
+
+
+@given(st.lists(st.floats(0.5, 1.0), min_size=2, max_size=6, unique_by=lambda value: round(value, 3)))
+def test_the_interval_of_a_mean_over_seeds_is_students(values: list[float]) -> None:
+    found = metrics.spread(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    share = metrics.spread(values, share=True)
+    assert (share["low"], share["high"]) == (max(0.0, found["low"]), min(1.0, found["high"]))
+    assert share["mean"] == found["mean"] == pytest.approx(np.mean(values))
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert metrics.spread([0.5]) == {"mean": 0.5, "low": None, "high": None, "each": [0.5]}

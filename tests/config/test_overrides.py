@@ -1,7 +1,7 @@
 """Values written as overrides come back from Hydra as they were."""
 
 import math
-import shlex
+import subprocess
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_le
 @example("")
 @example(1e-7)
 @example(float("-inf"))
-def test_read_back_as_written(value: Any) -> None:
+def test_a_value_is_read_back_as_written(value: Any) -> None:
     parsed = OverridesParser.create().parse_override(overrides.override("model.key", value))
     assert parsed.key_or_group == "model.key"
     found = OmegaConf.to_object(OmegaConf.create({"key": parsed.value()}))
@@ -44,28 +44,19 @@ def test_not_a_number_is_written_too() -> None:
 @pytest.mark.parametrize(
     ("item", "key"), [("a.b=1", "a.b"), ("+a.b=1", "a.b"), ("~a.b", "a.b"), ("++a=x=y", "a"), ("opt@a.b=c", "opt")]
 )
-def test_key(item: str, key: str) -> None:
+def test_the_key_of_an_override(item: str, key: str) -> None:
     assert overrides.key_of(item) == key
 
 
-def test_a_new_override_takes_the_place_of_the_old() -> None:
-    assert overrides.replaced(["a=1", "b=2", "+a=3"], ["a=4"]) == ["b=2", "a=4"]
+def test_what_overrides_set_is_known_by_every_dotted_name() -> None:
+    found = overrides.assigned(["a.b=1", "+c={d: [1, 2], e: {f: x}}", "~g"])
+    assert found == {
+        "a.b": 1, "c": {"d": [1, 2], "e": {"f": "x"}}, "c.d": [1, 2], "c.e": {"f": "x"}, "c.e.f": "x", "g": None
+    }  # fmt: skip
 
 
-def test_without_takes_what_lies_below_too() -> None:
-    given_ = ["+sweep=optuna", "sweep.trials=3", "sweep/sampler=random", "seed=1", "name=x"]
-    assert overrides.without(given_, "sweep", "name") == ["seed=1"]
-
-
-def test_command_survives_a_shell() -> None:
-    items = ["model.filters=[16,32]", "data.root='/a b/c'"]
-    words = shlex.split(overrides.command(items, "/my conf"))
-    assert words == ["python", "-m", "mnist_sweep", "--config-dir", "/my conf", *items]
-
-
-def test_an_option_of_a_group_leaves_the_values_within_the_group() -> None:
-    given = ["optimizer={lr: 0.02}", "data={limit: 300}", "optimizer=adam", "model.filters=[8]"]
-    assert overrides.replaced(given, ["optimizer=sgd", "data=mnist5k", "model.filters=[4]"]) == [
-        "optimizer={lr: 0.02}", "data={limit: 300}", "optimizer=sgd", "data=mnist5k", "model.filters=[4]"
-    ]  # fmt: skip
-    assert overrides.replaced(given, ["optimizer={lr: 0.1}"])[-2:] == ["model.filters=[8]", "optimizer={lr: 0.1}"]
+def test_what_is_typed_in_a_shell_is_read_as_it_was_meant() -> None:
+    meant = ["/tmp/müller", "~/data", "a=b", "a b", "2024", "it's", "$HOME"]
+    typed = " ".join(overrides.in_shell(overrides.override("output", value)) for value in meant)
+    said = subprocess.run(f"printf '%s\\n' {typed}", shell=True, capture_output=True, text=True, check=True)
+    assert [overrides.assigned([line]) for line in said.stdout.splitlines()] == [{"output": value} for value in meant]
