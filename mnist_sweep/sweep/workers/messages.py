@@ -13,7 +13,7 @@ class Task:
     """One run for a worker.
 
     Attributes:
-        id: chosen by whoever submits it. No two tasks that run at the same time have the same.
+        id: chosen by the sweep; no two tasks that run at the same time share one.
         command: of the run, with its name.
         parent: MLflow's id of the parent run.
         tags: for MLflow.
@@ -33,14 +33,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """A run has come to the end of an epoch and waits for an answer.
-
-    Attributes:
-        task: its id.
-        epoch: counted from 1.
-        values: the epoch's metrics by name.
-        answer: to be called with whether the run goes on.
-    """
+    """The run of a task, by its id, has ended an epoch, counted from 1, and waits for `answer`: whether it goes on."""
 
     task: int
     epoch: int
@@ -50,19 +43,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run has come to its end.
-
-    Attributes:
-        task: as it was submitted last; ``resume`` is set where its worker died and it was tried once more.
-        result: None where it was stopped before it could record anything.
-    """
+    """A run has come to its end; the result is None where it was stopped before it recorded anything."""
 
     task: Task
     result: Result | None
 
 
-#: Called by a run with an epoch and its metrics; whether the run goes on. Raises Interrupted where it was stopped.
-OnEpoch = Callable[[int, dict[str, float]], bool]
-#: What performs a task. The last argument gives the signal that stops the run, or None. Returns what the run recorded,
-#: also of one that failed or was stopped; None where nothing was recorded.
-Train = Callable[[Task, OnEpoch, Callable[[], int | None]], Result | None]
+#: Performs a task; returns what the run recorded, also of one that failed or was stopped, or None. Two functions come
+#: with it: one is called with each epoch and its metrics, returns whether the run goes on, and raises Interrupted where
+#: it was stopped; the other returns the signal that stops the run, or None.
+Train = Callable[[Task, Callable[[int, dict[str, float]], bool], Callable[[], int | None]], Result | None]

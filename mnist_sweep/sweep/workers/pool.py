@@ -4,16 +4,15 @@ import dataclasses
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from multiprocessing.connection import wait
+from typing import Self
 
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers.messages import Finished, Report, Task, Train
-from mnist_sweep.sweep.workers.start import Process, Thread
-from mnist_sweep.sweep.workers.worker import Setup
+from mnist_sweep.sweep.workers.start import Handle, thread
 
 log = logging.getLogger(__name__)
 
@@ -21,89 +20,60 @@ log = logging.getLogger(__name__)
 _GRACE = 30.0
 #: Seconds that a stopped run may take to record itself before its process is killed.
 _PATIENCE = 60.0
-#: So many processes in one place that end before they are ready mean that none ever will be.
-_MOST_FAILED_STARTS = 3
-
-
-@dataclasses.dataclass(eq=False)
-class _Worker:
-    """A worker as the sweep sees it.
-
-    Attributes:
-        place: counted from 0. A worker that replaces another one has the same.
-        handle: its process or thread.
-        failed_starts: workers before it in this place that ended before they were ready.
-        begun: it has been ready once.
-        ready: it is free for a task.
-        task: the one that it performs.
-        deadline: when a task that hangs is killed, on the monotonic clock.
-        overdue: it was killed for that.
-    """
-
-    place: int
-    handle: Process | Thread
-    failed_starts: int = 0
-    begun: bool = False
-    ready: bool = False
-    task: Task | None = None
-    deadline: float = math.inf
-    overdue: bool = False
+#: So many workers in one place that end in a row, none of which becomes ready again, mean that none ever will.
+_MOST_DEATHS = 3
 
 
 class Workers:
-    """Workers that are started as soon as there is something to do, and are gone when the context ends.
+    """Workers that start as soon as there is something to do, and are gone when the context ends.
 
-    A run whose worker dies is tried once more from its last checkpoint. A run that hangs is killed. A worker whose memory
-    has grown is replaced between two runs.
+    A run whose worker dies is tried once more, from its last checkpoint, by the worker that replaces it.
 
     Args:
         size: runs at a time.
         start: starts the worker of a place, counted from 0.
+        memory_growth_mb: a worker that holds so many MB of 2**20 bytes more than when new is replaced, between two
+            tasks; so is one that ran out of memory.
         hint: what else to try where workers cannot start.
-
-    Attributes:
-        running: the tasks that have been submitted and have not finished, by id.
     """
 
-    def __init__(self, size: int, start: Callable[[int], Process | Thread], hint: str = "") -> None:
+    def __init__(
+        self, size: int, start: Callable[[int], Handle], *, memory_growth_mb: float = math.inf, hint: str = ""
+    ) -> None:
         self.size = size
-        self.running: dict[int, Task] = {}
-        self._start, self._hint = start, hint
-        self._workers: list[_Worker] = []
+        self._start, self._growth, self._hint = start, memory_growth_mb, hint
+        self._workers: dict[int, Handle] = {}  # by place
+        self._deaths: Counter[int] = Counter()  # in a row, by place
         self._events: list[Report | Finished] = []
-        self._again: deque[Task] = deque()  # their worker died; they wait for another one
-        self._retried: set[int] = set()
         self._failure: RunFailure | None = None
         self._stopping = False
 
     @classmethod
     def inline(cls, train: Train) -> Self:
-        """One worker in a thread of this process. It cannot be killed."""
-        return cls(1, lambda _: Thread(Setup(train)))
+        """One worker in a thread of this process."""
+        return cls(1, lambda _: thread(train))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            if worker.ready:
-                worker.handle.send(None)
-            else:
-                worker.handle.kill()
-        for worker in self._workers:
-            worker.handle.join()
-        self._workers.clear()
+        while self._workers:
+            self._workers.popitem()[1].close()
+
+    @property
+    def running(self) -> dict[int, Task]:
+        """The tasks that have not finished, by id."""
+        return {worker.task.id: worker.task for worker in self._workers.values() if worker.task}
 
     def open(self) -> None:
         """Start the workers, so that they are ready sooner."""
-        if not self._workers and self._failure is None:
-            self._workers = [_Worker(place, self._start(place)) for place in range(self.size)]
+        for place in range(0 if self._workers or self._failure else self.size):
+            self._workers[place] = self._start(place)
 
     def free(self) -> int:
         """Tasks that can be submitted now."""
         self.open()
-        ready = sum(worker.ready for worker in self._workers)
-        return 0 if self._failure else max(0, ready - len(self._again))
+        return 0 if self._failure else sum(worker.ready for worker in self._workers.values())
 
     def submit(self, task: Task) -> None:
         """Give a task to a free worker.
@@ -113,35 +83,31 @@ class Workers:
         """
         if not self.free():
             raise ValueError("no worker is free")
-        self.running[task.id] = task
-        self._give(task)
+        worker = next(worker for worker in self._workers.values() if worker.ready)
+        worker.task, worker.ready, worker.attempt, worker.begun = task, False, 1, time.monotonic()
+        worker.send(task)
 
     def events(self, timeout: float) -> list[Report | Finished]:
-        """What has happened: at least one event, unless the time is over.
+        """What has happened. Returns as soon as there is an event or a worker becomes free.
 
         Args:
             timeout: seconds.
 
         Raises:
-            RunFailure: no worker can be started, or a task can no longer be composed. No event is lost: `stop` returns
-                the rest.
+            RunFailure: no worker can be started, or a task can no longer be composed. `stop` comes next.
         """
-        self.open()
-        deadline = time.monotonic() + timeout
+        free, deadline = self.free(), time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
-            self._listen(0.0 if self._events else left)
+            self._listen(left)
             if self._failure and not self._events:
                 raise self._failure
-            if self._events or not left:
+            if self._events or self.free() > free or not left:
                 events, self._events = self._events, []
                 return events
 
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
-        """Perform all of these, as many at a time as there are workers.
-
-        Returns:
-            The results by the tasks' ids.
+        """Perform all of these, as many at a time as there are workers; their results by the tasks' ids.
 
         Raises:
             RunFailure: as in `events`.
@@ -165,117 +131,98 @@ class Workers:
         return results
 
     def stop(self) -> list[Finished]:
-        """Interrupt all that runs and wait until each has recorded itself; what does not is killed after a minute.
+        """Interrupt all that runs and wait until each has recorded itself. What has not after a minute is killed.
 
         Returns:
-            What has finished and was not returned by `events`. A result is None where nothing was recorded.
+            What has finished since the last `events`.
         """
         self._stopping = True
-        while self._again:
-            self._finish(self._again.popleft(), None)
-        for worker in self._workers:
+        for worker in self._workers.values():
             if worker.task:
-                worker.handle.send(("stop", worker.task.id))
+                worker.send(("stop", worker.task.id))
         deadline = time.monotonic() + _PATIENCE
         while self.running and time.monotonic() < deadline:
             self._listen(0.5)
-        for worker in self._workers:
+        for place, worker in [*self._workers.items()]:
             if worker.task:
-                worker.handle.kill()
-                self._release(worker, None)
+                self._replace(place)
         self._stopping = False
         events, self._events = self._events, []
         return [event for event in events if isinstance(event, Finished)]
 
-    def _give(self, task: Task) -> None:
-        worker = next(worker for worker in self._workers if worker.ready)
-        worker.ready, worker.task = False, task
-        worker.deadline = time.monotonic() + (math.inf if task.limit_seconds is None else task.limit_seconds + _GRACE)
-        worker.handle.send(task)
-
     def _listen(self, timeout: float) -> None:
         """Hear what the workers say within this time, in seconds, and kill those that hang."""
-        for worker in self._workers:
-            if worker.task and time.monotonic() > worker.deadline:
-                worker.overdue = True
-                worker.handle.kill()
-        by_connection = {worker.handle.connection: worker for worker in self._workers}
-        for connection in wait(list(by_connection), timeout):
-            assert isinstance(connection, Connection)
-            self._hear(by_connection[connection])
-        while self._again and any(worker.ready for worker in self._workers):
-            self._give(self._again.popleft())
+        heard = wait([worker.connection for worker in self._workers.values()], timeout)
+        for place, worker in [*self._workers.items()]:
+            limit = worker.task.limit_seconds if worker.task and worker.process else None
+            if worker.connection in heard:
+                self._hear(place, worker)
+            elif limit and time.monotonic() > worker.begun + limit + _GRACE:
+                worker.close()
+                self._abandon(worker, "timeout", f"longer than {limit:g} s, and did not answer any more")
+                self._replace(place)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, place: int, worker: Handle) -> None:
         """Take one message, or the end of a process."""
         try:
-            message: tuple[Any, ...] = worker.handle.connection.recv()
+            message = worker.connection.recv()
         except (EOFError, OSError):
-            self._replace(worker)
-            return
-        task = worker.task
+            message = "left", ""
         match message:
-            case ("ready",):
-                worker.begun = worker.ready = True
-            case ("report", epoch, values) if task:
-                self._events.append(Report(task.id, epoch, values, self._reply(worker, task.id, epoch)))
-            case ("finished", result) if task:
-                self._release(worker, result)
-            case ("refused", detail) if task:
-                self._release(worker, self._abandon(task, "error", detail))
+            case ("ready", memory_mb):
+                self._deaths[place] = 0
+                worker.ready, worker.first_mb, worker.begun = not worker.task, memory_mb, time.monotonic()
+                worker.attempt += 1  # at a task of the worker before it
+            case ("report", epoch, values) if worker.task:
+                about = "answer", worker.task.id, epoch
+                answer = Report(worker.task.id, epoch, values, lambda go_on: worker.send((*about, go_on)))
+                self._events.append(answer)
+            case ("finished", result, memory_mb) if worker.task:
+                self._finish(worker, result)
+                worker.ready = memory_mb <= worker.first_mb + self._growth
+                if not worker.ready or (result and result.reason == "out_of_memory"):
+                    self._replace(place)
             case ("left", detail):
-                self._replace(worker, detail)
+                self._replace(place, detail)
             case ("log", name, level, text):
                 logging.getLogger(name).log(level, "%s", text)
 
-    def _reply(self, worker: _Worker, task: int, epoch: int) -> Callable[[bool], None]:
-        return lambda go_on: worker.handle.send(("answer", task, epoch, go_on))
-
-    def _replace(self, worker: _Worker, detail: str = "") -> None:
-        """Start another worker in the place of one that has ended, and decide what becomes of its task."""
-        ended = worker.handle.join()
+    def _replace(self, place: int, detail: str = "") -> None:
+        """Start another worker in the place of one, and decide what becomes of its task."""
+        old = self._workers.pop(place)
+        ended = old.close()
         detail = detail or ended
-        if task := worker.task:
-            if self._stopping:
-                self._release(worker, None)
-            elif worker.overdue:
-                late = f"longer than {task.limit_seconds:g} s, and did not answer any more"
-                self._release(worker, self._abandon(task, "timeout", late))
-            elif task.id in self._retried:
-                self._release(worker, self._abandon(task, "crashed", f"its worker died twice ({detail})"))
-            else:
-                log.warning("a worker died (%s); %s is tried once more", detail, _name(task))
-                self._retried.add(task.id)
-                self._again.append(dataclasses.replace(task, resume=True))
-        index = self._workers.index(worker)
-        failed_starts = 0 if worker.begun else worker.failed_starts + 1
-        if failed_starts < _MOST_FAILED_STARTS:
-            self._workers[index] = _Worker(worker.place, self._start(worker.place), failed_starts)
-        else:
-            del self._workers[index]
+        self._deaths[place] += 1
+        last = self._deaths[place] == _MOST_DEATHS
+        if last:
             self._failure = RunFailure("crashed", f"a worker cannot start: {detail}{self._hint}")
+        if old.task and (last or self._stopping):
+            self._finish(old, None)
+        elif old.task and old.attempt == 2:
+            self._abandon(old, "crashed", f"its worker died twice ({detail})")
+        if last:
+            return
+        new = self._workers[place] = self._start(place)
+        if old.task:
+            log.warning("a worker died (%s); %s is tried once more", detail, old.task.command.assigned().get("name"))
+            new.task, new.attempt = dataclasses.replace(old.task, resume=True), old.attempt
+            new.send(new.task)
 
-    def _release(self, worker: _Worker, result: Result | None) -> None:
+    def _finish(self, worker: Handle, result: Result | None) -> None:
         assert worker.task
-        self._finish(worker.task, result)
+        self._events.append(Finished(worker.task, result))
         worker.task = None
 
-    def _finish(self, task: Task, result: Result | None) -> None:
-        del self.running[task.id]
-        self._retried.discard(task.id)
-        self._events.append(Finished(task, result))
-
-    def _abandon(self, task: Task, reason: str, detail: str) -> Result | None:
+    def _abandon(self, worker: Handle, reason: str, detail: str) -> None:
         """Record a run that could not record itself."""
         from mnist_sweep.run_record import abandon
 
+        task, result = worker.task, None
+        assert task
         try:
-            return abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
+            result = abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
         except RequestError as error:  # a file of the configs has changed; other tasks would fare no better
-            line = f"{_name(task)} could be composed when it was proposed, and now cannot: {error}"
-            self._failure = RunFailure("error", line)
-            return None
-
-
-def _name(task: Task) -> str:
-    return str(task.command.config.name)
+            self._failure = RunFailure(
+                "error", f"a task could be composed when it was proposed, and now cannot: {error}"
+            )
+        self._finish(worker, result)

@@ -1,11 +1,14 @@
 """What this machine gives a sweep: how many workers, with how many threads, on which GPUs."""
 
+import math
 from dataclasses import dataclass
 
 from mnist_sweep import hardware
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.workers.messages import Train
 from mnist_sweep.sweep.workers.pool import Workers
+from mnist_sweep.sweep.workers.start import Handle, process
 from mnist_sweep.sweep.workers.worker import train
 
 #: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
@@ -76,11 +79,19 @@ def open_workers(command: CommandLine, resources: Resources, common: CommandLine
     launcher = command.config.launcher
     if launcher.name == "inline":
         return Workers.inline(train)
-    return Workers.local(
-        resources.workers,
-        train,
-        threads=resources.threads,
-        gpus=resources.gpus,
-        memory_growth_mb=launcher.memory_growth_mb,
-        common=common,
-    )
+    return local(train, resources, common=common, memory_growth_mb=launcher.memory_growth_mb)
+
+
+def local(
+    train: Train, resources: Resources, *, common: CommandLine | None = None, memory_growth_mb: float = math.inf
+) -> Workers:
+    """Workers in processes of their own; see `process` and `Workers`."""
+    gpus = resources.gpus or ("",)  # a GPU that is not to be used is hidden from torch, which would look for it
+
+    def start(place: int) -> Handle:
+        gpu = gpus[place % len(gpus)]
+        return process(train, {"OMP_NUM_THREADS": str(resources.threads), "CUDA_VISIBLE_DEVICES": gpu}, common)
+
+    shared = 0 < len(resources.gpus) < resources.workers
+    hint = f"; with sweep.workers={len(gpus)} each has a GPU of its own" if shared else ""
+    return Workers(resources.workers, start, memory_growth_mb=memory_growth_mb, hint=hint)

@@ -1,14 +1,14 @@
-"""What a worker does: one task after another, until the sweep says so or is gone."""
+"""What a worker does: one task after another, until the sweep is gone."""
 
 import contextlib
 import gc
 import logging
+import math
 import os
 import queue
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
@@ -23,52 +23,37 @@ from mnist_sweep.sweep.workers.messages import Task, Train
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a worker needs to know before its first task.
-
-    Attributes:
-        train: performs a task.
-        common: what all tasks have in common. Their imports are made and their data set is loaded before the first task;
-            None = when it comes.
-        memory_growth_mb: the worker leaves, between two tasks, when its resident memory has grown by so much, in MB of
-            2**20 bytes; None = never.
-    """
-
-    train: Train
-    common: CommandLine | None = None
-    memory_growth_mb: float | None = None
-
-
 class Worker:
     """A worker as it sees itself: one thread listens to the sweep, the calling thread performs the tasks.
 
-    A stop sets a flag, which the run looks at. The sweep's own stop names the task, so that one which comes late hits
-    nothing. Anybody else's, by a signal, also ends the worker after its task.
+    A stop sets a flag that the run looks at. The sweep's own stop names its task, so that one which comes late hits
+    nothing. A signal, from anybody else, also ends the worker after its task.
 
     Args:
         connection: to the sweep.
-        gone: called when the sweep is gone.
+        gone: called when the sweep is gone; None = `terminate`.
     """
 
     def __init__(self, connection: Connection, gone: Callable[[], None] | None = None) -> None:
         self._connection, self._gone = connection, gone or self.terminate
         self._sending = threading.Lock()
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None: leave, or look at the flags
-        self._answers: queue.SimpleQueue[tuple[int, int, bool] | None] = queue.SimpleQueue()
-        self._given: int | None = None  # the task that the sweep has sent last
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # tasks and answers; None = look at the flags
+        self._task: int | None = None  # the one that the sweep has sent last
         self._stopped: int | None = None  # by the sweep, that task
         self._terminated: int | None = None  # by somebody else
 
     def live(self) -> None:
-        """Perform tasks until there are no more, and say how it ended."""
+        """Perform tasks as long as there are any, then say how it ended."""
         detail = ""
         try:
-            setup = self._connection.recv()
+            train, common = self._connection.recv()
             threading.Thread(target=self._listen, daemon=True).start()
-            if setup.common:
-                warm_up(setup.common)
-            self._serve(setup)
+            if common:
+                warm_up(common)
+            self.send("ready", _memory_mb())
+            while not self._terminated:
+                if isinstance(task := self._inbox.get(), Task):  # else an answer that nobody waits for any more
+                    self.send("finished", self._perform(train, task), math.inf if self._terminated else _memory_mb())
         except SystemExit as end:
             detail = f"exit code {end.code}"
         except Exception as error:  # a bug, or an import that fails
@@ -76,103 +61,71 @@ class Worker:
         self.send("left", detail)
 
     def send(self, *message: Any) -> None:
-        """Tell the sweep; where it is gone, `gone` has been called or will be."""
+        """Tell the sweep, unless it is gone."""
         with self._sending, contextlib.suppress(OSError):
             self._connection.send(message)
 
     def terminate(self, signum: int = signal.SIGTERM, _: FrameType | None = None) -> None:
-        """Stop the task and leave after it. Also a signal handler."""
+        """Stop the task and leave after it. It is a signal handler, too."""
         self._terminated = signum
-        self._tasks.put(None)
-        self._answers.put(None)
+        self._inbox.put(None)
 
     def stopped(self) -> int | None:
         """The signal that stops the task; None where it goes on."""
         return self._terminated or self._stopped
 
     def _listen(self) -> None:
-        while True:
-            try:
-                message = self._connection.recv()
-            except (EOFError, OSError):
-                self._gone()
-                return
-            match message:
-                case Task():
-                    self._given, self._stopped = message.id, None
-                    self._tasks.put(message)
-                case ("stop", task) if task == self._given:
-                    self._stopped = signal.SIGTERM
-                    self._answers.put(None)
-                case ("answer", *answer):
-                    self._answers.put((answer[0], answer[1], answer[2]))
-                case None:
-                    self._tasks.put(None)
-
-    def _serve(self, setup: Setup) -> None:
-        most = _memory_mb() + setup.memory_growth_mb if setup.memory_growth_mb is not None else float("inf")
-        while self._terminated is None and _memory_mb() <= most:
-            self.send("ready")
-            if (task := self._tasks.get()) is None:
-                return
-            try:
-                result = self._perform(setup.train, task)
-            except RequestError as error:
-                self.send("refused", str(error))
-                continue
-            self.send("finished", result)
-            if result and result.reason == "out_of_memory":
-                return
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                match message := self._connection.recv():
+                    case Task():
+                        self._task, self._stopped = message.id, None
+                    case ("stop", task) if task == self._task:
+                        self._stopped = signal.SIGTERM
+                self._inbox.put(message)
+        self._gone()
 
     def _perform(self, train: Train, task: Task) -> Result | None:
-        def on_epoch(epoch: int, values: dict[str, float]) -> bool:
-            self.send("report", epoch, values)
-            while (signum := self.stopped()) is None:
-                answer = self._answers.get()
-                if answer and answer[:2] == (task.id, epoch):  # a stopped run leaves an answer that nobody takes
-                    return answer[2]
-            raise Interrupted(signum)
-
         try:
-            return None if self.stopped() else train(task, on_epoch, self.stopped)
+            return train(task, self._report, self.stopped)
         except Interrupted:
             return None
-        except RequestError:
-            raise
         except Exception:
             log.exception("a bug in what performs task %d", task.id)
             raise
 
+    def _report(self, epoch: int, values: dict[str, float]) -> bool:
+        self.send("report", epoch, values)
+        while (signum := self.stopped()) is None:
+            match self._inbox.get():
+                case ("answer", task, of, go_on) if (task, of) == (self._task, epoch):
+                    return bool(go_on)
+        raise Interrupted(signum)
 
-def train(task: Task, on_epoch: Callable[[int, dict[str, float]], bool], stopped: Callable[[], int | None]) -> Result | None:
-    """Train the network of a task's command line.
 
-    Returns:
-        The result, also of a run that failed or was stopped; None where it was stopped before it began.
-
-    Raises:
-        RequestError: the command line cannot be composed, or the run cannot be begun.
-    """
+def train(
+    task: Task, on_epoch: Callable[[int, dict[str, float]], bool], stopped: Callable[[], int | None]
+) -> Result | None:
+    """Train what a task asks for; see `Train`."""
     from mnist_sweep import run
     from mnist_sweep.run_folder import RunFolder
+    from mnist_sweep.run_record import abandon
+    from mnist_sweep.training import trainer
 
+    common: dict[str, Any] = {"parent": task.parent, "tags": task.tags}
+    more: dict[str, Any] = {"resume": task.resume, "limit_seconds": task.limit_seconds, "pictures": task.pictures}
     try:
-        return run.train(
-            task.command,
-            on_epoch=on_epoch,
-            parent=task.parent,
-            tags=task.tags,
-            pictures=task.pictures,
-            resume=task.resume,
-            limit_seconds=task.limit_seconds,
-            stopped=stopped,
-        )
+        return run.train(task.command, on_epoch=on_epoch, stopped=stopped, **common, **more)
     except Interrupted:
         return RunFolder.of(task.command.config).result()
+    except RequestError as error:
+        return abandon(task.command, reason="error", detail=str(error), **common)
+    finally:
+        trainer.release_memory()
 
 
 def warm_up(common: CommandLine) -> None:
-    """Import what a run needs and load the data set, once for all tasks."""
+    """Import what a run needs and load the data set, once for all tasks that have this in common."""
     import torch
 
     from mnist_sweep import run, tracking  # noqa: F401
@@ -187,34 +140,26 @@ def warm_up(common: CommandLine) -> None:
     gc.freeze()  # what has been imported stays, and need not be gone through after each task
 
 
-def main(descriptor: int) -> None:
-    """Be a worker process.
-
-    Args:
-        descriptor: of the connection to the sweep.
-    """
-    # nobody waits for a result any more, and the cores are somebody else's now
-    worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))
-    for signum in SIGNALS:
-        signal.signal(signum, worker.terminate)
-    root = logging.getLogger()
-    root.handlers = [_Forward(worker)]
-    root.setLevel(logging.INFO)
-    try:
-        worker.live()
-    finally:
-        gc.unfreeze()  # or libraries would complain at the end that they leak
-
-
 class _Forward(logging.Handler):
     """Gives log records to the sweep, whose terminal it is."""
 
     def __init__(self, worker: Worker) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self._worker = worker
 
     def emit(self, record: logging.LogRecord) -> None:
         self._worker.send("log", record.name, record.levelno, self.format(record))
+
+
+def main(descriptor: int) -> None:
+    """Be a worker's process; the descriptor is that of its connection to the sweep."""
+    worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))  # the cores are somebody else's now
+    for signum in SIGNALS:
+        signal.signal(signum, worker.terminate)
+    logging.root.handlers = [_Forward(worker)]
+    logging.root.setLevel(logging.INFO)
+    worker.live()
+    os._exit(0)  # there is nothing left to do, and some library's thread might wait for ever
 
 
 def _memory_mb() -> float:

@@ -1,90 +1,90 @@
-"""A launcher as the tests drive it: tasks in, events out."""
+"""Workers as the tests drive them: tasks in, events out."""
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from mnist_sweep.sweep.workers import Died, Ended, Event, Launcher, Ready, Refused, Reported, Task
-from mnist_sweep.sweep.workers.local import Local
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.result import Result
+from mnist_sweep.sweep.workers import Finished, Report, Task, Workers
+from mnist_sweep.sweep.workers.resources import Resources, local
+from tests.conftest import SMALL
+from tests.sweep.workers.stubs import stub
 
-STUB = "tests.sweep.workers.stubs:stub"
 #: Seconds, far more than anything here takes; a test that runs into it has failed.
 PATIENCE = 60.0
 
-Decision = Callable[[Reported], bool]
+
+def processes(size: int, *, threads: int = 1, gpus: tuple[str, ...] = (), **more: Any) -> Workers:
+    return local(stub, Resources(size, threads, gpus, 32, ""), **more)
 
 
-def local(workers: int, **more: Any) -> Local:
-    settings: dict[str, Any] = {"threads": 1, "memory_growth_mb": 10_000, "performer": STUB} | more
-    return Local(workers, **settings)
+def task(number: int, output: str | Path = "nowhere", limit: float | None = None, **tags: Any) -> Task:
+    command = CommandLine.of([*SMALL, f"output={output}", f"name=run-{number}"])
+    return Task(number, command, tags=tags, limit_seconds=limit)
 
 
-def go_on(_: Reported) -> bool:
-    return True
+def heard(workers: Workers, answer: Callable[[Report], bool] | None = None) -> list[Finished]:
+    """What has finished within a second. Without an answer the runs go on."""
+    finished = []
+    for event in workers.events(1.0):
+        if isinstance(event, Report):
+            event.answer(answer is None or answer(event))
+        else:
+            finished.append(event)
+    return finished
 
 
-def until(launcher: Launcher, done: Callable[[list[Event]], bool], decide: Decision = go_on) -> list[Event]:
-    """Events until a condition on them holds, without the workers' being ready."""
-    events: list[Event] = []
+def until(workers: Workers, done: Callable[[], object]) -> list[Finished]:
+    """What finishes until a condition holds."""
+    finished: list[Finished] = []
     deadline = time.monotonic() + PATIENCE
-    while not done(events):
-        assert time.monotonic() < deadline, f"only {events}"
-        events += ends(launcher.wait(1.0, decide))
-    return events
+    while not done():
+        assert time.monotonic() < deadline
+        finished += heard(workers)
+    return finished
 
 
-def until_free(launcher: Launcher, count: int = 1) -> list[Event]:
-    return until(launcher, lambda _: launcher.free() >= count)
+def begin(workers: Workers, first: Task) -> Report:
+    """Submit a task and wait for its first report, which stays without an answer."""
+    until(workers, workers.free)
+    workers.submit(first)
+    while True:
+        for event in workers.events(PATIENCE):
+            assert isinstance(event, Report)
+            return event
 
 
-def begin(launcher: Launcher, begun: Task) -> None:
-    until_free(launcher)
-    launcher.submit(begun)
-
-
-def hold(launcher: Local, number: int) -> None:
-    """Give a worker a task that lasts, and see it begin."""
-    heard: list[Reported] = []
-
-    def decide(reported: Reported) -> bool:
-        heard.append(reported)
-        return True
-
-    begin(launcher, task(number, "do=wait"))
-    until(launcher, lambda _: bool(heard), decide)
-
-
-def the_end(launcher: Launcher, decide: Decision = go_on) -> Event:
-    """The one event that follows."""
-    (event,) = until(launcher, bool, decide)
-    return event
-
-
-def perform(launcher: Launcher, *tasks: Task, decide: Decision = go_on) -> list[Event]:
-    """Submit tasks as workers come free; the events of all."""
-    left, events = list(tasks), list[Event]()
+def perform(workers: Workers, *tasks: Task, answer: Callable[[Report], bool] | None = None) -> dict[int, Result | None]:
+    """Submit tasks as workers become free; the results of all by number, in the order in which they came."""
+    left, results = list(tasks), dict[int, Result | None]()
     deadline = time.monotonic() + PATIENCE
-    while left or len(events) < len(tasks):
-        assert time.monotonic() < deadline, f"only {events}"
-        while left and launcher.free():
-            launcher.submit(left.pop(0))
-        events += ends(launcher.wait(1.0, decide))
-    return events
+    while left or workers.running:
+        assert time.monotonic() < deadline
+        while left and workers.free():
+            workers.submit(left.pop(0))
+        for event in heard(workers, answer):
+            assert event.task.id not in results
+            results[event.task.id] = event.result
+    return results
 
 
-def ends(events: list[Event]) -> list[Ended | Refused | Died]:
-    return [event for event in events if not isinstance(event, Ready)]
+def finish(workers: Workers, only: Task, answer: Callable[[Report], bool] | None = None) -> Result:
+    """Perform one task to its end."""
+    result = perform(workers, only, answer=answer)[only.id]
+    assert result
+    return result
 
 
-def results(events: list[Event]) -> dict[int, dict[str, Any]]:
-    """By task; nothing but ends is among the events."""
-    assert all(isinstance(event, Ended) for event in events), events
-    return {event.task: event.result for event in events if isinstance(event, Ended)}
+def told(result: Result | None) -> dict[str, Any]:
+    """The process and the environment that performed a stub."""
+    assert result
+    found: dict[str, Any] = json.loads(result.detail or "")
+    return found
 
 
-def task(number: int, *items: str) -> Task:
-    return Task(id=number, overrides=[f"name=run-{number}", *items])
-
-
-def processes(launcher: Local) -> list[int]:
-    return [worker.process.pid or 0 for worker in launcher._workers]
+def numbers(workers: Workers) -> list[int]:
+    """The processes' ids, by place."""
+    return [worker.process.pid for _, worker in sorted(workers._workers.items()) if worker.process]

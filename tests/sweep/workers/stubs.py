@@ -1,5 +1,6 @@
-"""What workers perform in the launchers' tests: nothing heavy, only what a task's overrides say."""
+"""What workers perform in their own tests: nothing heavy, only what a task's tags say."""
 
+import json
 import logging
 import os
 import signal
@@ -8,28 +9,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mnist_sweep.errors import Interrupted, RequestError
+from mnist_sweep.errors import Interrupted
+from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers import Task
 
-Report = Callable[[int, dict[str, float]], bool]
-#: The epoch that a run reports while it records its interruption, with ``do=record``.
-RECORDING = 99
+_ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "GLIBC_TUNABLES")
 _hoard: list[bytearray] = []
 
 
-def stub(task: Task, report: Report) -> dict[str, Any]:
-    """Report `epochs` times, then do as told."""
-    told = dict(item.partition("=")[::2] for item in task.overrides)
-    result: dict[str, Any] = {"name": told.get("name"), "process": os.getpid(), "epochs": 0, "status": "finished"}
-    result["reason"] = told.get("reason")
-    result["environment"] = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-    result["tunables"] = os.environ.get("GLIBC_TUNABLES")
-    if "log" in told:
-        logging.getLogger("mnist_sweep.stub").debug("not this")
-        logging.getLogger("mnist_sweep.stub").info(told["log"])
-    match told.get("do"):
-        case "refuse":
-            raise RequestError("optimizer.lr=-1: allowed: above 0")
+def stub(task: Task, on_epoch: Callable[[int, dict[str, float]], bool], stopped: Callable[[], int | None]) -> Result:
+    """Report ``epochs`` times, then do as the tags say; ``once`` is done only at the first attempt."""
+    tags: dict[str, Any] = task.tags
+    ended = 0
+
+    def result(status: Any = "finished") -> Result:
+        process: dict[str, Any] = {"process": os.getpid(), **{name: os.environ.get(name) for name in _ENVIRONMENT}}
+        return Result(
+            status=status, reason=tags.get("reason"), detail=json.dumps(process), objective=None, metrics={},
+            best_epoch=None, epochs=ended, seconds=0.0, train_seconds=0.0, parameters=None, dataset="", seed=0,
+            device="", threads=1, precision="32", mlflow_run_id=None, overrides=[], command=task.command.shell(),
+            folder="", checkpoint=None,
+        )  # fmt: skip
+
+    match tags.get("do") or (tags.get("once") if not task.resume else None):
+        case "log":
+            logging.getLogger("mnist_sweep.stub").debug("not this")
+            logging.getLogger("mnist_sweep.stub").info("100%% of %s", "it")
         case "raise":
             raise ValueError("a bug")
         case "exit":
@@ -38,21 +43,22 @@ def stub(task: Task, report: Report) -> dict[str, Any]:
             _hoard.append(bytearray(os.urandom(1)) * (64 * 2**20))
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(600)
+        case "terminate":
+            os.kill(os.getpid(), signal.SIGTERM)
     try:
-        for epoch in range(1, int(told.get("epochs", 1)) + 1):
-            go_on = report(epoch, {"val/accuracy": epoch / 7, "val/loss": float("inf")})
-            result["epochs"] = epoch
+        for epoch in range(1, tags.get("epochs", 1) + 1):
+            go_on = on_epoch(epoch, {"val/accuracy": epoch / 7, "val/loss": float("inf")})
+            ended = epoch
             if not go_on:
-                result["status"] = "pruned"
-                break
-        while told.get("do") == "wait":
+                return result("pruned")
+        while tags.get("do") == "wait" and stopped() is None:
             time.sleep(0.01)
-    except Interrupted as interruption:
-        if told.get("do") == "record":
-            report(RECORDING, {})
-        interruption.result = result | {"status": "interrupted"}
-        raise
-    return result
+    except Interrupted:
+        if tags.get("do") == "record":  # the signal comes to the whole process group, and more than once
+            os.kill(os.getpid(), signal.SIGTERM)
+    return result("interrupted" if stopped() else "finished")
 
 
 if os.environ.get("CUDA_VISIBLE_DEVICES") == "broken":

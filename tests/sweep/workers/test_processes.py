@@ -1,247 +1,190 @@
-"""What only worker processes can show: signals, deaths, memory, threads and GPUs."""
+"""What only worker processes can show: signals, deaths, hangs, memory, threads and GPUs."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RunFailure
-from mnist_sweep.sweep.workers import Died, Ended, Reported
-from mnist_sweep.sweep.workers.local import Local
+from mnist_sweep.sweep.workers import Workers, pool
 from tests.conftest import ROOT
-from tests.sweep.workers.driving import (
-    PATIENCE,
-    hold,
-    local,
-    perform,
-    processes,
-    results,
-    task,
-    the_end,
-    until,
-    until_free,
-)
-from tests.sweep.workers.stubs import RECORDING
+from tests.sweep.workers.driving import PATIENCE, begin, finish, numbers, perform, processes, task, told, until
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Workers]:
+    with processes(2) as opened:
+        yield opened
 
 
 @pytest.fixture
-def pair() -> Iterator[Local]:
+def pair(shared: Workers) -> Workers:
     """Two workers, both ready."""
-    opened = local(2)
-    until_free(opened, 2)
-    yield opened
-    opened.close()
+    until(shared, lambda: shared.free() == 2)
+    return shared
 
 
-def test_a_free_worker_never_waits_for_another(pair: Local) -> None:
-    hold(pair, 0)
-    assert [*results(perform(pair, *[task(number) for number in range(1, 5)]))] == [1, 2, 3, 4]
-    pair.stop(0)
-    assert results([the_end(pair)])[0]["status"] == "interrupted"
+def test_a_free_worker_never_waits_for_another(pair: Workers) -> None:
+    begin(pair, task(0, do="wait"))
+    for number in range(1, 5):
+        pair.submit(task(number))
+        assert [finished.task.id for finished in until(pair, pair.free)] == [number]
+    assert [finished.task.id for finished in pair.stop()] == [0]
 
 
-def test_a_late_stop_does_not_hit_the_next_run(pair: Local) -> None:
-    def decide(reported: Reported) -> bool:
-        late(reported.task - 1)
+def test_a_late_stop_does_not_hit_the_next_run(pair: Workers) -> None:
+    before = numbers(pair)
+
+    def stop(number: int) -> bool:
+        """What a stop that crosses the end of its run looks like."""
+        for worker in pair._workers.values():
+            worker.send(("stop", number))
         return True
 
-    def late(number: int) -> None:
-        """What a stop that crosses the end on its way looks like."""
-        for worker in pair._workers:
-            worker.send("stop", number)
-
-    before = processes(pair)
     for number in range(0, 20, 2):
-        perform(pair, task(number))
-        late(number)
-        result = results(perform(pair, task(number + 1, "epochs=3"), decide=decide))[number + 1]
-        assert result["status"] == "finished"
-    assert processes(pair) == before
+        finish(pair, task(number))
+        stop(number)
+        result = finish(pair, task(number + 1, epochs=3), answer=lambda report: stop(report.task - 1))
+        assert result.status == "finished"
+    assert numbers(pair) == before
 
 
-@pytest.mark.parametrize("how", ["its own", "hard stop"])
-def test_a_worker_that_is_killed_is_told_and_replaced(pair: Local, how: str) -> None:
-    pair.submit(task(1, "do=wait" if how == "hard stop" else "do=die", "epochs=0"))
-    if how == "hard stop":
-        pair.stop(1, hard=True)
-    assert the_end(pair) == Died(1, "killed by signal 9")
-    assert until_free(pair, 2) == []
-    assert len(results(perform(pair, task(2), task(3)))) == 2
+def test_a_run_whose_worker_is_killed_is_tried_once_more(pair: Workers, tmp_path: Path) -> None:
+    results = perform(pair, task(1, once="die"), task(2, tmp_path, do="die"))
+    assert (first := results[1])
+    assert first.status == "finished"
+    assert (second := results[2])
+    assert (second.reason, second.detail) == ("crashed", "its worker died twice (killed by signal 9)")
+    until(pair, lambda: pair.free() == 2)
 
 
-def test_a_worker_killed_while_idle_is_replaced(pair: Local) -> None:
-    pair._workers[0].process.kill()
-    assert the_end(pair) == Died(None, "killed by signal 9")
-    assert until_free(pair, 2) == []
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_ends_while_it_has_nothing_to_do_is_replaced_without_a_word(pair: Workers, signum: int) -> None:
+    before = numbers(pair)
+    os.kill(before[0], signum)
+    assert until(pair, lambda: numbers(pair) != before) == []
+    until(pair, lambda: pair.free() == 2)
+    assert numbers(pair)[1] == before[1]
 
 
-def test_a_worker_terminated_while_idle_leaves_quietly() -> None:
-    launcher = local(1)
-    try:
-        until_free(launcher)
-        (before,) = processes(launcher)
-        os.kill(before, signal.SIGTERM)
-        assert until(launcher, lambda _: processes(launcher) != [before]) == []
-        assert len(results(perform(launcher, task(1)))) == 1
-    finally:
-        launcher.close()
+def test_a_run_that_is_terminated_from_everywhere_records_itself(pair: Workers) -> None:
+    """As where a whole process group gets SIGTERM, more than once, and the sweep stops its runs as well."""
+    begin(pair, task(1, epochs=1_000_000, do="record"))
+    before = numbers(pair)
+    for number in before:
+        os.kill(number, signal.SIGTERM)
+    (stopped,) = pair.stop()
+    assert stopped.result
+    assert stopped.result.status == "interrupted"
+    until(pair, lambda: pair.free() == 2 and not {*numbers(pair)} & {*before})
 
 
-def test_a_run_that_is_terminated_from_everywhere_records_itself(pair: Local) -> None:
-    """As where a whole process group gets SIGTERM, and the driver stops its runs as well."""
-
-    def decide(reported: Reported) -> bool:
-        if reported.epoch == RECORDING:
-            for number in before:
-                os.kill(number, signal.SIGTERM)
-        pair.stop(reported.task)
-        pair.stop(reported.task)
-        return True
-
-    before = processes(pair)
-    pair.submit(task(1, "epochs=1000000", "do=record"))
-    assert results([the_end(pair, decide)])[1]["status"] == "interrupted"
-    # the idle one has left; the other took the signal for a second one of the driver's
-    until(pair, lambda _: processes(pair) != before)
-    assert len(results(perform(pair, task(2), task(3)))) == 2
-
-
-def test_a_worker_that_somebody_else_terminates_records_its_run_and_leaves(pair: Local) -> None:
-    def decide(_: Reported) -> bool:
-        os.kill(before, signal.SIGTERM)
-        return True
-
-    pair.submit(task(1, "epochs=1000000"))
-    (before,) = [worker.process.pid or 0 for worker in pair._workers if worker.task == 1]
-    assert results([the_end(pair, decide)])[1]["status"] == "interrupted"
-    assert until(pair, lambda _: before not in processes(pair)) == []
-    assert until_free(pair, 2) == []
-
-
-@pytest.mark.parametrize("item", ["do=hoard", "reason=out_of_memory"])
-def test_a_worker_that_has_grown_or_ran_out_of_memory_is_replaced(item: str) -> None:
-    launcher = local(1, memory_growth_mb=32)
-    try:
-        events = perform(launcher, task(1), task(2, item), task(3))
-        found = [result["process"] for result in results(events).values()]  # its end is no event
-        assert found[0] == found[1] != found[2]
-    finally:
-        launcher.close()
-
-
-def test_each_worker_has_its_threads_and_its_gpu() -> None:
-    launcher = local(2, threads=3, gpus=("GPU-a", "GPU-b"))
-    try:
-        until_free(launcher, 2)
-        for number in range(2):
-            launcher.submit(task(number))
-        events = until(launcher, lambda events: len(events) == 2)
-        found = {event.worker: event.result["environment"] for event in events if isinstance(event, Ended)}
-        assert found == {
-            0: {"CUDA_VISIBLE_DEVICES": "GPU-a", "OMP_NUM_THREADS": "3"},
-            1: {"CUDA_VISIBLE_DEVICES": "GPU-b", "OMP_NUM_THREADS": "3"},
-        }
-    finally:
-        launcher.close()
-
-
-def test_a_worker_without_a_gpu_sees_none() -> None:
-    launcher = local(1, threads=2)
-    try:
-        until_free(launcher, 1)
-        launcher.submit(task(0))
-        (event,) = until(launcher, lambda events: len(events) == 1)
-        assert isinstance(event, Ended)
-        assert event.result["environment"] == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
-    finally:
-        launcher.close()
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        (None, "glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.arena_max=2", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"),
-    ],
-)
-def test_a_worker_asks_for_large_pages_and_nobody_else(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, found: str
+def test_a_run_that_hangs_is_killed_after_its_time(
+    pair: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    if given is not None:
-        monkeypatch.setenv("GLIBC_TUNABLES", given)
-    launcher = local(1)
-    try:
-        assert os.environ.get("GLIBC_TUNABLES") == given
-        (result,) = results(perform(launcher, task(0))).values()
-        assert result["tunables"] == found
-    finally:
-        launcher.close()
+    monkeypatch.setattr(pool, "_GRACE", 0.0)
+    result = finish(pair, task(1, tmp_path, limit=0.01, do="hang"))
+    assert (result.status, result.reason) == ("failed", "timeout")
+    assert result.detail == "longer than 0.01 s, and did not answer any more"
 
 
-def test_workers_that_cannot_start_are_a_failure() -> None:
-    launcher = local(1, gpus=("broken",))
-    try:
-        for _ in range(2):  # nothing else can happen any more
-            with pytest.raises(RunFailure, match="a worker cannot start: ImportError: no such library") as caught:
-                until_free(launcher)
-            assert caught.value.reason == "crashed"
-    finally:
-        launcher.close()
+def test_what_does_not_stop_is_killed(pair: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_PATIENCE", 0.0)
+    pair.submit(task(1, do="hang"))
+    (stopped,) = pair.stop()
+    assert (stopped.task.id, stopped.result, pair.running) == (1, None, {})
 
 
-def test_one_that_cannot_start_is_not_hidden_by_another_that_works() -> None:
-    launcher = local(3, gpus=("0", "broken", "broken"))
-    try:
-        with pytest.raises(RunFailure, match="a worker cannot start"):
-            until(launcher, lambda _: False)
-        hold(launcher, 1)  # said once: what runs can still be ended in good order
-        until(launcher, lambda _: len(processes(launcher)) == 1)
-        launcher.stop(1)
-        assert results([the_end(launcher)])[1]["status"] == "interrupted"
-    finally:
-        launcher.close()
+def test_a_run_that_can_no_longer_be_composed_fails_the_sweep(tmp_path: Path) -> None:
+    once = task(1, do="die")
+    changed = CommandLine.of([*once.command.overrides, "experiment=gone"], tmp_path)
+    with processes(1) as workers:
+        until(workers, workers.free)
+        workers.submit(dataclasses.replace(once, command=changed))
+        (finished,) = until(workers, lambda: not workers.running)
+        assert finished.result is None
+        with pytest.raises(RunFailure, match=r"now cannot: .*experiment=gone"):
+            workers.events(0)
 
 
-def test_nothing_is_left_after_the_end(pair: Local) -> None:
-    hold(pair, 1)
-    found = [psutil.Process(number) for number in processes(pair)]
-    pair.close()
+@pytest.mark.parametrize("tags", [{"do": "hoard"}, {"reason": "out_of_memory"}], ids=str)
+def test_a_worker_that_has_grown_or_ran_out_of_memory_is_replaced(tags: dict[str, Any]) -> None:
+    with processes(1, memory_growth_mb=32) as workers:
+        found = [told(finish(workers, each))["process"] for each in (task(1), task(2, **tags), task(3))]
+        assert found[0] == found[1] != found[2]
+
+
+def test_each_worker_has_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    with processes(2, threads=3, gpus=("GPU-a", "GPU-b")) as workers:
+        until(workers, lambda: workers.free() == 2)
+        results = perform(workers, task(0), task(1))
+    tunables = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"
+    for number, gpu in enumerate(["GPU-a", "GPU-b"]):
+        found = told(results[number])
+        assert found.pop("process")
+        assert found == {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "3", "GLIBC_TUNABLES": tunables}
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=2"
+
+
+def test_a_worker_without_a_gpu_sees_none(pair: Workers) -> None:
+    found = told(finish(pair, task(0)))
+    assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"]) == ("", "1")
+    assert str(found["GLIBC_TUNABLES"]).startswith("glibc.malloc.hugetlb=1")
+
+
+def test_workers_that_cannot_start_are_a_failure_which_those_that_can_do_not_hide() -> None:
+    with processes(3, gpus=("", "broken")) as workers:
+        begin(workers, task(1, do="wait"))
+        with pytest.raises(RunFailure, match=r"cannot start: ImportError: no such library; with sweep.workers=2 each"):
+            until(workers, lambda: False)
+        assert workers.free() == 0
+        # what runs can still be ended in good order
+        assert [(each.task.id, each.result and each.result.status) for each in workers.stop()] == [(1, "interrupted")]
+
+
+def test_nothing_is_left_after_the_end_also_of_workers_that_were_not_ready() -> None:
+    with processes(2) as workers, processes(1) as others:
+        others.open()
+        begin(workers, task(1, epochs=1_000_000))
+        found = [psutil.Process(number) for number in [*numbers(workers), *numbers(others)]]
+    assert len(found) == 3
     assert not any(process.is_running() for process in found)
 
 
-def test_nothing_is_left_of_workers_that_were_not_ready() -> None:
-    launcher = local(2)
-    found = [psutil.Process(number) for number in processes(launcher)]
-    launcher.close()
-    assert not any(process.is_running() for process in found)
+def test_workers_start_with_the_first_thing_there_is_to_do() -> None:
+    with Workers(1, lambda _: pytest.fail("nothing was to be done")) as workers:
+        assert workers.perform([]) == {}
+        assert workers.stop() == []
 
 
 DRIVER = """
-    import sys, time
-    from mnist_sweep.errors import Interrupted, interruptible
-    from tests.sweep.workers.driving import hold, local, perform, processes, results, task, the_end, until_free
+    import time
+    from mnist_sweep.errors import signalled, signals_as_flag
+    from tests.sweep.workers.driving import begin, finish, numbers, processes, task, until
 
-    def interrupted(launcher):
-        try:
-            with interruptible():
-                print(*processes(launcher), flush=True)
-                time.sleep(600)
-        except Interrupted:
-            return
+    def wait_for_a_signal(workers):
+        with signals_as_flag():
+            print(*numbers(workers), flush=True)
+            while not signalled():
+                time.sleep(0.01)
 
-    if __name__ == "__main__":
-        pair = local(2)
+    with processes(2) as pair:
+        pair.open()
 """
 
 
-def driver(*body: str) -> "subprocess.Popen[str]":
-    """A driver in a process group of its own, as a shell starts it."""
+def sweep(*body: str) -> "subprocess.Popen[str]":
+    """A sweep's process in a group of its own, as a shell starts it."""
     script = textwrap.dedent(DRIVER) + "".join(f"    {line}\n" for line in body)
     return subprocess.Popen(
         [sys.executable, "-c", script],
@@ -253,18 +196,15 @@ def driver(*body: str) -> "subprocess.Popen[str]":
 
 
 def test_a_ctrl_c_of_the_terminal_does_not_touch_the_workers() -> None:
-    with driver(
-        "interrupted(pair)  # as they start",
-        "until_free(pair, 2)",
-        "interrupted(pair)  # while they are idle",
-        "results(perform(pair, task(1), task(2)))",
-        "hold(pair, 3)",
-        "interrupted(pair)  # while one is at a task",
-        "pair.stop(3)",
-        "results([the_end(pair)])",
-        "results(perform(pair, task(4)))",
-        "print(*processes(pair), flush=True)",
-        "pair.close()",
+    with sweep(
+        "wait_for_a_signal(pair)  # as they start",
+        "until(pair, lambda: pair.free() == 2)",
+        "wait_for_a_signal(pair)  # while they are idle",
+        "begin(pair, task(3, do='wait'))",
+        "wait_for_a_signal(pair)  # while one has a task",
+        "assert [each.result.status for each in pair.stop()] == ['interrupted']",
+        "assert finish(pair, task(4)).status == 'finished'",
+        "print(*numbers(pair), flush=True)",
     ) as process:
         try:
             assert process.stdout
@@ -280,8 +220,8 @@ def test_a_ctrl_c_of_the_terminal_does_not_touch_the_workers() -> None:
     assert len(seen[0].split()) == 2
 
 
-def test_workers_do_not_survive_a_driver_that_was_killed() -> None:
-    with driver("until_free(pair, 2)", "hold(pair, 1)", "interrupted(pair)") as process:
+def test_workers_do_not_survive_a_sweep_that_was_killed() -> None:
+    with sweep("begin(pair, task(1, do='wait'))", "wait_for_a_signal(pair)") as process:
         try:
             assert process.stdout
             found = [psutil.Process(int(number)) for number in process.stdout.readline().split()]
