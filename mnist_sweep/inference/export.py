@@ -43,7 +43,7 @@ def onnx(model: TrainedModel, file: Path) -> float:
         program = torch.onnx.export(
             network, (images[:3],), dynamo=True, verbose=False,
             input_names=["images"], output_names=["probabilities"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
     assert program is not None
     program.save(str(file))

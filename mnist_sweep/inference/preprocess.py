@@ -37,54 +37,50 @@ class PictureError(ValueError):
 
 
 def read(path: Path) -> Array:
-    """The grey values of a PNG or JPEG file, see `decode`.
-
-    Raises:
-        PictureError: it cannot be read, or is not a picture.
-    """
+    """The grey values of a PNG or JPEG file; see `decode` for what it returns and raises."""
     try:
-        content = path.read_bytes()
+        return decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise PictureError("no such file") from error
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise PictureError("no such file" if missing else f"cannot be read ({error.strerror})") from error
-    return decode(content)
+        raise PictureError(f"cannot be read ({error.strerror})") from error
 
 
 def decode(content: bytes) -> Array:
-    """The grey values of a PNG or JPEG in memory.
-
-    Returns:
-        (height, width) uint8, 0 is black; what is transparent is white.
+    """The grey values, (height, width) uint8, of a PNG or JPEG; 0 is black, and what is transparent is white.
 
     Raises:
-        PictureError: not a PNG or JPEG, cut, an animation, or too large.
+        PictureError: it is empty, no PNG or JPEG, cut, an animation, or too large.
     """
     if not content:
         raise PictureError("the file is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its size, which is checked here
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size, which is checked here
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-                width, height = picture.size
-                if width * height > _MOST_PIXELS:
-                    raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {_MOST_PIXELS:,} in all")
-                frames = getattr(picture, "n_frames", 1)
-                if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
-                    raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
-                picture.draft("L", (2 * _LONGEST, 2 * _LONGEST))
-                picture.load()
-                with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
-                    ImageOps.exif_transpose(picture, in_place=True)
-                return np.asarray(to_grey(picture))
-        except UnidentifiedImageError as error:
-            raise PictureError("not a PNG or JPEG picture, whatever its name says") from error
-        except Image.DecompressionBombError as error:
-            raise PictureError(f"too many pixels; allowed: at most {_MOST_PIXELS:,} in all") from error
-        except PictureError:
-            raise
-        except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError, TypeError, …
-            cause = " ".join(str(error).split())[:80] or type(error).__name__
-            raise PictureError(f"damaged or cut ({cause})") from error
+                return _grey_values(picture)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError("not a PNG or JPEG picture, whatever its name says") from error
+    except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError, TypeError, …
+        cause = " ".join(str(error).split())[:80] or type(error).__name__
+        raise PictureError(f"damaged or cut ({cause})") from error
+
+
+def _grey_values(picture: Image.Image) -> Array:
+    """What `decode` returns, of a picture whose pixels have not been read yet."""
+    width, height = picture.size
+    if width * height > _MOST_PIXELS:
+        raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {_MOST_PIXELS:,} in all")
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
+        raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
+    picture.draft("L", (2 * _LONGEST, 2 * _LONGEST))
+    picture.load()
+    with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
+        ImageOps.exif_transpose(picture, in_place=True)
+    return np.asarray(to_grey(picture))
 
 
 def to_grey(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,71 @@
+"""An exported file is the network, whole and checked, or there is none."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mnist_sweep import cli
+from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
+from mnist_sweep.training import trained_model
+from tests.inference.conftest import Changed
+
+
+def test_onnx_and_safetensors_are_the_network(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    images = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model, onnx = trained_model.read(checkpoint), tmp_path / "it.onnx"
+    assert cli.perform("export", ["--to", "onnx", str(onnx), "--checkpoint", str(checkpoint)]) == cli.DONE
+    assert capsys.readouterr().out == f"{onnx}\n"
+    assert "1000 images, greatest difference" in caplog.text
+    (found,) = onnxruntime.InferenceSession(onnx).run(None, {"images": images.float().numpy() / 255})
+    assert np.abs(found - model.probabilities(images)).max() < 1e-4
+    with pytest.raises(RequestError, match="is there already"):
+        cli.perform("export", ["--to", "safetensors", str(onnx), "--checkpoint", str(checkpoint)])
+    kept = tmp_path / "it.safetensors"
+    assert cli.perform("export", ["--to", "safetensors", str(kept), "--checkpoint", str(checkpoint)]) == cli.DONE
+    tensors = load_file(kept)
+    assert {key: value.tolist() for key, value in model.network.state_dict().items()} == {
+        key: value.tolist() for key, value in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("target", ["/dev/null/it.onnx", "nowhere/it.onnx", "x" * 300])
+def test_a_place_where_nothing_can_be_written_is_refused(target: str, checkpoint: Path) -> None:
+    with pytest.raises(RequestError, match=f"^{target}: .*; allowed: a new file in a folder that can be written"):
+        cli.perform("export", ["--to", "safetensors", target, "--checkpoint", str(checkpoint)])
+
+
+def test_an_interruption_leaves_no_file_that_was_not_checked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    call = ["--to", "onnx", str(tmp_path / "it.onnx"), "--checkpoint", str(checkpoint)]
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime, "InferenceSession", fails)
+        with pytest.raises(OSError, match="no space left"):
+            cli.perform("export", call)
+    with signals_as_flag():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            cli.perform("export", [*call[:1], "safetensors", *call[2:]])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_of_the_networks_own_images_is_named(changed: Changed, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(bytes(1_000))
+    other = changed(name="mnist", root=str(tmp_path))
+    with pytest.raises(RequestError, match="train-images-idx3-ubyte is damaged: 1,000 bytes"):
+        cli.perform("export", ["--to", "onnx", str(tmp_path / "it.onnx"), "--checkpoint", str(other)])
+    assert not (tmp_path / "it.onnx").exists()

@@ -1,0 +1,102 @@
+"""Pictures are recognised, each on its line; what cannot be read or loaded is named in one line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mnist_sweep import cli
+from mnist_sweep.errors import RequestError
+from mnist_sweep.training import trained_model
+from tests.inference.conftest import Changed
+
+
+def test_each_picture_has_its_line_and_what_is_none_is_named(
+    checkpoint: Path, picture: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (picture.parent / "folder.png").mkdir()
+    (picture.parent / "text.png").write_text("no picture")
+    (picture.parent / "empty").mkdir()
+    wrong = ["x" * 300, str(picture.parent / "none.png"), str(picture.parent / "empty")]
+    assert cli.perform("predict", [str(picture.parent), *wrong, "--checkpoint", str(checkpoint)]) == cli.FAILED
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert answer["image"] == str(picture)
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert answer["digit"] == int(np.argmax(answer["probabilities"]))
+    said = [record.getMessage() for record in caplog.records]
+    for word in ("empty: no pictures in this folder", "text.png: not a PNG", "File name too long", "no such file"):
+        assert sum(word in each for each in said) == 1, said
+
+
+def test_on_a_terminal_there_is_a_table(
+    checkpoint: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = picture.rename(picture.parent / "[red]:cat:7.png")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert cli.perform("predict", [str(picture), "--checkpoint", str(checkpoint)]) == cli.DONE
+    name, head, row = capsys.readouterr().out.splitlines()
+    assert (name, head.split()) == (str(checkpoint), ["image", "digit", "probability", "next"])
+    assert row.split()[0] == str(picture)
+    assert row.count("%") == 3
+
+
+def test_pictures_of_other_sets_are_taken_as_they_are(
+    changed: Changed, picture: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    of_kmnist = changed(name="kmnist")
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    whole = picture.parent / "whole.png"
+    Image.fromarray(pixels).save(whole)
+    wanted = trained_model.read(of_kmnist).probabilities(torch.from_numpy(pixels)[None, None])
+    assert cli.perform("predict", [str(picture.parent), "--checkpoint", str(of_kmnist)]) == cli.FAILED
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["image"] == str(whole)
+    assert json.loads(line)["probabilities"] == pytest.approx(wanted[0].tolist(), abs=1e-6)
+    said = "one.png: 60 × 60 pixels; allowed for a network that was not trained on MNIST's digits: 28 × 28"
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("uri", ["foo://there", "sqlite:///{}/notes.txt", "{}"])
+def test_a_store_that_cannot_be_used_gets_one_line(uri: str, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database at all")
+    uri = uri.format(tmp_path)
+    for command in (["predict", str(picture)], ["export", "--to", "onnx", str(tmp_path / "it.onnx")]):
+        with pytest.raises(RequestError, match=f"^--tracking-uri={uri}: .*; allowed: sqlite:///FILE of a run") as said:
+            cli.perform(command[0], [*command[1:], "--tracking-uri", uri])
+        assert "\n" not in str(said.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["notes.txt", "one.png", "pictures"]
+
+
+def test_without_a_model_it_says_what_makes_one(picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # empty: as if it were not set
+    said = r"there is no mlruns/mlflow\.db; python -m mnist_sweep \+sweep=optuna makes one"
+    calls: list[tuple[str, list[str]]] = [
+        ("predict", [str(picture)]),
+        ("predict", [str(picture), "--tracking-uri", ""]),
+        ("export", ["--to", "onnx", "it.onnx"]),
+    ]
+    for name, arguments in calls:
+        with pytest.raises(RequestError, match=said):
+            cli.perform(name, arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no such file"), (b"broken", "it is no checkpoint"), ({"a": 1}, "not a checkpoint of mnist_sweep")],
+)
+def test_what_is_no_checkpoint_is_refused(content: Any, said: str, picture: Path, tmp_path: Path) -> None:
+    file = tmp_path / "it.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content:
+        torch.save(content, file)
+    with pytest.raises(RequestError, match=said):
+        cli.perform("predict", [str(picture), "--checkpoint", str(file)])
