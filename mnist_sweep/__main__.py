@@ -108,7 +108,7 @@ def main() -> int:
     one = CommandLine.of(flags.overrides, flags.config_dir)
     commands = _points(flags.overrides, flags.config_dir) if flags.multirun else [one]
     if flags.cfg or flags.info:
-        hash(one.config)  # refused here in one line, where it cannot be composed
+        _ = one.config  # refused here in one line, where it cannot be composed
     elif not (flags.help or flags.hydra_help or flags.version or flags.shell_completion):
         for command in commands:  # all points of a grid before the first is run
             api.check(command)

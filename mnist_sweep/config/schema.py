@@ -44,10 +44,11 @@ class Config(Section):
     sweep: Sweep | None = None  # there only with +sweep=optuna
 
     @model_validator(mode="after")
-    def _normalisable(self) -> Self:
-        """Batch normalisation cannot be trained on a single number."""
+    def _sound(self) -> Self:
+        if self.sweep and self.name is not None:
+            raise ValueError(f"name={self.name}: a sweep is named by sweep.name")
         one = self.data.batch_size == 1 and shapes.smallest_map(self.model.blocks()) == 1
-        if one and self.model.batch_norm:
+        if one and self.model.batch_norm:  # which cannot be trained on a single number
             raise ValueError(
                 "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
                 "needs two; allowed there: at least 2, or model.batch_norm=false"
