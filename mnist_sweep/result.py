@@ -103,11 +103,7 @@ class Result:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write plain data to a file that is there whole or not at all, also when the power fails: new file, sync, rename.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write plain data to a file that is there whole or not at all, also when the power fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)

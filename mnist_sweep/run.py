@@ -76,7 +76,8 @@ def train(
     started = time.monotonic()
     config, device = _settled(command.config)
     threads = config.trainer.threads or trainer.ALL_THREADS
-    record = RunRecord(command, config, _name_of(device), threads)
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+    record = RunRecord(command, config, name, threads)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> bool:
         record.epoch(epoch, values, fit.train_seconds)
@@ -107,15 +108,16 @@ def _settled(config: schema.Config) -> tuple[schema.Config, torch.device]:
         RequestError: there is no GPU where one was asked for.
     """
     hardware.check_accelerator(config.trainer.accelerator)
-    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    precision, why = hardware.precision(config.trainer.precision, on_gpu)
+    device = _device(wanted=config.trainer.accelerator != "cpu")
+    precision, why = hardware.precision(config.trainer.precision, device.type == "cuda")
     if why:
         log.info("trained in %s: %s (trainer.precision)", precision, why)
-    return config.with_precision(precision), torch.device("cuda:0" if on_gpu else "cpu")
+    return config.with_precision(precision), device
 
 
-def _name_of(device: torch.device) -> str:
-    return "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+def _device(wanted: bool) -> torch.device:
+    """A GPU where it is wanted and there."""
+    return torch.device("cuda:0" if wanted and torch.cuda.is_available() else "cpu")
 
 
 @dataclasses.dataclass
@@ -131,8 +133,7 @@ class _Run:
         """Train, test where that is asked for, and record what came of it; the arguments are those of `train`."""
         record, fit = self.record, self.fit
         status: Status = "finished"
-        reason = detail = None
-        interruption: Interrupted | None = None
+        reason = detail = interruption = None
         try:
             record.open(parent, tags)
             record.mlflow.watch_machine()
@@ -151,10 +152,14 @@ class _Run:
                 log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         if fit.network is not None:
             record.progress.history, record.progress.train_seconds = fit.history, fit.train_seconds
-        result = self._result(status, reason, detail)
-        if status == "finished":
+        confusion = fit.validation.confusion.tolist() if fit.validation else None
+        more = {"confusion": confusion, "test_opened_at": self.opened}
+        result = record.result(status, reason=reason, detail=detail, **more)
+        if self.tested:
+            result.metrics.update(self.tested[1].metrics)
+        if status == "finished" and record.mlflow.tracked:
             self._report(result, pictures)
-            result = dataclasses.replace(result, seconds=round(record.seconds(), 3))
+            result = dataclasses.replace(result, seconds=record.seconds())
         record.close(result)
         if interruption:
             raise interruption
@@ -166,24 +171,16 @@ class _Run:
         self.opened = _now()
         self.record.mlflow.tags({"test.opened_at": self.opened})
         log.info("the test set is opened (%s)", self.opened)
-        images = data.test_set(self.record.config.data.name, self.record.config.data.root)
+        settings = self.record.config.data
+        images = data.test_set(settings.name, settings.root)
         self.tested = images, evaluate(self.fit.network, images, "test")
-
-    def _result(self, status: Status, reason: str | None, detail: str | None) -> Result:
-        confusion = self.fit.validation.confusion.tolist() if self.fit.validation else None
-        result = self.record.result(
-            status, reason=reason, detail=detail, confusion=confusion, test_opened_at=self.opened
-        )
-        if self.tested:
-            result.metrics.update(self.tested[1].metrics)
-        return result
 
     def _report(self, result: Result, pictures: bool) -> None:
         """Keep what a finished run shows in MLflow."""
         fit, run, config = self.fit, self.record.mlflow, self.record.config
-        if not run.tracked:
-            return
-        assert fit.network is not None and fit.held_out is not None and fit.validation is not None
+        assert fit.network is not None
+        assert fit.held_out is not None
+        assert fit.validation is not None
         if not pictures:
             run_report.keep_trial(run, result, fit.validation)
             return
@@ -220,8 +217,8 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
     """
     results = [_finished(folder) for folder in folders]
     models = {  # all of them, before the first is measured
-        folder: trained_model.read(folder / BEST)
-        for folder, result in zip(folders, results, strict=True)
+        result.folder: trained_model.read(Path(result.folder) / BEST)
+        for result in results
         if "test/loss" not in result.metrics
     }
     opened = _now()
@@ -230,39 +227,30 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
             on_open(opened)
         log.info("the test set is opened (%s)", opened)
         torch.set_num_threads(trainer.ALL_THREADS)
-    return [
-        _tested(result, folder, models[folder], opened) if folder in models else result
-        for folder, result in zip(folders, results, strict=True)
-    ]
+    return [_tested(each, models[each.folder], opened) if each.folder in models else each for each in results]
 
 
 def _finished(folder: Path) -> Result:
-    """The result of a run that has one and has finished."""
-    if (result := Result.found(folder)) is None:
-        raise RequestError(
-            f"{folder}: its result.json is not there or damaged; allowed for the test set: a finished run"
-        )
-    if result.status != "finished":
-        raise RequestError(f"{folder}: the run is {result.status}; allowed for the test set: a finished one")
-    return result
+    """The result of a run that has finished, in the folder where it is now."""
+    result = Result.found(folder)
+    if result is None or result.status != "finished":
+        what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
+        raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
+    return dataclasses.replace(result, folder=str(folder))
 
 
-def _tested(result: Result, folder: Path, model: TrainedModel, opened: str) -> Result:
+def _tested(result: Result, model: TrainedModel, opened: str) -> Result:
     """A finished run's result, completed by its measures on the test set."""
-    config = RunFolder(folder).config() or model.config
-    root = CommandLine.of(result.overrides).assigned().get("data.root", config.data.root)
-    images = data.test_set(config.data.name, root)
-    on_gpu = result.device != "cpu" and torch.cuda.is_available()
-    found = evaluate(model.network, images, "test", torch.device("cuda:0" if on_gpu else "cpu"))
-    metrics = {**result.metrics, **found.metrics}
-    run = MLflowRun(
-        config.tracking if result.mlflow_run_id else None, Path(config.output), folder.name, resume=result.mlflow_run_id
-    )
+    folder = RunFolder(Path(result.folder))
+    config = folder.config() or model.config
+    images = data.test_set(config.data.name, config.data.root)
+    found = evaluate(model.network, images, "test", _device(wanted=result.device != "cpu"))
+    settings = config.tracking if result.mlflow_run_id else None
+    run = MLflowRun(settings, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
     result = dataclasses.replace(
         result,
-        metrics=metrics,
+        metrics={**result.metrics, **found.metrics},
         test_opened_at=opened,
-        folder=str(folder),
         mlflow_run_id=run.run_id or result.mlflow_run_id,
     )
     run.tags({"test.opened_at": opened})

@@ -17,43 +17,35 @@ from mnist_sweep.result import BEST, Result
 
 @contextlib.contextmanager
 def lock(file: Path, message: str) -> Iterator[None]:
-    """Hold a file, so that only one process works on what it stands for.
-
-    Args:
-        file: is made, and its folder; it is gone afterwards.
-        message: says, in one line, what another process is at and what is allowed.
+    """Hold a file, so that only one process works on what it stands for. It is gone afterwards.
 
     Raises:
-        RequestError: another process holds the file, or it cannot be written.
+        RequestError: another process holds the file, with the message; or the file cannot be written.
     """
+    held = FileLock(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(file)
         held.acquire(timeout=0)
     except Timeout as error:
         raise RequestError(message) from error
     except OSError as error:  # which a Timeout is, too
-        raise RequestError(
-            f"{file} cannot be written ({error.strerror or error}); allowed: a folder that can"
-        ) from error
+        raise RequestError(f"{file} cannot be written ({error.strerror}); allowed: a folder that can") from error
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # while the lock is held: another process must not find it and then lose it
+        with contextlib.suppress(OSError):  # while it is held: a process that opens it now finds it gone, and waits not
             file.unlink()
         held.release()
 
 
 @dataclass
 class Progress:
-    """How far a run has come, by its ``history.jsonl``, or by its ``result.json`` where it was interrupted.
+    """How far a run has come.
 
     Attributes:
-        attempts: that were begun; 0 for a run without a folder.
-        device, threads, mlflow_run_id: see `Result`.
-        seconds, train_seconds: of all attempts.
+        attempts, device, threads, mlflow_run_id, seconds, train_seconds: see `Result`; no attempt is known yet as 0.
         history: the metrics of each epoch.
-        times: when each epoch ended, milliseconds since 1970.
+        times: when each epoch ended, in milliseconds since 1970.
     """
 
     attempts: int = 0
@@ -68,11 +60,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run.
-
-    Attributes:
-        path: ``<output>/runs/<name>``; its last part is the run's name.
-    """
+    """The folder of one run, ``<output>/runs/<name>``."""
 
     path: Path
 
@@ -86,60 +74,43 @@ class RunFolder:
         """The best epoch's checkpoint."""
         return self.path / BEST
 
-    @property
-    def last(self) -> Path:
-        """The state after the last epoch, from which a run that did not end goes on."""
-        return self.path / "checkpoints" / "last.ckpt"
-
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run: two processes that resume it would write over each other. See `lock` for what it raises."""
         name = self.path.name
-        return lock(
-            self.path.with_name(f".{name}.lock"),
-            f"name={name}: another process is at this run; allowed: another name, or this one after its end",
-        )
+        taken = f"name={name}: another process is at this run; allowed: another name, or this one after its end"
+        return lock(self.path.with_name(f".{name}.lock"), taken)
 
-    def begin(self, config: schema.Config, items: Sequence[str], *, resume: bool = False) -> Progress:
-        """Make the folder, or go on in that of an earlier attempt.
-
-        Args:
-            config: of the run.
-            items: the overrides that repeat it.
-            resume: the folder may be there already.
-
-        Returns:
-            The progress of the earlier attempts.
+    def begin(self, config: schema.Config, items: Sequence[str], *, resume: bool = False) -> None:
+        """Make the folder with a config and the overrides that repeat it, or go on in that of an earlier attempt.
 
         Raises:
             RequestError: the folder is there but should not be, is of another config, or cannot be written.
         """
+        where = f"name={config.name}: {self.path}"
         try:
             self.path.mkdir(parents=True, exist_ok=resume)
             if resume and (changed := self.differences(config)):
-                raise RequestError(
-                    f"name={config.name}: the run in {self.path} was begun otherwise ({'; '.join(changed)}); "
-                    "allowed: its own settings, or another name"
-                )
-            _write_yaml(self.path / "config.yaml", config.plain())
-            _write_yaml(self.path / "overrides.yaml", list(items))
+                allowed = "allowed: its own settings, or another name"
+                raise RequestError(f"{where} was begun otherwise ({'; '.join(changed)}); {allowed}")
+            for file, content in (("config.yaml", config.plain()), ("overrides.yaml", list(items))):
+                text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+                (self.path / file).write_text(text, encoding="utf-8")
         except FileExistsError as error:
-            raise RequestError(
-                f"name={config.name}: {self.path} is there already; allowed: a name not yet taken"
-            ) from error
+            raise RequestError(f"{where} is there already; allowed: a name not yet taken") from error
         except OSError as error:
-            raise RequestError(
-                f"output={config.output}: {self.path} cannot be written ({error.strerror}); allowed: a folder that can"
-            ) from error
-        return self.progress()
+            where = f"output={config.output}: {self.path}"
+            raise RequestError(f"{where} cannot be written ({error.strerror}); allowed: a folder that can") from error
 
     def config(self) -> schema.Config | None:
         """The run's config, as if it had been started where its folder is now; None where none can be read."""
         try:
-            config = schema.Config.model_validate(_read_yaml(self.path / "config.yaml"))
+            config = schema.Config.model_validate(self._read("config.yaml"))
         except ValueError:  # of another version of this program, or damaged
             return None
         there, here = config.output, str(self.path.parent.parent)
+        root = overrides.assigned(self.overrides()).get("data.root", config.data.root)
         moved: dict[str, Any] = {"output": here, "name": self.path.name}
+        moved["data"] = config.data.model_copy(update={"root": root})
         if isinstance(config.tracking, options.MLflow):
             uri = config.tracking.uri.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
             moved["tracking"] = config.tracking.model_copy(update={"uri": uri})
@@ -147,11 +118,11 @@ class RunFolder:
 
     def overrides(self) -> list[str]:
         """The overrides that repeat the run."""
-        return list(_read_yaml(self.path / "overrides.yaml") or [])
+        return self._read("overrides.yaml") or []
 
     def differences(self, config: schema.Config) -> list[str]:
         """How the run in the folder was begun otherwise, in what bears on its numbers: ``KEY: VALUE → VALUE``."""
-        there = _read_yaml(self.path / "config.yaml")
+        there = self._read("config.yaml")
         if there is None:
             return []
         try:
@@ -167,21 +138,31 @@ class RunFolder:
             if before.get(key) != now.get(key)
         ]
 
+    def _read(self, file: str) -> Any:
+        """Plain data; None where the file is not there or damaged, as by a process that was killed while it wrote."""
+        try:
+            return yaml.safe_load((self.path / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return None
+
     def note(self, **line: Any) -> None:
-        """Append a line to ``history.jsonl``: how an attempt begins (``attempts``), or what an ``epoch`` came to."""
+        """Append a line to ``history.jsonl``: what an ``epoch`` came to, or fields of `Progress`."""
         with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def progress(self) -> Progress:
-        """How far the run has come."""
+        """How far the run has come, by ``history.jsonl``; an epoch that was trained again takes its old place."""
         found = Progress()
         with contextlib.suppress(FileNotFoundError):
             for text in (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # a process was killed while it wrote the line
-                    _add(found, json.loads(text))
-        if result := self.result():
-            for key in ("attempts", "device", "threads", "mlflow_run_id", "seconds", "train_seconds"):
-                setattr(found, key, getattr(result, key))
+                with contextlib.suppress(ValueError):  # a process was killed while it wrote the line
+                    line = json.loads(text)
+                    done = line.pop("epoch", 0) - 1
+                    times, known = line.pop("time", None), {key: line.pop(key) for key in vars(found) if key in line}
+                    if done >= 0:
+                        found.history[done:], found.times[done:] = [line], [times]
+                    for key, value in known.items():
+                        setattr(found, key, value)
         return found
 
     def result(self) -> Result | None:
@@ -195,32 +176,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what only a run that goes on needs, and the files that a process was writing when it died."""
-        for pattern in ("checkpoints/last.*", "checkpoints/.*", ".*.json.*"):
+        for pattern in ("checkpoints/last.*", "checkpoints/*.part", ".*.json.*"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it holds the best checkpoint, where there is one
             (self.path / "checkpoints").rmdir()
-
-
-def _add(progress: Progress, line: dict[str, Any]) -> None:
-    """Bring progress up to date by a line of ``history.jsonl``; an epoch that was trained again takes its old place."""
-    if "epoch" in line:
-        before = line.pop("epoch") - 1
-        progress.times = [*progress.times[:before], line.pop("time")]
-        progress.seconds, progress.train_seconds = line.pop("seconds"), line.pop("train_seconds")
-        progress.history = [*progress.history[:before], line]
-    else:
-        for key, value in line.items():
-            setattr(progress, key, value)
-
-
-def _write_yaml(path: Path, content: Any) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _read_yaml(path: Path) -> Any:
-    """Plain data; None where the file is not there or damaged, as by a process that was killed while it wrote."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None

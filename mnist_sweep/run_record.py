@@ -20,12 +20,7 @@ from mnist_sweep.run_folder import Progress, RunFolder
 from mnist_sweep.tracking import MLflowRun, State, provenance
 from mnist_sweep.training import datasets
 
-_STATES: dict[Status, State] = {
-    "finished": "FINISHED",
-    "pruned": "KILLED",
-    "interrupted": "KILLED",
-    "failed": "FAILED",
-}
+_STATES: dict[Status, State] = {"finished": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 class RunRecord:
@@ -41,7 +36,7 @@ class RunRecord:
         command: repeats the run anywhere: all that bears on the numbers is written out.
         folder: of the run.
         mlflow: the MLflow run; nothing is tracked until `open`.
-        progress: how far the run has come, its earlier attempts included.
+        progress: how far the run has come, with its earlier attempts.
     """
 
     def __init__(self, command: CommandLine, config: schema.Config, device: str, threads: int) -> None:
@@ -63,16 +58,11 @@ class RunRecord:
 
     def begin(self, *, resume: bool = False) -> None:
         """Make the folder, or go on in that of an earlier attempt; see `RunFolder.begin` for what it raises."""
-        self.progress = self.folder.begin(self.config, self.command.overrides, resume=resume)
+        self.folder.begin(self.config, self.command.overrides, resume=resume)
+        self.progress = self.folder.progress()
         self.progress.attempts += 1
-        self._note(device=self.device, threads=self.threads, seconds=self.progress.seconds)
-        (self.folder.path / "result.json").unlink(missing_ok=True)  # of an interruption; what it said is noted
-
-    def _note(self, **known: Any) -> None:
-        """Write down what is known of this attempt."""
-        for key, value in known.items():
-            setattr(self.progress, key, value)
-        self.folder.note(attempts=self.progress.attempts, **known)
+        self.folder.note(attempts=self.progress.attempts, device=self.device, threads=self.threads)
+        (self.folder.path / "result.json").unlink(missing_ok=True)  # of an attempt that was interrupted
 
     def open(self, parent: str | None, tags: Mapping[str, Any]) -> None:
         """Make the MLflow run, or go on with that of an earlier attempt, and describe the run there.
@@ -84,46 +74,38 @@ class RunRecord:
         Raises:
             RequestError: a file of the data set is damaged.
         """
-        config, earlier = self.config, self.progress.mlflow_run_id
-        output, name = Path(config.output), self.folder.path.name
-        self.mlflow = run = MLflowRun(config.tracking, output, name, parent=parent, tags=tags, resume=earlier)
-        self._note(mlflow_run_id=run.run_id)
-        for epoch, values in enumerate(self.progress.history, start=1):  # MLflow may have missed some
-            run.metrics(values, epoch, time_ms=self.progress.times[epoch - 1])
+        config, progress, path = self.config, self.progress, self.folder.path
+        self.mlflow = run = MLflowRun(
+            config.tracking, Path(config.output), path.name, parent=parent, tags=tags, resume=progress.mlflow_run_id
+        )
+        self.folder.note(mlflow_run_id=run.run_id)
+        for epoch, values in enumerate(progress.history, start=1):  # MLflow may have missed some
+            run.metrics(values, epoch, time_ms=progress.times[epoch - 1])
         run.parameters(config.parameters())
         run.tags({"command": self.command.shell(), "device": self.device, "threads": self.threads})
-        run.tags({"attempts": self.progress.attempts if self.progress.attempts > 1 else None, **provenance.tags()})
-        for file in ("config.yaml", "overrides.yaml"):
-            run.file(self.folder.path / file)
-        source, digest = IMAGE_SETS[config.data.name], datasets.verify(config.data)
-        run.tags({"dataset": config.data.name, "dataset.digest": digest})
-        taken = f"{digest} {config.data.limit} {config.data.split_seed}".encode()
-        run.dataset(
-            config.data.name,
-            hashlib.md5(taken, usedforsecurity=False).hexdigest(),
-            datasets.folder(config.data),
-            "training",
-            {
-                "training images": min(config.data.limit or source.train, source.train),
-                "validation images": source.validation,
-                "split seed": config.data.split_seed,
-            },
-        )
+        run.tags({"attempts": progress.attempts if progress.attempts > 1 else None, **provenance.tags()})
+        run.file(path / "config.yaml")
+        run.file(path / "overrides.yaml")
+        source, data, digest = IMAGE_SETS[config.data.name], config.data, datasets.verify(config.data)
+        run.tags({"dataset": data.name, "dataset.digest": digest})
+        images = {"training images": min(data.limit or source.train, source.train)}
+        images |= {"validation images": source.validation, "split seed": data.split_seed}
+        part = hashlib.md5(f"{digest} {data.limit} {data.split_seed}".encode(), usedforsecurity=False).hexdigest()
+        run.dataset(data.name, part, datasets.folder(data), "training", images)
 
     def epoch(self, epoch: int, values: dict[str, float], train_seconds: float) -> None:
         """Keep the metrics of an epoch, counted from 1; an earlier attempt may have kept the same."""
-        done, now = epoch - 1, int(time.time() * 1000)
-        if self.progress.history[done:epoch] != [values]:
-            self.progress.history[done:], self.progress.times[done:] = [values], [now]
+        progress, done, now = self.progress, epoch - 1, int(time.time() * 1000)
+        progress.train_seconds = train_seconds
+        if progress.history[done:epoch] != [values]:
+            progress.history[done:], progress.times[done:] = [values], [now]
             self.mlflow.metrics(values, epoch, time_ms=now)
-        self.progress.train_seconds = train_seconds
-        self.folder.note(
-            epoch=epoch, time=self.progress.times[done], seconds=self.seconds(), train_seconds=train_seconds, **values
-        )
+        times = {"time": progress.times[done], "seconds": self.seconds(), "train_seconds": train_seconds}
+        self.folder.note(epoch=epoch, **times, **values)
 
     def seconds(self) -> float:
         """That the run has taken, with those of earlier attempts."""
-        return self.progress.seconds + time.monotonic() - self._started
+        return round(self.progress.seconds + time.monotonic() - self._started, 3)
 
     def result(self, status: Status, *, reason: str | None = None, detail: str | None = None, **more: Any) -> Result:
         """The result of the run as it stands.
@@ -132,15 +114,15 @@ class RunRecord:
             status: how the run ended.
             reason, detail, more: fields of the `Result`.
         """
-        config, progress = self.config, self.progress
-        history, layers = progress.history, config.model.layers()
+        config, progress, layers = self.config, self.progress, self.config.model.layers()
+        history = progress.history
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
         known: dict[str, Any] = {
             "objective": history[best - 1][config.objective] if best else None,
             "metrics": dict(history[best - 1]) if best else {},
             "best_epoch": best,
             "epochs": len(history),
-            "seconds": round(self.seconds(), 3),
+            "seconds": self.seconds(),
             "train_seconds": round(progress.train_seconds, 3),
             "parameters": sum(layer.parameters for layer in layers),
             "dataset": config.data.name,
@@ -165,19 +147,21 @@ class RunRecord:
         Raises:
             RunFailure: ``result.json`` cannot be written, as on a full disk; then the run has failed in MLflow, too.
         """
+        interrupted = result.status == "interrupted"
         if result.status == "finished":
             self.mlflow.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
-        if result.checkpoint and result.status in ("finished", "interrupted"):
+        if result.checkpoint and (interrupted or result.status == "finished"):
             self.mlflow.file(self.folder.best, "checkpoints")
-        word = "interrupted" if result.status == "interrupted" else None
-        self.mlflow.end(_STATES[result.status], result.reason or word, result.detail)
+        self.mlflow.end(_STATES[result.status], "interrupted" if interrupted else result.reason, result.detail)
         try:
+            if interrupted:
+                self.folder.note(seconds=result.seconds, train_seconds=result.train_seconds)
             result.write()
         except OSError as error:
             detail = f"{result.path} cannot be written ({error.strerror or error})"
             self.mlflow.end("FAILED", "error", detail)
             raise RunFailure("error", detail) from error
-        if result.status != "interrupted":
+        if not interrupted:
             self.folder.clear()
         return result
 
@@ -186,10 +170,10 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     Args:
-        command: of the run; its config has a name. A run that was begun with another one keeps that.
+        command: of the run; its config has a name. A run that was begun with other settings keeps those.
         parent: MLflow's id of the parent run.
         tags: for MLflow.
-        reason: one word for programs: ``crashed``, ``timeout``, ``infeasible`` or ``error``.
+        reason: one word for programs: ``crashed``, ``timeout`` or ``error``.
         detail: one line for people.
 
     Returns:
@@ -197,14 +181,15 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
 
     Raises:
         RequestError: the folder cannot be written.
+        RunFailure: ``result.json`` cannot be written.
     """
     folder = RunFolder.of(command.config)
     if own := folder.ended():
         return own
     before = folder.progress()
     if config := folder.config():
-        begun = CommandLine.of(folder.overrides(), command.config_dir)
         config = config.model_copy(update={"tracking": command.config.tracking})
+        begun = CommandLine.of(folder.overrides(), command.config_dir)
         record = RunRecord(begun, config, before.device, before.threads)
         record.progress = before
     else:

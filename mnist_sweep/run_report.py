@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,9 @@ from mnist_sweep.training import datasets, trained_model
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation
 
-Array = np.ndarray[Any, Any]
-
 _MISTAKES = 30
 #: Images of the model's input example, which stand for a batch of any size.
 _EXAMPLES = 3
-_PARTS = {"validation": "val", "test": "test"}
 
 
 def keep(
@@ -32,11 +28,10 @@ def keep(
 
     Args:
         run: of MLflow, open.
-        config: of the run.
-        result: of the run.
-        network: with the best epoch's weights.
+        config, result: of the run.
+        network: with the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
         images: the validation images, by which the best epoch was chosen.
-        found: on these, by the best epoch's network.
+        found: on these, by this network.
     """
     with harmless("the pictures of this run could not be drawn"):
         for name, figure in network_pictures(config, result, network, images).items():
@@ -48,68 +43,55 @@ def keep(
 
 
 def keep_trial(run: MLflowRun, result: Result, found: Evaluation) -> None:
-    """Keep what a finished trial shows besides its metrics: the confusion matrix."""
+    """Keep what a finished trial shows besides its metrics: the confusion matrix of the validation images."""
+    name = "confusion_matrix_validation"
+    run.document(found.confusion.tolist(), f"{name}.json")
     with harmless("the confusion matrix could not be drawn"):
-        title = _title("validation", result, found.confusion)
-        run.figure(figures.confusion_matrix(found.confusion, title), "confusion_matrix_validation.png")
-        run.document(found.confusion.tolist(), "confusion_matrix_validation.json")
+        run.figure(figures.confusion_matrix(found.confusion, _title("validation", result, found)), f"{name}.png")
 
 
 def keep_test(run: MLflowRun, config: schema.Config, result: Result, images: ImageSet, found: Evaluation) -> None:
-    """Keep what was measured on the test set.
-
-    Args:
-        run: of MLflow, open.
-        config: of the run.
-        result: of the run.
-        images: the test set's.
-        found: on these, by the best epoch's network.
-    """
+    """Keep what was found on the test set's images, by the best epoch's network."""
     run.metrics(found.metrics, result.best_epoch or 0, of_model=True)
     keep_part(run, "test", result, images, found)
-    run.dataset(
-        f"{config.data.name}-test",  # a data set is an input of a run once, under its name and digest
-        datasets.verify(config.data),
-        datasets.folder(config.data),
-        "testing",
-        {"images": IMAGE_SETS[config.data.name].test},
-    )
+    data, count = config.data, {"images": IMAGE_SETS[config.data.name].test}
+    # a data set is an input of a run once, under its name and digest
+    run.dataset(f"{data.name}-test", datasets.verify(data), datasets.folder(data), "testing", count)
 
 
 def keep_model(
     run: MLflowRun, result: Result, network: nn.Module, images: ImageSet, parameters: Mapping[str, str]
 ) -> None:
-    """Keep the network as the run's model, with what was measured of it on validation.
+    """Keep the network as the run's model.
 
     Args:
         run: of MLflow, open.
         result: of the run; its best checkpoint is in its folder.
         network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        images: of which the first few are the example.
+        images: the first few are the model's example.
         parameters: to find the model by, dotted names.
     """
-    step = result.best_epoch or 0
-    example = images.take(torch.arange(_EXAMPLES)).cpu().float() / 255
-    run.model(trained_model.served(network), example, Path(result.folder) / BEST, parameters, step)
-    run.metrics({name: v for name, v in result.metrics.items() if not name.startswith("test/")}, step, of_model=True)
+    with harmless("the model of this run could not be kept"):
+        example = (images.take(torch.arange(_EXAMPLES)).cpu().float() / 255).numpy()
+        checkpoint = Path(result.folder) / BEST
+        run.model(trained_model.served(network), example, checkpoint, parameters, result.best_epoch or 0)
 
 
 def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found: Evaluation) -> None:
     """Keep matrix, classes, mistakes and calibration on one part of the data set, ``validation`` or ``test``."""
+    confusion, name = found.confusion, f"confusion_matrix_{part}"
+    run.document(confusion.tolist(), f"{name}.json")
+    run.document((confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)).tolist(), f"{name}_normalised.json")
+    classes = {key: values.tolist() for key, values in metrics.per_class(confusion).items()}
+    run.document(classes, f"per_class_{part}.json")
+    run.table({"class": list(range(len(confusion))), **classes}, f"per_class_{part}_table.json")
+    bins = metrics.calibration(found.probabilities, images.labels.cpu().numpy())
+    run.document({key: values.tolist() for key, values in bins.items()}, f"calibration_{part}.json")
+    error = {f"{'val' if part == 'validation' else part}/calibration_error": metrics.calibration_error(bins)}
+    run.metrics(error, result.best_epoch or 0)
     with harmless(f"the pictures of the {part} images could not be drawn"):
-        for name, figure in part_pictures(part, result, images, found).items():
-            run.figure(figure, f"{name}.png")
-        confusion, name = found.confusion, f"confusion_matrix_{part}"
-        run.document(confusion.tolist(), f"{name}.json")
-        shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-        run.document(shares.tolist(), f"{name}_normalised.json")
-        classes = {key: values.tolist() for key, values in metrics.per_class(confusion).items()}
-        run.document(classes, f"per_class_{part}.json")
-        run.table({"class": list(range(len(confusion))), **classes}, f"per_class_{part}_table.json")
-        bins = metrics.calibration(found.probabilities, images.labels.cpu().numpy())
-        run.document({key: values.tolist() for key, values in bins.items()}, f"calibration_{part}.json")
-        error = metrics.calibration_error(bins)
-        run.metrics({f"{_PARTS[part]}/calibration_error": error}, result.best_epoch or 0)
+        for file, figure in part_pictures(part, result, images, found).items():
+            run.figure(figure, f"{file}.png")
 
 
 def network_pictures(config: schema.Config, result: Result, network: nn.Module, images: ImageSet) -> dict[str, Figure]:
@@ -122,27 +104,25 @@ def network_pictures(config: schema.Config, result: Result, network: nn.Module, 
         drawn["filters"] = figures.filters(kernels, f"first block's filters{of}, {title}")
     chosen = trained_model.one_of_each(images.labels)
     if maps := trained_model.activation_maps(network, images.take(torch.as_tensor(chosen))):
-        labels = images.labels[chosen].tolist()
-        digits = trained_model.images_at(images, chosen)
+        digits, labels = trained_model.images_at(images, chosen), images.labels[chosen].tolist()
         drawn["activations"] = figures.activations(digits, labels, maps, f"activation maps, {title}")
     return drawn
 
 
 def part_pictures(part: str, result: Result, images: ImageSet, found: Evaluation) -> dict[str, Figure]:
     """Matrices, mistakes and calibration by name; the arguments are those of `keep_part`."""
-    title = _title(part, result, found.confusion)
+    name, title = f"confusion_matrix_{part}", _title(part, result, found)
     drawn = {
-        f"confusion_matrix_{part}": figures.confusion_matrix(found.confusion, title),
-        f"confusion_matrix_{part}_normalised": figures.confusion_matrix(found.confusion, title, normalised=True),
+        name: figures.confusion_matrix(found.confusion, title),
+        f"{name}_normalised": figures.confusion_matrix(found.confusion, title, normalised=True),
     }
     labels, probabilities = images.labels.cpu().numpy(), found.probabilities
     wrong = metrics.confident_mistakes(probabilities, labels, _MISTAKES)
     if len(wrong):
         predicted, sure = probabilities[wrong].argmax(axis=1), probabilities[wrong].max(axis=1)
-        of = int((probabilities.argmax(axis=1) != labels).sum())
+        of = int(found.confusion.sum() - found.confusion.trace())
         which = f"the {len(wrong)} most confident of {of}" if len(wrong) < of else f"all {of}"
-        shown = trained_model.images_at(images, wrong.tolist())
-        title = f"{which} mistakes on the {part} images"
+        shown, title = trained_model.images_at(images, wrong.tolist()), f"{which} mistakes on the {part} images"
         drawn[f"mistakes_{part}"] = figures.mistakes(shown, labels[wrong], predicted, sure, title)
     bins = metrics.calibration(probabilities, labels)
     error = metrics.calibration_error(bins)
@@ -150,37 +130,31 @@ def part_pictures(part: str, result: Result, images: ImageSet, found: Evaluation
     return drawn
 
 
-def _title(part: str, result: Result, confusion: Array) -> str:
-    right = 100 * confusion.trace() / confusion.sum()
-    return f"{result.dataset}, {confusion.sum():,} {part} images: {right:.2f}% right"
+def _title(part: str, result: Result, found: Evaluation) -> str:
+    count, right = int(found.confusion.sum()), int(found.confusion.trace())
+    return f"{result.dataset}, {count:,} {part} images: {100 * right / count:.2f}% right"
 
 
 def note(config: schema.Config, result: Result) -> str:
     """A run in Markdown: what came out, the network as a table of layers, the command."""
     best = f"**{config.objective} {result.objective:.4f}** in epoch {result.best_epoch} of {result.epochs}"
-    lines = [
-        f"{best}, {result.train_seconds:.1f} s of training on {result.device}, {result.dataset}, seed {result.seed}"
-    ]
+    where = f"{result.train_seconds:.1f} s of training on {result.device}, {result.dataset}, seed {result.seed}"
+    lines = [f"{best}, {where}"]
     if "test/accuracy" in result.metrics:
         lines.append(f"\n**test/accuracy {result.metrics['test/accuracy']:.4f}** (opened {result.test_opened_at})")
     lines += ["", "| layer | output | parameters | multiply-adds |", "|---|---|---:|---:|"]
-    table = config.model.layers()
-    for layer in table:
+    for layer in config.model.layers():
         output = " × ".join(map(str, layer.output))
         lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
-    sums = sum(layer.parameters for layer in table), sum(layer.multiply_adds for layer in table)
-    lines.append(f"| **all** | | **{sums[0]:,}** | **{sums[1]:,}** |")
     network = config.model
-    lines += [
-        "",
-        f"Blocks: convolution ({network.padding} padding){', batch norm' if network.batch_norm else ''}, "
-        f"{network.activation}, {network.pool} pooling{'; global average pooling' if network.global_pool else ''}; "
-        f"dropout {network.dropout:g}; softmax at the end.",
-        "",
-        "Again:",
-        "",
-        "```",
-        result.command,
-        "```",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *lines,
+            f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |",
+            "",
+            f"Blocks: convolution ({network.padding} padding){', batch norm' if network.batch_norm else ''}, "
+            f"{network.activation}, {network.pool} pooling{'; global average pooling' if network.global_pool else ''}; "
+            f"dropout {network.dropout:g}; softmax at the end.",
+            f"\nAgain:\n\n```\n{result.command}\n```",
+        ]
+    )

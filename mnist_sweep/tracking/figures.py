@@ -25,39 +25,48 @@ def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple
     return figure, list(np.ravel(figure.subplots(rows, columns)))
 
 
+def _cells(axes: Axes, shade: Array, texts: Mapping[tuple[int, int], str]) -> None:
+    """Shade a table (rows, columns) of values, 0 … 1, and write into its cells."""
+    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), text in texts.items():
+        ink = "white" if shade[row, column] > 0.62 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+    axes.tick_params(length=0)
+
+
 def confusion_matrix(confusion: Array, title: str, *, normalised: bool = False) -> Figure:
-    """Counts, or shares of each true class, shaded on a logarithmic scale, so that rare mistakes show.
+    """Counts (classes, classes), a row for each true class, shaded on a logarithmic scale, so that rare mistakes show.
 
     Args:
-        confusion: (classes, classes) counts, a row for each true class, a column for each predicted one.
-        title: above the table.
         normalised: show each row in per cent of its sum.
     """
-    classes = len(confusion)
+    classes = range(len(confusion))
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    shade = np.log10(np.maximum(share, 1e-4)) + 4  # 0 for a ten-thousandth and less, 4 for all
+    texts = {
+        (row, column): f"{100 * share[row, column]:.1f}" if normalised else str(confusion[row, column])
+        for row, column in np.argwhere(confusion).tolist()
+    }
     figure, (axes,) = _axes(6.4, 6.0)
-    axes.imshow(shade, cmap="Blues", vmin=0, vmax=4)
-    for row in range(classes):
-        for column in range(classes):
-            if count := int(confusion[row, column]):
-                ink = "white" if shade[row, column] > 2.6 else "black"
-                said = f"{100 * share[row, column]:.1f}" if normalised else str(count)
-                axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=9)
+    _cells(axes, 1 + np.log10(np.maximum(share, 1e-4)) / 4, texts)  # 0 for a ten-thousandth and less, 1 for all
     unit = " (per cent of the row)" if normalised else ""
-    axes.set(xticks=range(classes), yticks=range(classes), xlabel=f"predicted{unit}", ylabel="true", title=title)
-    axes.tick_params(length=0)
+    axes.set(xticks=classes, yticks=classes, xlabel=f"predicted{unit}", ylabel="true", title=title)
+    return figure
+
+
+def heatmap(values: Array, rows: Sequence[str], columns: Sequence[str], title: str, labels: tuple[str, str]) -> Figure:
+    """Shares (rows, columns), 0 … 1, in per cent, shaded; `labels` are of the horizontal and the vertical axis."""
+    longest = max(map(len, rows), default=0)
+    figure, (axes,) = _axes(0.6 * len(columns) + 0.085 * longest + 1.4, 0.42 * len(rows) + 1.5)
+    texts = {(row, column): f"{100 * values[row, column]:.0f}" for row, column in np.ndindex(values.shape)}
+    _cells(axes, values / max(float(values.max()), 1e-9), texts)
+    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), title=title, xlabel=labels[0], ylabel=labels[1])
+    axes.set_xticklabels(columns)
+    axes.set_yticklabels(rows)
     return figure
 
 
 def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str) -> Figure:
-    """Loss and accuracy of training and validation by epoch; the best epoch is marked.
-
-    Args:
-        history: the metrics of each epoch.
-        best: the best epoch, counted from 1.
-        title: above both.
-    """
+    """Loss and accuracy of training and validation by epoch; the best epoch, counted from 1, is marked."""
     figure, panels = _axes(9.6, 4.0, 1, 2)
     epochs = range(1, len(history) + 1)
     for axes, metric in zip(panels, ("loss", "accuracy"), strict=True):
@@ -74,6 +83,14 @@ def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str)
     return figure
 
 
+def _sheet(tiles: Array, columns: int) -> Array:
+    """Tiles (N, H, W) beside each other as one picture, since an axes for each would take ten times as long."""
+    rows, (height, width) = math.ceil(len(tiles) / columns), tiles.shape[1:]
+    whole = np.full((rows * columns, height, width), np.nan)
+    whole[: len(tiles)] = tiles
+    return whole.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
 def mistakes(images: Array, true: Array, predicted: Array, probability: Array, title: str) -> Figure:
     """Images with the true class, the predicted one and its probability.
 
@@ -81,21 +98,14 @@ def mistakes(images: Array, true: Array, predicted: Array, probability: Array, t
         images: (N, 28, 28), 0 … 255, N ≥ 1.
         true, predicted: (N,) classes.
         probability: (N,) of the predicted class.
-        title: above all.
     """
     columns = min(6, len(images))
-    rows = math.ceil(len(images) / columns)
-    sheet = np.full(
-        (rows * 38, columns * 44), 255.0
-    )  # one picture: an axes for each image would take ten times as long
-    figure, (axes,) = _axes(max(1.5 * columns, 5.0), 1.35 * rows + 0.6)
-    for index, (image, truth, said, sure) in enumerate(zip(images, true, predicted, probability, strict=True)):
-        top, left = 38 * (index // columns) + 9, 44 * (index % columns) + 8
-        sheet[top : top + 28, left : left + 28] = 255 - image.astype(np.float64)
-        axes.text(
-            left + 13.5, top - 2.5, f"{truth} taken for {said}: {100 * sure:.0f}%", ha="center", va="bottom", fontsize=8
-        )
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+    figure, (axes,) = _axes(max(1.5 * columns, 5.0), 1.35 * math.ceil(len(images) / columns) + 0.6)
+    tiles = np.pad(255.0 - images, ((0, 0), (9, 1), (8, 8)), constant_values=255.0)
+    axes.imshow(_sheet(tiles, columns), cmap="gray", vmin=0, vmax=255)
+    for index, (truth, said, sure) in enumerate(zip(true, predicted, probability, strict=True)):
+        left, top = 44 * (index % columns) + 21.5, 38 * (index // columns) + 6.5
+        axes.text(left, top, f"{truth} taken for {said}: {100 * sure:.0f}%", ha="center", va="bottom", fontsize=8)
     axes.set_axis_off()
     axes.set_title(title)
     return figure
@@ -107,7 +117,6 @@ def calibration(found: Mapping[str, Array], error: float, title: str) -> Figure:
     Args:
         found: by `metrics.calibration`.
         error: the expected calibration error.
-        title: above all.
     """
     figure, (diagram, counts) = _axes(5.6, 6.0, 2, 1)
     bins = len(found["images"])
@@ -128,20 +137,11 @@ def calibration(found: Mapping[str, Array], error: float, title: str) -> Figure:
 
 
 def filters(kernels: Array, title: str) -> Figure:
-    """Learned kernels, all on one scale: dark is positive, light is negative.
-
-    Args:
-        kernels: (N, K, K), N ≥ 1; at most 64 are shown.
-        title: above all.
-    """
+    """Learned kernels (N, K, K), N ≥ 1, the first 64, all on one scale: dark is positive, light is negative."""
     shown = kernels[:64]
-    side = kernels.shape[-1]
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
-    sheet = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1), np.nan)
-    for index, kernel in enumerate(shown):
-        top, left = (side + 1) * (index // columns), (side + 1) * (index % columns)
-        sheet[top : top + side, left : left + side] = kernel
+    sheet = _sheet(np.pad(shown, ((0, 0), (0, 1), (0, 1)), constant_values=np.nan), columns)
     limit = float(np.abs(shown).max()) or 1.0
     figure, (axes,) = _axes(max(0.8 * columns, 4.0) + 1.4, max(0.8 * rows, 1.6) + 0.8)
     picture = axes.imshow(sheet, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -158,64 +158,31 @@ def activations(digits: Array, labels: Sequence[int], blocks: Sequence[Array], t
         digits: (N, 28, 28), 0 … 255.
         labels: N classes.
         blocks: for each block (N, filters, S, S); at least one.
-        title: above all.
         each: the greatest number of maps of a block: those that vary most over all images.
     """
-    chosen = [np.sort(np.argsort(-maps.std(axis=(0, 2, 3)), kind="stable")[:each]) for maps in blocks]
-    widths = [1, *(len(indices) for indices in chosen)]
-    size = 0.6
-    columns, rows = sum(widths) + len(blocks), len(digits)
-    sheet = np.ones((rows * 30, columns * 30, 3))
-    figure, (axes,) = _axes(size * columns + 0.6, size * rows + 1.0)
-    middles = [(15.0, "image")]
-    for row, digit in enumerate(digits):
-        _paste(sheet, row, 0, 255 - digit.astype(np.float64), 0, 255)
-    column = 2
-    for number, (maps, indices) in enumerate(zip(blocks, chosen, strict=True), start=1):
-        for offset, index in enumerate(indices):
-            low, high = float(maps[:, index].min()), float(maps[:, index].max())
-            for row in range(rows):
-                _paste(sheet, row, column + offset, high + low - maps[row, index], low, high)
-        side, named = maps.shape[-1], "maps" if len(indices) > 1 else "map"
-        said = f"block {number}: {len(indices)} of {maps.shape[1]} {named}, {side} × {side}"
-        middles.append((30 * (column + len(indices) / 2), said.replace(": ", "\n")))
-        column += len(indices) + 1
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set(xticks=[x for x, _ in middles], yticks=[30 * row + 15 for row in range(rows)], title=title)
-    axes.set_xticklabels([said for _, said in middles], fontsize=9)
-    axes.set_yticklabels([str(label) for label in labels])
+    columns, middles = [_framed(1 - digits / 255)], {15.0: "image"}
+    for number, maps in enumerate(blocks, start=1):
+        shown = maps[:, np.sort(np.argsort(-maps.std(axis=(0, 2, 3)), kind="stable")[:each])]
+        low, high = shown.min(axis=(0, 2, 3), keepdims=True), shown.max(axis=(0, 2, 3), keepdims=True)
+        dark = (high - shown) / np.where(high > low, high - low, 1)
+        count, side = shown.shape[1], maps.shape[-1]
+        columns.append(np.ones_like(columns[0]))
+        what = f"{count} of {maps.shape[1]} {'maps' if count > 1 else 'map'}, {side} × {side}"
+        middles[30 * (len(columns) + count / 2)] = f"block {number}\n{what}"
+        columns += [_framed(dark[:, index]) for index in range(count)]
+    figure, (axes,) = _axes(0.6 * len(columns) + 0.6, 0.6 * len(digits) + 1.0)
+    sheet = _sheet(np.concatenate(np.stack(columns, axis=1)), len(columns))
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xticks=list(middles), yticks=[30 * row + 15 for row in range(len(digits))], title=title)
+    axes.set_xticklabels(list(middles.values()), fontsize=9)
+    axes.set_yticklabels(list(map(str, labels)))
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     return figure
 
 
-def _paste(sheet: Array, row: int, column: int, picture: Array, low: float, high: float) -> None:
-    """Put a square picture into a cell of 28 × 28 of the sheet, enlarged by repeating pixels, low as black."""
-    side = picture.shape[-1]
-    at = (np.arange(28) * side) // 28
-    grey = ((picture[np.ix_(at, at)] - low) / ((high - low) or 1.0)).clip(0, 1)  # rounding may leave the range
-    sheet[30 * row + 1 : 30 * row + 29, 30 * column + 1 : 30 * column + 29] = grey[..., None]
-
-
-def heatmap(values: Array, rows: Sequence[str], columns: Sequence[str], title: str, labels: tuple[str, str]) -> Figure:
-    """A table of shares, shaded.
-
-    Args:
-        values: (rows, columns), 0 … 1.
-        rows, columns: their names.
-        title: above the table.
-        labels: of the horizontal and of the vertical axis.
-    """
-    longest = max(map(len, rows), default=0)
-    figure, (axes,) = _axes(0.6 * len(columns) + 0.085 * longest + 1.4, 0.42 * len(rows) + 1.5)
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=max(float(values.max()), 1e-9), aspect="auto")
-    for row, column in np.ndindex(values.shape):
-        ink = "white" if values[row, column] > 0.6 * values.max() else "black"
-        axes.text(column, row, f"{100 * values[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=9)
-    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), title=title, xlabel=labels[0], ylabel=labels[1])
-    axes.set_xticklabels(columns)
-    axes.set_yticklabels(rows)
-    axes.tick_params(length=0)
-    return figure
+def _framed(pictures: Array) -> Array:
+    """Pictures (N, S, S), 0 … 1, enlarged to (N, 30, 30) by repeating pixels, with a white frame."""
+    at = np.arange(28) * pictures.shape[-1] // 28
+    return np.pad(pictures[:, at][:, :, at], ((0, 0), (1, 1), (1, 1)), constant_values=1.0)

@@ -1,8 +1,10 @@
 """A run in MLflow. Nothing here fails a run: the first error of a store ends tracking for that run, with a warning."""
 
+import importlib.metadata
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -10,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
-from mnist_sweep.tracking.logged_model import log_model, model_of
-from mnist_sweep.tracking.store import client_of, harmless, open_experiment
+from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ State = Literal["FINISHED", "FAILED", "KILLED"]
 
 #: The most characters of a parameter and of a tag (MLflow 3.17, mlflow.utils.validation).
 _PARAMETER_LENGTH, _TAG_LENGTH = 6000, 8000
+#: What a served model needs; the versions are those that it was trained with.
+_REQUIRED = ("mlflow", "torch", "numpy")
 
 P = ParamSpec("P")
 
@@ -36,7 +38,8 @@ def _guarded(method: Callable[Concatenate["MLflowRun", P], None]) -> Callable[Co
             try:
                 method(run, *args, **kwargs)
             except Exception as error:
-                run.failed(error)
+                run.tracked = False
+                log.warning("tracking: MLflow failed (%s); this run goes on without it", one_line(error))
 
     return safe
 
@@ -44,7 +47,7 @@ def _guarded(method: Callable[Concatenate["MLflowRun", P], None]) -> Callable[Co
 class MLflowRun:
     """One run in MLflow, from its start to its end; without tracking, nothing.
 
-    Metrics of one epoch have one time. MLflow keeps equal metrics once, so that a resumed run may log an epoch again.
+    Metrics of one step have one time. MLflow keeps equal metrics once, so that a resumed run may log an epoch again.
 
     Args:
         settings: the config's ``tracking``; None is the same as ``tracking=none``.
@@ -71,28 +74,30 @@ class MLflowRun:
     ) -> None:
         self.run_id: str | None = None
         self.tracked = False
+        self._client: Any = None
+        self._machine: Any = None
         self._earlier: Run | None = None
         self._times: dict[int, int] = {}
-        self._machine: SystemMetricsMonitor | None = None
         if isinstance(settings, options.MLflow):
             with harmless(f"{settings.uri} cannot be used; going on without it"):
                 self._client, experiment = open_experiment(settings, output)
-                self._earlier = self._resumed(resume) if resume else None
-                if self._earlier:
-                    self.run_id = self._earlier.info.run_id
-                    self._tag(tags or {})
+                self._earlier = self._reopened(resume) if resume else None
+                first = {key: str(value) for key, value in (tags or {}).items()}
+                if self._earlier is None:
+                    first |= {"mlflow.parentRunId": parent} if parent else {}
+                    self.run_id = self._client.create_run(experiment, run_name=name, tags=first).info.run_id
                 else:
-                    first = {**(tags or {}), **({"mlflow.parentRunId": parent} if parent else {})}
-                    text = {key: str(value) for key, value in first.items()}
-                    self.run_id = self._client.create_run(experiment, run_name=name, tags=text).info.run_id
+                    self.run_id = resume
                 self.tracked = True
+                if self._earlier:
+                    self.tags(first)
 
-    def _resumed(self, run_id: str) -> "Run | None":
-        """Reopen an earlier run; None where there is none, or it was deleted."""
+    def _reopened(self, run_id: str) -> "Run | None":
+        """An earlier run, which goes on; None where there is none, or it was deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
-            earlier = self._client.get_run(run_id)
+            earlier: Run = self._client.get_run(run_id)
         except MlflowException:
             return None
         if earlier.info.lifecycle_stage != "active":
@@ -109,18 +114,19 @@ class MLflowRun:
 
         there = self._earlier.data.params if self._earlier else {}
         new = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in values.items() if key not in there]
-        self._client.log_batch(str(self.run_id), params=new, synchronous=True)
+        self._client.log_batch(self.run_id, params=new, synchronous=True)
 
     @_guarded
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, at most 100; None values are left out."""
-        self._tag(values)
-
-    def _tag(self, values: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in values.items() if value is not None]
-        self._client.log_batch(str(self.run_id), tags=tags, synchronous=True)
+        self._client.log_batch(self.run_id, tags=tags, synchronous=True)
+
+    def note(self, markdown: str) -> None:
+        """Set what MLflow's UI shows as the run's description."""
+        self.tags({"mlflow.note.content": markdown})
 
     @_guarded
     def metrics(
@@ -132,114 +138,111 @@ class MLflowRun:
             values: by name.
             step: the epoch, counted from 1.
             time_ms: when the epoch ended, in milliseconds since 1970; None = at the first call for this step.
-            of_model: the metrics are those of the model that the run has kept, too.
+            of_model: say of the model that the run has kept that these are its metrics, too.
         """
         from mlflow.entities import Metric
 
         when = self._times.setdefault(step, time_ms or int(time.time() * 1000))
         model = model_of(self._client, str(self.run_id)) if of_model else None
         found = [Metric(key, value, when, step, model_id=model) for key, value in values.items()]
-        if self._machine:
-            found += [Metric(f"system/{key}", value, when, step) for key, value in _load(self._machine).items()]
-        self._client.log_batch(str(self.run_id), metrics=found, synchronous=True)
+        self._client.log_batch(self.run_id, metrics=found, synchronous=True)
 
     @_guarded
     def watch_machine(self) -> None:
-        """From now on the machine's load is logged with each epoch's metrics, below ``system/``.
-
-        MLflow's own thread would write to the store between our writes, and says nothing of runs of less than ten
-        seconds.
-        """
+        """From now on MLflow logs the load of processor, memory, disk, network and GPU every five seconds."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self._machine = SystemMetricsMonitor(self.run_id, tracking_uri=self._client.tracking_uri)  # type: ignore[no-untyped-call]
-        _load(self._machine)  # rates are measured from here
+        monitor: Any = SystemMetricsMonitor
+        resumed, uri = self._earlier is not None, self._client.tracking_uri
+        self._machine = monitor(self.run_id, sampling_interval=5, resume_logging=resumed, tracking_uri=uri)
+        self._machine.start()
 
     @_guarded
     def figure(self, figure: Any, file: str) -> None:
         """Keep a figure of matplotlib (.png) or plotly (.html) under this name."""
-        self._client.log_figure(str(self.run_id), figure, file)
+        self._client.log_figure(self.run_id, figure, file)
 
     @_guarded
     def document(self, content: Any, file: str) -> None:
         """Keep plain data under this name (.json or .yaml)."""
-        self._client.log_dict(str(self.run_id), content, file)
-
-    @_guarded
-    def text(self, content: str, file: str) -> None:
-        """Keep a text under this name."""
-        self._client.log_text(str(self.run_id), content, file)
+        self._client.log_dict(self.run_id, content, file)
 
     @_guarded
     def file(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file, in a folder of the run's artifacts."""
-        self._client.log_artifact(str(self.run_id), str(path), folder)
+        self._client.log_artifact(self.run_id, str(path), folder)
 
     @_guarded
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Keep a table by its columns, as MLflow's UI shows them (.json); an earlier one of this name is replaced."""
-        client, run_id = self._client, str(self.run_id)
-        if file in [each.path for each in client.list_artifacts(run_id)]:  # to which MLflow would add the rows
+        if file in [each.path for each in self._client.list_artifacts(self.run_id)]:  # MLflow would add the rows to it
             rows = [list(row) for row in zip(*columns.values(), strict=True)]
-            client.log_dict(run_id, {"columns": list(columns), "data": rows}, file)
+            self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
         else:
-            client.log_table(run_id, dict(columns), file)
-
-    @_guarded
-    def note(self, markdown: str) -> None:
-        """Set what MLflow's UI shows as the run's description."""
-        self._tag({"mlflow.note.content": markdown})
+            self._client.log_table(self.run_id, dict(columns), file)
 
     @_guarded
     def dataset(self, name: str, digest: str, source: Path, context: str, profile: Mapping[str, Any]) -> None:
         """Log a data set as an input of the run.
 
         Args:
-            name: of the set.
-            digest: of its bytes and of what was taken of them, at most 36 characters.
+            name, digest: by which MLflow knows it. The digest has at most 36 characters.
             source: the folder of its files.
-            context: what it was used for: ``training`` or ``testing``.
+            context: ``training`` or ``testing``.
             profile: what there is to know of it. MLflow keeps the first one of a name and digest.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         uri = json.dumps({"uri": str(source.resolve())})
         dataset = Dataset(name, digest, "local", uri, profile=json.dumps(dict(profile)))
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
-        self._client.log_inputs(str(self.run_id), inputs)
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     @_guarded
     def model(self, module: Any, images: Any, checkpoint: Path, parameters: Mapping[str, str], step: int) -> None:
-        """Keep a network as the run's model, unless an earlier attempt has; see `logged_model.log_model`."""
-        if not (self._earlier and model_of(self._client, str(self.run_id))):
-            log_model(self._client, str(self.run_id), module, images, checkpoint, parameters, step)
+        """Keep a network as the run's model: a graph without pickle, with the metrics that were logged at its step.
+
+        Args:
+            module: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10); in evaluation mode, on the CPU.
+            images: an example, an array (B, 1, 28, 28) float32 with B > 1, so that a batch of any size is taken.
+            checkpoint: our own file of the same network.
+            parameters: to find the model by, dotted names.
+            step: the epoch that it is from, counted from 1.
+        """
+        import mlflow.pytorch
+        from mlflow.models import Model
+
+        client, run_id = self._client, str(self.run_id)
+        if self._earlier and model_of(client, run_id):  # kept by an earlier attempt, whose process died later
+            return
+        experiment = client.get_run(run_id).info.experiment_id
+        model = client.create_logged_model(
+            experiment, "model", run_id, params=dict(parameters), model_type="classifier"
+        )
+        required = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIRED]
+        outer = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(client.tracking_uri)  # of the whole process: MLflow logs models by no client
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*No complete tensor found.*")  # of an exported graph
+                Model.log(
+                    *(None, mlflow.pytorch), run_id=run_id, model_id=model.model_id, step=step, pytorch_model=module,
+                    input_example=images, extra_files=[str(checkpoint)], pip_requirements=required,
+                    serialization_format="pt2",
+                )  # fmt: skip
+        finally:
+            mlflow.set_tracking_uri(outer)
 
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run; a failure's reason and detail become tags.
 
         This is tried also where something could not be logged, so that no run stays open for a picture.
         """
+        if self._machine:
+            self._machine.finish()
         self.tags({"reason": reason, "detail": detail})
         if self.run_id:
-            try:
+            with harmless(f"the run {self.run_id} could not be closed"):
                 self._client.set_terminated(self.run_id, state)
-            except Exception as error:
-                self.failed(error)
-
-    def failed(self, error: Exception) -> None:
-        """End tracking, with one warning."""
-        if self.tracked:
-            log.warning("tracking: MLflow failed (%s); this run goes on without it", one_line(error))
-        self.tracked = False
-
-
-def _load(machine: "SystemMetricsMonitor") -> dict[str, float]:
-    """The load of processor, memory, disk, network and GPU since the last time, by MLflow's own collectors."""
-    machine.collect_metrics()
-    measured: dict[str, float] = machine.aggregate_metrics()
-    for monitor in machine.monitors:
-        monitor.clear_metrics()
-    return measured
 
 
 def warm_up() -> None:

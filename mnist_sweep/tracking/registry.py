@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import RequestError, one_line
-from mnist_sweep.tracking.logged_model import CHECKPOINT, model_of
-from mnist_sweep.tracking.store import client_of, harmless
+from mnist_sweep.tracking.store import client_of, harmless, model_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +21,6 @@ CHAMPION = "champion"
 _SQLITE = b"SQLite format 3\0"
 _STORES = "sqlite:///FILE of a run or a sweep, or the address of MLflow's server"
 _MADE_BY = "python -m mnist_sweep +sweep=optuna makes one"
-_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
 def registered_name(dataset: str) -> str:
@@ -50,7 +48,10 @@ def register(
         with harmless("the model could not be registered"):
             client = client_of(settings.uri)
             version = _version(client, name, run_id, digest, accuracy)
-            champion = _crown(client, name, version, digest, accuracy)
+            champion, why = _compared(_champion(client, name), version, digest, accuracy)
+            if champion:
+                client.set_registered_model_alias(name, CHAMPION, str(version))
+            log.info("%-18s %s version %d; %s", "registered", name, version, why)
             return {"name": name, "version": version, "champion": champion, "uri": f"models:/{name}/{version}"}
     return None
 
@@ -76,27 +77,18 @@ def _version(client: "MlflowClient", name: str, run_id: str, digest: str, accura
     return int(number)
 
 
-def _crown(client: "MlflowClient", name: str, version: int, digest: str, accuracy: float) -> bool:
-    """Make a version the champion if it is better than the present one, and say why; whether it is the champion."""
-    present = _champion(client, name)
+def _compared(present: Any, version: int, digest: str, accuracy: float) -> tuple[bool, str]:
+    """Whether a version is to be the champion rather than the present one, and why."""
     if present is None:
-        why = "the first"
-    elif int(present.version) == version:
-        return True
-    elif present.tags.get("dataset.digest") != digest:
-        return _stays(name, version, present, "it was measured on another test set")
-    elif accuracy <= (before := float(present.tags["test/accuracy"])):
-        return _stays(name, version, present, f"test/accuracy {before:.4f}, not below {accuracy:.4f}")
-    else:
-        why = f"test/accuracy {accuracy:.4f}, version {present.version} has {before:.4f}"
-    client.set_registered_model_alias(name, CHAMPION, str(version))
-    log.info("%-18s %s version %s, the new champion: %s", "registered", name, version, why)
-    return True
-
-
-def _stays(name: str, version: int, present: Any, why: str) -> bool:
-    log.info("%-18s %s version %s; version %s stays champion: %s", "registered", name, version, present.version, why)
-    return False
+        return True, "the new champion: the first"
+    if int(present.version) == version:
+        return True, "the champion"
+    before, stays = float(present.tags["test/accuracy"]), f"version {present.version} stays champion"
+    if present.tags.get("dataset.digest") != digest:
+        return False, f"{stays}: it was measured on another test set"
+    if accuracy <= before:
+        return False, f"{stays}: test/accuracy {before:.4f}, not below {accuracy:.4f}"
+    return True, f"the new champion: test/accuracy {accuracy:.4f}, version {present.version} has {before:.4f}"
 
 
 def _champion(client: "MlflowClient", name: str) -> Any:
@@ -145,17 +137,21 @@ def _answering(tracking_uri: str) -> "MlflowClient":
 
 
 def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
-    """Fetch the checkpoint of a model in MLflow.
+    """Fetch a model from MLflow.
 
     Args:
         uri: such as ``models:/mnist_sweep@champion`` or ``models:/mnist_sweep/3``.
         tracking_uri: of the store.
         folder: where to put it.
 
+    Returns:
+        Our own checkpoint in it.
+
     Raises:
         RequestError: there is no such store or model, or it is not one of ours.
     """
-    if (address := _ADDRESS.fullmatch(uri)) is None:
+    address = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", uri)
+    if address is None:
         raise RequestError(f"{uri}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
     if not is_there(tracking_uri):
         database = tracking_uri.removeprefix("sqlite:///")
@@ -164,17 +160,18 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    name, alias, number = address["name"], address["alias"], address["version"]
+    name, alias = address["name"], address["alias"]
     try:
-        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-        mlflow.artifacts.download_artifacts(
-            f"{version.source}/{CHECKPOINT}", dst_path=str(folder), tracking_uri=tracking_uri
+        found = (
+            client.get_model_version_by_alias(name, alias)
+            if alias
+            else client.get_model_version(name, address["version"])
         )
+        mlflow.artifacts.download_artifacts(found.source, dst_path=str(folder), tracking_uri=tracking_uri)
     except (MlflowException, OSError) as error:
         names = ", ".join(f"models:/{each.name}@{CHAMPION}" for each in client.search_registered_models()) or "none"
         raise RequestError(f"{uri}: no such model ({one_line(error)}); registered: {names}; {_MADE_BY}") from error
-    files = sorted(folder.rglob("*.ckpt"))
-    if not files:
+    if not (files := sorted(folder.rglob("*.ckpt"))):
         raise RequestError(f"{uri}: not a model of mnist_sweep; allowed: one that a sweep registered")
     return files[0]
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Read while MLflow is imported, or at each request. A server that is down must not hold up a run.
+#: Read while MLflow is imported, and at each request. A server that is down must not hold up a run.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -52,13 +52,19 @@ def open_experiment(settings: options.MLflow, output: Path) -> "tuple[MlflowClie
     file = output / "mlflow.db" if database == settings.uri else Path(database)
     with FileLock(file.with_name(f".{file.name}.lock")):
         client = client_of(settings.uri)
-        found = client.get_experiment_by_name(settings.experiment)
-        if found is not None:
-            return client, str(found.experiment_id)
+        if found := client.get_experiment_by_name(settings.experiment):
+            return client, found.experiment_id
         # a server keeps artifacts where its own settings say
         location = None if is_server(settings.uri) else (output / "artifacts").resolve().as_uri()
-        kind: dict[str, Any] = {"mlflow.experimentKind": "custom_model_development"}  # not one about agents
-        return client, str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
+        return client, client.create_experiment(settings.experiment, artifact_location=location, tags=kind)
+
+
+def model_of(client: "MlflowClient", run_id: str) -> str | None:
+    """MLflow's id of the model that a run has kept; None where it has none."""
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs else []
+    return models[-1].model_id if models else None
 
 
 @contextlib.contextmanager
