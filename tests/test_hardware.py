@@ -1,17 +1,19 @@
-"""What the processor can do, and the precision that follows."""
+"""What the machine has, and the precision that follows."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from mnist_sweep import hardware as processor
+from mnist_sweep import hardware
 
 
 def test_what_is_asked_for_is_taken_and_the_rest_explained() -> None:
-    assert processor.precision(32, on_gpu=False) == (32, "")
-    assert processor.precision("bf16", on_gpu=False) == ("bf16", "")
-    found, why = processor.precision("auto", on_gpu=False)
-    assert found == ("bf16" if processor.multiplies_bf16() else 32)
+    assert hardware.precision(32, on_gpu=False) == (32, "")
+    assert hardware.precision("bf16", on_gpu=False) == ("bf16", "")
+    found, why = hardware.precision("auto", on_gpu=False)
+    assert found == ("bf16" if hardware.multiplies_bf16() else 32)
     assert "processor" in why
 
 
@@ -22,21 +24,29 @@ def test_what_is_asked_for_is_taken_and_the_rest_explained() -> None:
         ("flags\t\t: fpu amx_bf16\n", True),
         ("processor\t: 0\nFeatures\t: fp asimd bf16\n", True),
         ("model name\t: bf16 avx512_bf16\nflags\t\t: fpu avx512f\n", False),
-        ("", False),
+        (None, False),
     ],
 )
-def test_the_flags_of_the_processor(monkeypatch: pytest.MonkeyPatch, content: str, able: bool) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: content)
-    processor.multiplies_bf16.cache_clear()
-    assert processor.multiplies_bf16() == able
-    processor.multiplies_bf16.cache_clear()
+def test_the_flags_of_the_processor(monkeypatch: pytest.MonkeyPatch, content: str | None, able: bool) -> None:
+    def read(*_: object, **__: object) -> str:
+        if content is None:  # another system than Linux
+            raise FileNotFoundError
+        return content
+
+    monkeypatch.setattr(Path, "read_text", read)
+    hardware.multiplies_bf16.cache_clear()
+    assert hardware.multiplies_bf16() == able
+    hardware.multiplies_bf16.cache_clear()
 
 
-def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", missing)
-    processor.multiplies_bf16.cache_clear()
-    assert not processor.multiplies_bf16()
-    processor.multiplies_bf16.cache_clear()
+@pytest.mark.parametrize(
+    ("visible", "there", "found"),
+    [("", 2, ("0", "1")), ("GPU-a,GPU-b", 2, ("GPU-a", "GPU-b")), ("3,4", 1, ("3",)), ("7", 0, ())],
+)
+def test_gpus_by_the_names_that_a_worker_is_given(
+    monkeypatch: pytest.MonkeyPatch, visible: str, there: int, found: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.gpus() == found
