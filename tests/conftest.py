@@ -1,23 +1,26 @@
 """What several tests need: the real digits where they are at hand, a small request, the program as a process."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import coverage
 import hypothesis
 import pytest
+from filelock import FileLock
 
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.result import Result
 
 ROOT = Path(__file__).parent.parent
+os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it is imported; small networks are faster so, too
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
-#: A run of a second: 200 images, one epoch, a small network, no account.
+#: A run of a second: 200 images, one epoch, a small network, no MLflow.
 SMALL = [
     "data=mnist5k",
     "data.limit=200",
@@ -33,21 +36,14 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 Perform = Callable[..., Result]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Without coverage's tracers where a test is marked ``untraced``, nor while what it needs is set up.
+def command(output: Path, name: str, *items: str) -> CommandLine:
+    """The command line of a small run; further overrides take the place of the same ones."""
+    return CommandLine.of(SMALL).add(f"output={output}", f"name={name}", *items)
 
-    Of pytest-cov's own marker, ``no_cover``, only the upper one of the two in a worker of pytest-xdist knows.
-    """
-    stopped: list[coverage.Coverage] = []
-    while item.get_closest_marker("untraced") and (running := coverage.Coverage.current()):
-        running.stop()
-        stopped.append(running)
-    try:
-        return (yield)
-    finally:
-        for tracer in reversed(stopped):
-            tracer.start()
+
+def tracked(output: Path, name: str, *items: str) -> CommandLine:
+    """The same with MLflow, in the store of the folder."""
+    return command(output, name, "tracking=mlflow", *items)
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +53,28 @@ def mnist() -> Path:
     if not folder or not (Path(folder) / "MNIST" / "raw").is_dir():
         pytest.skip("MNIST_SWEEP_DATA does not name a folder with MNIST")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables in a file ``mlflow.db``, made once for all processes of the tests, since that takes seconds."""
+    from mnist_sweep.tracking.store import client_of
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with FileLock(folder / "mlflow.lock"):
+        if not (folder / "mlflow.db").exists():
+            client_of(f"sqlite:///{folder}/part.db").search_experiments()
+            (folder / "part.db").rename(folder / "mlflow.db")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """An output folder with an MLflow database, for all tests of a file."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture
@@ -80,28 +98,21 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture
 def perform(tmp_path: Path) -> Perform:
-    """A small run with further overrides, in a folder of the test."""
+    """Train a small run named ``it``, with further overrides, in a folder of the test."""
 
     def call(*items: str, **arguments: Any) -> Result:
-        from mnist_sweep.config.command import compose
-        from mnist_sweep.run import run
+        from mnist_sweep.run import train
 
-        given = [*SMALL, f"output={tmp_path}", "name=it", *items]
-        given = [item for item in given if item.split("=")[0] not in {i.split("=")[0] for i in items} or item in items]
-        return run(compose(given), given, **arguments)
+        return train(command(tmp_path, "it", *items), **arguments)
 
     return call
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Results must not depend on the machine's cores; small networks are faster so, too."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread() -> None:
+    """Results must not depend on the machine's cores, nor on the threads of the test before."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -122,11 +133,11 @@ def fresh_stubs() -> Iterator[None]:
 
 
 def interrupt_in(last: int) -> Callable[[int, dict[str, float]], bool]:
-    """A report that is interrupted at the end of this epoch."""
+    """An `on_epoch` that is interrupted at the end of this epoch."""
 
-    def report(epoch: int, _: dict[str, float]) -> bool:
+    def on_epoch(epoch: int, _: dict[str, float]) -> bool:
         if epoch == last:
             raise Interrupted(2)
         return True
 
-    return report
+    return on_epoch
