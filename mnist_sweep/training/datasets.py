@@ -108,11 +108,11 @@ def _checked(data: Data, path: Path) -> str:
     Raises:
         RequestError: its size or its bytes are not the published ones.
     """
-    source, state = IMAGE_SETS[data.name], path.stat()
-    found, wanted, size = _md5(path, state.st_mtime_ns), source.files.get(path.name), IDX_BYTES.get(path.name)
+    source, state, size = IMAGE_SETS[data.name], path.stat(), IDX_BYTES.get(path.name)
+    found, wanted = _md5(path, state.st_mtime_ns), source.files.get(path.name)
     if size and state.st_size != size:
         fault = f"{state.st_size:,} bytes, allowed: {size:,}"
-    elif found == wanted or (not wanted and _as_in_archive(path, source.archives[path.name])):
+    elif found == wanted or (not wanted and _as_in_archive(path, state.st_mtime_ns, source.archives[path.name])):
         return found
     else:
         fault = f"its bytes are not those published (MD5 {found}, allowed: {wanted or 'what its archive unpacks to'})"
@@ -126,20 +126,15 @@ def _md5(path: Path, _modified_ns: int) -> str:
         return hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
-def _as_in_archive(path: Path, archive_md5: str) -> bool:
+@functools.lru_cache(maxsize=64)
+def _as_in_archive(path: Path, _modified_ns: int, archive_md5: str) -> bool:
     """Whether a file is what its published archive unpacks to; True, with a line, without that archive beside it."""
-    archive = path.with_name(path.name + ".gz")
+    archive = path.with_name(f"{path.name}.gz")
     if not archive.is_file() or _md5(archive, archive.stat().st_mtime_ns) != archive_md5:
-        _warn(f"{path} cannot be verified: the published {archive.name} is not beside it")
+        log.warning("%s cannot be verified: the published %s is not beside it", path, archive.name)
         return True
-    trailer = archive.read_bytes()[-8:]  # CRC-32 and length of what it unpacks to (RFC 1952)
-    return int.from_bytes(trailer[:4], "little") == zlib.crc32(path.read_bytes())
-
-
-@functools.cache
-def _warn(line: str) -> None:
-    """Once, however often the file is looked at."""
-    log.warning("%s", line)
+    checksum = archive.read_bytes()[-8:-4]  # CRC-32 of what it unpacks to (RFC 1952)
+    return int.from_bytes(checksum, "little") == zlib.crc32(path.read_bytes())
 
 
 def _download(data: Data) -> str | None:
@@ -150,27 +145,21 @@ def _download(data: Data) -> str | None:
     import torchvision
 
     kind, target, limit = str(IMAGE_SETS[data.name].torchvision), folder(data), socket.getdefaulttimeout()
+    above = next(each for each in target.absolute().parents if each.is_dir())
     said = sys.stderr if sys.stderr.isatty() else io.StringIO()  # torchvision's bar is for a terminal
     socket.setdefaulttimeout(STALLED_SECONDS)
     try:
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(said):
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=above) as scratch, contextlib.redirect_stderr(said):
             fetched = Path(scratch) / kind / "raw"
             if target.is_dir():  # archives that a user brought are unpacked rather than fetched
-                _copy(target, fetched)
+                shutil.copytree(target, fetched)
             getattr(torchvision.datasets, kind)(scratch, download=True)
-            _copy(fetched, target)
+            target.mkdir(parents=True, exist_ok=True)
+            for file in fetched.iterdir():
+                file.replace(target / file.name)
     except Exception as error:  # torchvision's text lists every mirror; the last cause is enough
         causes = re.findall(r"urlopen error (.*?)>", str(error)) or [one_line(error)]
         return " ".join(causes[-1].split())[:200]
     finally:
         socket.setdefaulttimeout(limit)
     return None
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy the files of a folder; each is there whole or not at all."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        part = target / f"{file.name}.part"
-        shutil.copyfile(file, part)
-        part.replace(target / file.name)

@@ -12,8 +12,6 @@ from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.training.data import ImageSet
 
-Array = np.ndarray[Any, Any]
-
 #: Images at a time. Their maps fit a processor's cache (benchmarks/NOTES.md); a GPU is filled by more.
 BATCH = {"cpu": 64, "cuda": 1_000}
 
@@ -29,8 +27,8 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    confusion: Array
-    probabilities: Array
+    confusion: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any]
 
 
 def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.device | None = None) -> Evaluation:
@@ -42,10 +40,8 @@ def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.devi
         part: of the data set, ``val`` or ``test``; the metrics are named after it.
         device: the network is moved there; None = where it is.
     """
-    mode = network.training
-    network.eval()
-    device = device or device_of(network)
-    network.to(device)
+    mode, device = network.training, device or device_of(network)
+    network.eval().to(device)
     images = images.to(device)
     confusion = torch.zeros(shapes.CLASSES**2, dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)

@@ -6,28 +6,26 @@ See https://uxlfoundation.github.io/oneDNN/, "Understanding Memory Formats", and
 measured.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn.functional import max_pool2d, pad
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import options
+from mnist_sweep.config.options import ConvNet
 
-#: Channels that are stored side by side with AVX-512. With another number, bf16 falls back to slow code.
-_BLOCK = 16
-#: And with AVX2.
-_SHORT_BLOCK = 8
+#: Channels that are stored side by side: with AVX-512, where bf16 is slow with another number; and with AVX2.
+_BLOCK, _SHORT_BLOCK = 16, 8
 #: What torch computes in this layout, forward and backward.
 _SUPPORTED = (nn.BatchNorm2d, nn.ReLU, nn.GELU)
-#: Neither that, nor computed after the max-pool, which would have to work in the layout of a map that comes back.
-_SLOW_ACTIVATION = "silu"
 
 
-def suits(model: options.ConvNet) -> bool:
+def suits(model: ConvNet) -> bool:
     """Whether the layout is the faster one for a network; a rule rather than a measurement, so that a run repeats."""
     pools = shapes.per_block("model.pool_size", model.pool_size, len(model.filters))
     averages = model.pool == "avg" and any(pool > 1 for pool in pools)  # whose gradient is slow there
-    slow = averages or model.activation == _SLOW_ACTIVATION
+    slow = averages or model.activation == "silu"  # not supported, and before the max-pool, where the maps are large
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available and bool(model.filters) and all(map(_fills_blocks, model.filters)) and not slow
 
@@ -44,9 +42,17 @@ def _avx2() -> bool:
 
 def takes(images: torch.Tensor) -> bool:
     """Whether it can be computed with images (B, 1, 28, 28): on a processor, which in bf16 needs AVX-512 or alike."""
-    if images.device.type != "cpu" or images.dtype != torch.float32:
-        return False
-    return not torch.is_autocast_enabled("cpu") or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    here = images.device.type == "cpu" and images.dtype == torch.float32
+    return here and (not torch.is_autocast_enabled("cpu") or _takes_bf16())
+
+
+@functools.cache
+def _takes_bf16() -> bool:
+    """Whether oneDNN takes bf16 on this processor."""
+    able = torch.cpu.get_capabilities()
+    return all(able.get(f"avx512_{name}") for name in ("vl", "bw", "dq")) or bool(
+        able.get("avx_ne_convert") or able.get("bf16")
+    )
 
 
 def features(blocks: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
@@ -54,8 +60,7 @@ def features(blocks: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
 
     Under autocast it computes in autocast's type, as the blocks themselves would.
     """
-    half = torch.is_autocast_enabled("cpu")
-    kind = torch.get_autocast_dtype("cpu") if half else images.dtype
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
     maps = images
     with torch.autocast("cpu", enabled=False):
         for layer in blocks.modules():
@@ -81,16 +86,9 @@ def _convolve(layer: nn.Conv2d, maps: torch.Tensor, kind: torch.dtype) -> torch.
         if _avx2():
             maps, weight, padding = _rows_as_channels(maps, weight, padding[0])
         maps = maps.to_mkldnn(kind)
+    bias = None if layer.bias is None else layer.bias.to(kind)
     # conv2d itself refuses weights in bf16 beside maps in this layout
-    return torch.mkldnn_convolution(
-        maps,
-        weight.to(kind),
-        None if layer.bias is None else layer.bias.to(kind),
-        padding,
-        layer.stride,
-        layer.dilation,
-        layer.groups,
-    )
+    return torch.mkldnn_convolution(maps, weight.to(kind), bias, padding, layer.stride, layer.dilation, layer.groups)
 
 
 def _rows_as_channels(
@@ -101,9 +99,7 @@ def _rows_as_channels(
     oneDNN's weight gradient for AVX2 takes images of one channel as if they had eight, seven of them empty.
 
     Args:
-        images: (B, 1, S, S).
-        weight: (C, 1, K, K).
-        padding: rows and columns of zeros around an image.
+        images: (B, 1, S, S); weight: (C, 1, K, K); padding: rows and columns of zeros around an image.
 
     Returns:
         (B, K, S', S), the k-th channel k rows further down; weights (C, K, 1, K); the padding that is left to do.

@@ -7,11 +7,12 @@ from torch.optim import Optimizer
 
 from mnist_sweep.config import schema
 
+#: The mean loss of a batch before the step, a scalar, and the predicted classes (B,).
+Outputs = tuple[torch.Tensor, torch.Tensor]
+
 
 class TrainingStep:
     """A step of the optimizer for a batch, called with it: images (B, 1, 28, 28), 0 … 1, and labels (B,).
-
-    A call returns the mean loss of the batch before the step, a scalar, and the predicted classes (B,).
 
     Args:
         network: in training; images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
@@ -24,7 +25,7 @@ class TrainingStep:
         self.smoothing = config.loss.label_smoothing
         self.bf16, self.clip = config.trainer.precision == "bf16", config.trainer.gradient_clip
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outputs:
         # left before the optimizer's step: within, the weights would be rounded only once
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.network(images)

@@ -48,9 +48,6 @@ class Ensemble(nn.Module):
     """Networks that answer together: images (B, 1, 28, 28), 0 … 1 → the log of their mean probabilities (B, 10).
 
     These are logits: their softmax is the mean of the members' probabilities.
-
-    Args:
-        members: at least one, trained on the same data set.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -62,35 +59,23 @@ class Ensemble(nn.Module):
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
-class Served(nn.Module):
-    """A network as it is served and exported: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(images)
-        return logits.softmax(dim=1)
-
-
 def served(network: nn.Module) -> nn.Module:
-    """A copy that gives probabilities, on the CPU, in evaluation mode; see `Served`."""
-    return Served(copy.deepcopy(network).cpu()).eval()
+    """A copy as it is exported, on the CPU, in evaluation mode: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10)."""
+    return nn.Sequential(copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
 
 
 def save(path: Path, network: nn.Module, config: schema.Config) -> None:
-    """Keep a network and its config; the file is there whole or not at all."""
-    save_whole(path, {"config": config.plain(), "network": network.state_dict()})
+    """Keep a network and its config."""
+    write(path, {"config": config.plain(), "network": network.state_dict()})
 
 
 def save_ensemble(paths: Sequence[Path], file: Path) -> None:
     """Put the checkpoints of several runs into one, which `read` gives back as their ensemble."""
-    save_whole(file, {"members": [_load(path) for path in paths]})
+    write(file, {"members": [_load(path) for path in paths]})
 
 
-def save_whole(path: Path, content: dict[str, Any]) -> None:
-    """Keep tensors and plain data in a file that is there whole or not at all, with its folder."""
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Keep tensors and plain data in a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(content, part)
@@ -105,51 +90,47 @@ def read(path: Path) -> TrainedModel:
     """
     content = _load(path)
     try:
-        if "members" not in content:
+        members = tuple(_model(member) for member in content.get("members", ()))
+        if not members:
             return _model(content)
-        members = tuple(_model(member) for member in content["members"])
         return TrainedModel(Ensemble([member.network for member in members]).eval(), members[0].config, members)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RequestError(
             f"{path}: not a checkpoint of mnist_sweep ({one_line(error, 100)}); allowed: a run's best.ckpt"
         ) from error
 
 
 def _load(path: Path) -> Any:
-    """What a file holds.
-
-    Raises:
-        RequestError: it cannot be read, or holds more than plain data.
-    """
+    """What a file holds; see `read`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file's format
             return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise RequestError(f"{path}: no such file; allowed: the best.ckpt of a run") from error
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror}); allowed: the best.ckpt of a run") from error
-    except Exception as error:  # torch's, zipfile's and pickle's own
-        # torch says "Unsupported operand" of the first byte of a text or a picture, which is no pickle at all
-        hostile = "Weights only" in str(error) and "Unsupported operand" not in str(error)
-        said = "it holds more than plain data, and nothing of it was executed" if hostile else "it is no checkpoint"
-        raise RequestError(f"{path}: refused: {said}; allowed: the best.ckpt of a run") from error
+    except Exception as error:  # torch's, zipfile's and pickle's own among them
+        said = str(error)
+        match error:
+            case FileNotFoundError():
+                fault = "no such file"
+            case OSError():
+                fault = f"cannot be read ({error.strerror})"
+            # torch says "Unsupported operand" of the first byte of a text or a picture, which is no pickle at all
+            case _ if "Weights only" in said and "Unsupported operand" not in said:
+                fault = "refused: it holds more than plain data, and nothing of it was executed"
+            case _:
+                fault = "refused: it is no checkpoint"
+        raise RequestError(f"{path}: {fault}; allowed: the best.ckpt of a run") from error
 
 
 def _model(content: dict[str, Any]) -> TrainedModel:
     """One network of a file's content."""
-    if "hyper_parameters" in content:
-        content = _converted(content)
-    config, state = schema.Config.model_validate(content["config"]), content["network"]
+    if "hyper_parameters" in content:  # version 1 wrote Lightning's files, with the standardisation beside the network
+        state = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
+        content = {"config": content["hyper_parameters"]["config"], "network": state}
+    state = content["network"]
+    config = schema.Config.model_validate({**content["config"], "sweep": None})
     network = config.model.build(float(state["mean"]), float(state["deviation"]))
     network.load_state_dict(state)
     return TrainedModel(network.eval(), config)
-
-
-def _converted(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file that version 1 wrote: Lightning's, with the standardisation beside the network."""
-    config = {key: value for key, value in content["hyper_parameters"]["config"].items() if key != "sweep"}
-    return {"config": config, "network": {k.removeprefix("network."): v for k, v in content["state_dict"].items()}}
 
 
 def first_filters(network: nn.Module) -> Array:
@@ -162,14 +143,11 @@ def first_filters(network: nn.Module) -> Array:
 
 @torch.inference_mode()
 def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
-    """What each block makes of some images, of an ensemble's first member.
+    """What each block of a network, of an ensemble's first member, makes of some images: (N, C, S, S) for each.
 
     Args:
         network: in evaluation mode.
         images: (N, 1, 28, 28) uint8, 0 … 255.
-
-    Returns:
-        For each block (N, C, S, S), the output of its last layer.
     """
     one = cast(Any, network.members[0] if isinstance(network, Ensemble) else network)
     maps, found = one.standardised(images.to(device_of(one)).float() / 255), []

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mnist_sweep.config.metrics import best_epoch
 from mnist_sweep.errors import RunFailure, one_line
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.data import ImageSet
-from mnist_sweep.training.evaluate import Evaluation
+from mnist_sweep.training.evaluate import Evaluation, evaluate
 from mnist_sweep.training.lightning_module import Classifier
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ ALL_THREADS = torch.get_num_threads()
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+@dataclass(eq=False)
 class Fit(Callback):
     """The training of one config. What is public here is also there after an exception.
 
@@ -49,8 +51,7 @@ class Fit(Callback):
         bars: show progress bars, on standard error.
 
     Attributes:
-        network: images (B, 1, 28, 28), 0 … 1 → logits; None until it is built. At the end it has the best epoch's
-            weights.
+        network: images (B, 1, 28, 28), 0 … 1 → logits; None until it is built. It ends with the best epoch's weights.
         images, held_out: for training and for validation; None until they are read.
         history: the metrics of each epoch by name, the first epoch first.
         validation: the best epoch's evaluation on the validation images; None until an epoch has ended.
@@ -58,25 +59,23 @@ class Fit(Callback):
         train_seconds: spent on the epochs, validation included, in all attempts; what an attempt lost is not counted.
     """
 
-    def __init__(
-        self,
-        config: schema.Config,
-        folder: Path,
-        device: torch.device,
-        on_epoch: Callable[[int, dict[str, float]], bool],
-        check: Callable[[], None],
-        bars: bool = False,
-    ) -> None:
-        self.config, self.device, self.on_epoch, self.check, self.bars = config, device, on_epoch, check, bars
-        self.network: nn.Module | None = None
-        self.images: ImageSet | None = None
-        self.held_out: ImageSet | None = None
-        self.history: list[dict[str, float]] = []
-        self.validation: Evaluation | None = None
-        self.stopped = False
-        self.train_seconds = 0.0
-        self._best, self._last = folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"
-        self._order = torch.Generator().manual_seed(config.seed)
+    config: schema.Config
+    folder: Path
+    device: torch.device
+    on_epoch: Callable[[int, dict[str, float]], bool]
+    check: Callable[[], None]
+    bars: bool = False
+    network: nn.Module | None = field(default=None, init=False)
+    images: ImageSet | None = field(default=None, init=False)
+    held_out: ImageSet | None = field(default=None, init=False)
+    history: list[dict[str, float]] = field(default_factory=list, init=False)
+    validation: Evaluation | None = field(default=None, init=False)
+    stopped: bool = field(default=False, init=False)
+    train_seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        self._order = torch.Generator().manual_seed(self.config.seed)
         self._state: dict[str, Any] = {}
         self._started: float | None = None
 
@@ -178,38 +177,34 @@ class Fit(Callback):
         The best checkpoint is in it: if the process dies after saving a new best, that epoch is trained again, and on
         hardware that does not repeat its numbers the saved best would not match.
         """
-        assert self.validation is not None
-        arrays = {key: torch.from_numpy(getattr(self.validation, key)) for key in ("confusion", "probabilities")}
         state = {
             "classifier": self.classifier.state(),
             "history": self.history,
-            "validation": {"metrics": self.validation.metrics, **arrays},
             "best": torch.load(self._best, weights_only=True),
             "order": self._order.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "seconds": self.train_seconds,
         }
-        trained_model.save_whole(self._last, state)
+        trained_model.write(self._last, state)
 
     def _resume(self) -> None:
         """Go on after the last whole epoch of an earlier attempt, where there was one."""
-        if self._last.exists():
-            try:
-                self._state = torch.load(self._last, map_location="cpu", weights_only=True)
-                found = self._state["validation"]
-            except Exception as error:  # torch's, zipfile's and pickle's own; or it is of another version
+        try:
+            self._state = torch.load(self._last, map_location="cpu", weights_only=True)
+            trained_model.write(self._best, self._state["best"])
+            best, classifier = trained_model.read(self._best).network, self._state["classifier"]
+        except Exception as error:  # torch's, zipfile's and pickle's own, or one of another version's file
+            self._state = {}
+            self._best.unlink(missing_ok=True)  # it would stand beside ours
+            if not isinstance(error, FileNotFoundError):
                 said = one_line(error, 100)
                 log.warning("%s cannot be read (%s); starting from the beginning", self._last, said)
-                self._state = {}
-        if not self._state:  # a best checkpoint of an attempt that left nothing else would stand beside ours
-            self._best.unlink(missing_ok=True)
             return
-        trained_model.save_whole(self._best, self._state["best"])
-        self.classifier.restore(self._state["classifier"])
+        self.classifier.restore(classifier)
         self._order.set_state(self._state["order"])
         self.history, self.train_seconds = self._state["history"], self._state["seconds"]
-        self.validation = Evaluation(found["metrics"], found["confusion"].numpy(), found["probabilities"].numpy())
+        self.validation = evaluate(best, self._validation, "val", self.device)
 
 
 @functools.cache
