@@ -11,7 +11,6 @@ from mnist_sweep.config.overrides import key_of
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import Result
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.training import datasets
 
 log = logging.getLogger(__name__)
 
@@ -111,29 +110,25 @@ def perform(options: argparse.Namespace) -> int:
                 f"--set {item}: RECIPE, --data and --seeds say which runs there are; "
                 f"allowed: any key but {', '.join(_OWN)}"
             )
-    runs = {  # composed, so checked, before the first takes minutes
+    recipes = options.recipes or RECIPES
+    runs = {  # all are checked before the first takes minutes
         (recipe, dataset): commands(recipe, dataset, options.seeds, options.set)
-        for recipe in options.recipes or RECIPES
+        for recipe in recipes
         for dataset in options.data
     }
-    api.check_output(next(iter(runs.values()))[0].config.output)
-    here = [dataset for dataset in options.data if _obtained(CommandLine.of([f"data={dataset}", *options.set]))]
+    api.check_output(runs[recipes[0], options.data[0]][0].config.output)
+    here = []
+    for dataset in options.data:
+        try:
+            api.prepare(runs[recipes[0], dataset][0].with_({"data.fallback": None}))
+            here.append(dataset)
+        except RequestError as error:
+            log.warning("%s: left out (%s)", dataset, error)
     if not here:
         raise RequestError(f"--data {' '.join(options.data)}: none of them is at hand or to be had")
     others = [] if options.recipes else [recipe for recipe in known if recipe not in RECIPES]
     print(table({key: score(each) for key, each in runs.items() if key[1] in here}, others))
     return cli.DONE
-
-
-def _obtained(command: CommandLine) -> bool:
-    """Whether a data set is on disk now, downloaded if need be; a line where it is not."""
-    data = command.config.data
-    try:
-        datasets.obtain(data.model_copy(update={"fallback": None}))
-    except RequestError as error:
-        log.warning("%s: left out (%s)", data.name, error)
-        return False
-    return True
 
 
 if __name__ == "__main__":
