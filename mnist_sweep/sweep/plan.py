@@ -19,9 +19,9 @@ from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import write_json
 from mnist_sweep.sweep import lock, samplers
 from mnist_sweep.sweep.candidates import Candidate, Candidates
+from mnist_sweep.sweep.session import common
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import objectives
-from mnist_sweep.sweep.tuner import common
 from mnist_sweep.sweep.workers.resources import divide
 
 log = logging.getLogger(__name__)

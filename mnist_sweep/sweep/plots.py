@@ -24,7 +24,7 @@ _IN_A_ROW = 4
 def draw(study: Study) -> dict[str, Any]:
     """The plots that the study allows, as plotly's figures by name, in the order of the report."""
     seen, metric = with_pruned(study), study.goals[0].metric
-    judged = {"target": _first_value if study.several else None, "target_name": metric}
+    judged: dict[str, Any] = {"target": _first_value if study.several else None, "target_name": metric}
     # the importance for a target is that for being among its lowest
     cost = {"target": lambda trial: -study.goals[0].sign * _first_value(trial)} if study.several else {}
     complete = seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -42,8 +42,8 @@ def report(
         mistakes = error_analysis.common_mistakes(study, runs, validation)
         pictures = mistakes.pictures if mistakes else {}
         if found := error_analysis.class_importances(study, runs):
-            labels = list(map(str, range(CLASSES))), "importance for the recall of each class, per cent", ("class", "")
-            pictures["hyperparameters_by_class"] = figures.heatmap(*found, *labels)
+            classes, title = list(map(str, range(CLASSES))), "importance for the recall of each class, per cent"
+            pictures["hyperparameters_by_class"] = figures.heatmap(*found, classes, title, ("class", ""))
         facts = _facts(study, winner)
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)

@@ -12,9 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from mnist_sweep.config import schema
+from mnist_sweep.config import options, schema
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.config.overrides import PROGRAM
 from mnist_sweep.result import write_json
 from mnist_sweep.sweep.export_best import export_best
 from mnist_sweep.sweep.study import Study
@@ -98,12 +97,12 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     _say(f"{kind} again", best.user_attrs["result"]["command"])
     try:
         path = export_best(best, study.goals[0].metric, folder, command.config_dir)
-        _say("or as an overlay", f"{PROGRAM} --config-dir {shlex.quote(str(path))} experiment=best")
+        _say("or as an overlay", CommandLine.of(["experiment=best"], path).shell())
     except OSError as error:  # the sweep is done, whatever became of its folder
         log.warning("the best trial could not be left as an overlay (%s)", error)
     for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
         _say("" if index else "winner", line)
-    if isinstance(config.tracking, schema.MLflow):
+    if isinstance(config.tracking, options.MLflow):
         uri = config.tracking.uri
         _say("compare the runs", uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}")
 

@@ -1,62 +1,42 @@
-"""The best trial as an experiment: what its folder of configs composes."""
+"""The best trial as an experiment: what its file composes."""
 
 from pathlib import Path
 
 import optuna
 import pytest
 
-from mnist_sweep.config.command import compose
-from mnist_sweep.sweep.export_best import overlay
-
-FOLDER = Path("mlruns/runs/sweep")
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.sweep.export_best import export_best
 
 
-def best(*items: str) -> optuna.trial.FrozenTrial:
-    return optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": list(items)}})
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in, with an experiment of the user's."""
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize(
+    "items",
+    [
+        [
+            *("experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"),
+            *("data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"),
+        ],
+        ["experiment=[tutorial,own]", "optimizer=sgd", "data=mnist5k", "tracking=none", "trainer.threads=3"],
+        ["model=mlp", "trainer.precision=bf16", "tracking.uri=http://somewhere:5000", "objective=val/loss"],
+    ],
+)
+def test_the_file_composes_what_the_trial_was_without_the_users_folder(tmp_path: Path, items: list[str]) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 7\nmodel: {pool: avg}\n")
-    return tmp_path
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.write_text("# @package _global_\nseed: 7\nmodel: {pool: avg}\n")
+    best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
+    trial = CommandLine.of(items, tmp_path / "mine").config
+    folder = export_best(best, "val/accuracy", tmp_path / "runs" / "sweep", tmp_path / "mine")
+    own.unlink()
+    assert CommandLine.of(["experiment=best"], folder).config == trial
+    assert CommandLine.of(["experiment=best", "launcher=inline"], folder).config.launcher.name == "inline"
 
 
-@pytest.mark.usefixtures("here")
-def test_what_it_states_is_what_the_trial_was() -> None:
-    items = ["experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"]
-    items += ["data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"]
-    folder = str(overlay(best(*items), "val/accuracy", FOLDER, "mine"))
-    assert compose(["experiment=best"], folder) == compose(items, "mine")
-
-
-@pytest.mark.usefixtures("here")
-def test_several_experiments_stay_in_their_order() -> None:
-    items = ["experiment=[tutorial,own]", "optimizer.lr=0.2"]
-    folder = str(overlay(best(*items), "val/accuracy", FOLDER, "mine"))
-    assert compose(["experiment=best"], folder) == compose(items, "mine")
-
-
-@pytest.mark.usefixtures("here")
-def test_the_best_of_a_sweep_around_the_best() -> None:
-    folder, items = "mine", ["experiment=own"]
-    for generation, dropout in enumerate((0.1, 0.2, 0.3)):
-        items = [*items, f"model.dropout={dropout}"]
-        folder = str(overlay(best(*items), "val/accuracy", Path(f"mlruns/runs/{generation}"), folder))
-        items = ["experiment=best"]
-        config = compose(items, folder)
-        assert (config.model.dropout, config.model.pool, config.seed) == (dropout, "avg", 7)
-
-
-def test_a_folder_of_configs_around_or_within_what_sweeps_leave(here: Path) -> None:
-    (here / "experiment").mkdir()
-    (here / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 9\n")
-    for _ in range(2):
-        folder = overlay(best("experiment=own"), "val/accuracy", FOLDER, ".")
-    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert left == ["experiment/best.yaml", "experiment/own.yaml", "mine/experiment/own.yaml"]
-    again = overlay(best("experiment=best", "seed=10"), "val/accuracy", FOLDER, str(folder))
-    assert again == folder
-    assert compose(["experiment=best"], str(folder)).seed == 10
+def test_the_file_states_only_what_differs(tmp_path: Path) -> None:
+    items = ["optimizer=sgd", "optimizer.lr=0.2", "model.pool=max", "name=sweep-0001"]
+    best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
+    file = export_best(best, "val/accuracy", tmp_path, None) / "experiment" / "best.yaml"
+    header, title, *lines = file.read_text().splitlines()
+    assert header == "# @package _global_"
+    assert title.endswith("val/accuracy 0.9")
+    assert lines == ["defaults:", "- override /optimizer: sgd", "- _self_", "optimizer:", "  lr: 0.2"]

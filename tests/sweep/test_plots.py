@@ -1,44 +1,29 @@
 """Optuna's plots of a study in which most trials are pruned."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
-import numpy as np
-import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from mnist_sweep.config.sweep_options import Objective
-from mnist_sweep.result import Result
-from mnist_sweep.sweep import error_analysis as insight
 from mnist_sweep.sweep import plots
 from mnist_sweep.sweep.study import Study
+from tests.sweep import studies
+
+SPACE: dict[str, BaseDistribution] = {**studies.LR, "model.kernel_size[0]": CategoricalDistribution((3, 5))}
 
 
 @pytest.fixture
-def study() -> Study:
-    """Twelve trials: one complete, one that learned nothing, one failed, the others pruned after their second epoch."""
-    made = optuna.create_study(direction="maximize")
-    space = {
-        "optimizer.lr": FloatDistribution(1e-4, 0.3, log=True),
-        "model.kernel_size[0]": CategoricalDistribution((3, 5)),
-    }
+def study(tmp_path: Path) -> Study:
+    """Twelve trials: one complete, one that learned nothing, one without a value, the others pruned."""
+    trials = []
     for number in range(12):
         first = 0.1 if number == 1 else 0.9 + 0.005 * number
-        curve = {1: first, 2: first - 0.001}
-        state = {0: TrialState.COMPLETE, 5: TrialState.FAIL}.get(number, TrialState.PRUNED)
-        made.add_trial(
-            optuna.trial.create_trial(
-                state=state, value=curve[2] if state != TrialState.FAIL else None, distributions=space,
-                params={"optimizer.lr": 10 ** (-4 + 0.2 * number), "model.kernel_size[0]": 3 + 2 * (number % 2)},
-                intermediate_values=curve,
-            )
-        )  # fmt: skip
-    return Study(made, cast(Any, None), [Objective(metric="val/accuracy", direction="maximize")], {})
+        curve = [] if number == 5 else [first, first - 0.001]
+        params = {"optimizer.lr": 10 ** (-4 + 0.2 * number), "model.kernel_size[0]": 3 + 2 * (number % 2)}
+        values = curve[1:] if number == 0 else []
+        trials.append(studies.trial_of(tmp_path, number, values, curve, params=params, space=SPACE))
+    return studies.study_of(trials)
 
 
 def test_pruned_trials_count_with_the_best_value_that_they_reached(study: Study) -> None:
@@ -48,69 +33,42 @@ def test_pruned_trials_count_with_the_best_value_that_they_reached(study: Study)
     assert seen.trials[11].value == 0.9 + 0.005 * 11  # of the first epoch, which was the better one
     assert seen.trials[0].value == study.trials()[0].value  # what a complete trial was judged by stays
     assert study.trials()[11].state == TrialState.PRUNED
+    assert [trial.number for trial in plots.pruned(study)] == [11, 10, 9, 8, 7, 6, 4, 3, 2, 1]
 
 
 def test_each_plot_is_drawn_and_has_whole_names(study: Study) -> None:
-    names = {"history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"}
-    interactive, pictures = plots.interactive(study), plots.pictures(study)
-    assert set(interactive) == set(pictures) == names
-    assert all(content.startswith(b"\x89PNG") and len(content) > 5_000 for content in pictures.values())
-    labels = interactive["parallel_coordinates"].layout.xaxis.ticktext
+    drawn = plots.draw(study)
+    assert list(drawn) == ["history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"]
+    labels = drawn["parallel_coordinates"].layout.xaxis.ticktext
     assert list(labels) == ["val/accuracy", "model.kernel_size[0]", "optimizer.lr"]
-    assert len(interactive["slices_1"].data[0].x) == 11
-    low, high = interactive["learning_curves"].layout.yaxis.range
+    assert len(drawn["slices_1"].data[0].x) == 11
+    low, high = drawn["learning_curves"].layout.yaxis.range
     assert 0.8 < low < 0.899  # the one that learned nothing is outside
     assert 0.955 < high < 1
 
 
-def test_several_objectives_importance_is_for_being_good_in_the_first() -> None:
+def test_several_objectives_importance_is_for_being_good_in_the_first(tmp_path: Path) -> None:
     """One key tells the best trials from the others, the other one the worst."""
-    made = optuna.create_study(directions=["maximize", "minimize"])
     keys = ("decides_the_best", "decides_the_worst")
-    space: dict[str, BaseDistribution] = dict.fromkeys(keys, FloatDistribution(0.0, 1.0))
+    space = dict.fromkeys(keys, FloatDistribution(0.0, 1.0))
+    trials = []
     for number in range(60):
         place = {key: (number * step % 60) / 60 for key, step in zip(keys, (7, 13), strict=True)}
         value = 0.9 + 0.09 * place[keys[0]] ** 4 - 0.5 * (place[keys[1]] > 0.9)
-        made.add_trial(optuna.trial.create_trial(values=[value, 1.0], distributions=space, params=place))
-    goals = [
-        Objective(metric="val/accuracy", direction="maximize"),
-        Objective(metric="parameters", direction="minimize"),
-    ]
-    drawn = plots.interactive(Study(made, cast(Any, None), goals, {}))["importances"].data[0]
-    found = dict(zip(drawn.y, drawn.x, strict=True))
+        trials.append(studies.trial_of(tmp_path, number, [value, 1.0], params=place, space=space))
+    drawn = plots.draw(studies.study_of(trials, "val/accuracy", "parameters"))
+    assert "pareto_front" in drawn
+    importances = drawn["importances"].data[0]
+    found = dict(zip(importances.y, importances.x, strict=True))
     assert found["decides_the_best"] > 0.8
 
 
-@given(st.floats(-6, 3), st.floats(0.05, 6))
-def test_a_logarithmic_axis_has_few_round_marks(power: float, decades: float) -> None:
-    low, high = 10**power, 10 ** (power + decades)
-    ticks = plots.log_ticks(low, high)
-    assert ticks == sorted(ticks)
-    assert all(low <= tick <= high for tick in ticks)
-    assert len(ticks) <= 7
-    if decades >= 0.7:
-        assert len(ticks) >= 2
-
-
-def test_a_class_that_all_trials_recognise_alike_has_no_importances(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+def test_a_plot_that_fails_leaves_the_others(
+    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    numbers = iter(range(12))
-    alike = [True]
+    def fail(_: object) -> None:
+        raise ValueError("no\nplot")
 
-    def found(_: Path) -> Any:
-        confusion = np.diag([50] * 10)
-        if not alike[0]:
-            confusion[4, 4:6] = (50 - (missed := 3 * next(numbers)), missed)
-        return SimpleNamespace(confusion=confusion.tolist())
-
-    trials = [trial for trial in study.study.trials if trial.state != TrialState.FAIL]
-    for trial in trials:
-        trial.user_attrs["result"] = {"folder": f"runs/{trial.number}"}
-    monkeypatch.setattr(study, "trials", lambda *_: trials)
-    monkeypatch.setattr(Result, "found", found)
-    assert insight.class_importances(study, Path("runs")) is None
-    alike[0] = False
-    shares, names = insight.class_importances(study, Path("runs")) or (np.zeros(0), [])
-    assert sorted(names) == ["model.kernel_size[0]", "optimizer.lr"]
-    assert shares.sum(axis=0) == pytest.approx([0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
+    monkeypatch.setattr(plots.visualization, "plot_timeline", fail)
+    assert "timeline" not in plots.draw(study)
+    assert "the plot timeline could not be drawn (ValueError: no plot)" in caplog.text

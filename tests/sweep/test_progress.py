@@ -1,40 +1,71 @@
 """What a terminal shows of a sweep."""
 
+import io
 import re
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from mnist_sweep.sweep.progress import View
-from tests import stubs
+from mnist_sweep.sweep.candidates import Candidate
+from mnist_sweep.sweep.progress import Progress
+from mnist_sweep.sweep.stopping import Stopping
+from tests.sweep import studies
 
 
-def test_the_live_view_has_counts_the_best_and_each_running_trial(tmp_path: Path) -> None:
-    driver = stubs.search(tmp_path, "sweep.trials=12")
-    proposal = stubs.a_proposal()
-    view = View(driver.config, driver.study, driver.budget, driver.settings.trials)
-    view.began(12, proposal)
-    view.reported(12, 3, {"val/accuracy": 0.7777})
-    console = Console(width=110, record=True, file=(tmp_path / "terminal").open("w"))
-    console.print(view._picture())
-    text = console.export_text()
-    counts = driver.study.counts()
-    assert text.startswith(f"12 of 12 trials: {counts['complete']} done, {counts['pruned']} pruned")
-    best = driver.study.best()
-    assert best is not None
-    assert f"best {best.values[0]:.4f} (trial {best.number})" in text
-    row = next(line for line in text.splitlines() if line.startswith("12 ") and "0.7777" in line)
-    at_three = max(t.intermediate_values[3] for t in driver.study.trials() if 3 in t.intermediate_values)
-    assert re.match(rf"12\s+3 of {proposal.epochs}\s+0\.7777\s+{max(at_three, 0.7777):.4f}\s+model", row)
-    console.file.close()
+def progress_of(folder: Path, *items: str, total: int = 16) -> Progress:
+    """The progress of a sweep of which three trials are complete, one is pruned and one was impossible."""
+    trials = [studies.trial_of(folder, number, [0.9 + number / 100], [0.5, 0.9 + number / 100]) for number in range(3)]
+    trials += [studies.trial_of(folder, 3, curve=[0.4])]
+    trials += [studies.trial_of(folder, 4, attributes={"reason": "infeasible", "detail": "too large"})]
+    config = studies.sweep_of(folder, *items).config
+    assert config.sweep
+    return Progress(config, studies.study_of(trials), Stopping(config.sweep, "maximize", 0.0), total)
+
+
+def candidate(folder: Path) -> Candidate:
+    values = {"model.filters": [8, 16], "optimizer.lr": 0.0123456}
+    return Candidate(values, studies.sweep_of(folder).with_(values), "its digest", {}, 9)
+
+
+def test_the_table_has_counts_the_best_and_each_running_trial(tmp_path: Path) -> None:
+    progress = progress_of(tmp_path)
+    progress.began(5, candidate(tmp_path))
+    progress.reported(5, 1, {"val/accuracy": 0.7777})
+    console = Console(width=110, file=io.StringIO(), record=True)
+    console.print(progress.picture())
+    head, best, command, _, row = console.export_text().splitlines()
+    assert head.startswith("4 of 16 trials: 3 done, 1 pruned, 1 impossible, 0 running; time left: known when")
+    assert best.strip() == "best 0.9200 (trial 2)"
+    assert command.strip() == "python -m mnist_sweep name=sweep-0002"
+    assert re.match(r"5\s+1 of 9\s+0\.7777\s+0\.7777\s+model.filters=\[8,16\]  optimizer.lr=0.0123", row)
+
+
+def test_a_line_for_each_trial_that_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mnist_sweep")
+    with progress_of(tmp_path) as progress:
+        progress.began(2, candidate(tmp_path))
+        progress.tick()
+        progress.ended(2, studies.result_of(tmp_path, "sweep-0002", 0.92))
+        late = {"status": "failed", "reason": "timeout", "detail": "late"}
+        progress.ended(3, studies.result_of(tmp_path, "sweep-0003", 0.4, **late))
+        progress.ended(1, studies.result_of(tmp_path, "sweep-0001", 0.91, duplicate_of="sweep-0000", epochs=1))
+    first, second, third = (line.strip() for line in caplog.messages)
+    best = "best 0.9200 (trial 2)"
+    assert first == f"4 of 16  trial 2 finished  val/accuracy 0.9200  {best}  2 epochs, 1.0 s"
+    assert second == f"4 of 16  trial 3 failed (timeout: late)  no value  {best}  2 epochs, 1.0 s"
+    assert third.startswith("4 of 16  trial 1 finished, equal to sweep-0000  val/accuracy 0.9100  ")
+    assert third.endswith("  1 epoch, 1.0 s")
 
 
 def test_the_time_left_is_known_after_the_first_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = stubs.search(tmp_path, "sweep.trials=4")
-    view = View(driver.config, driver.study, driver.budget, driver.settings.trials)
-    assert view._left() == "starting the workers"
-    view.already, view.started = 0, 100.0
-    monkeypatch.setattr("mnist_sweep.sweep.progress.time.monotonic", lambda: 140.0)
-    view.total = 16
-    assert view._left() == "about 2:00 left"  # ten seconds a trial, pruned ones included, for twelve more
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    progress = progress_of(tmp_path)
+    assert progress.time_left() == "starting the workers"
+    progress._earlier = 0  # the four trials are of this session
+    monkeypatch.setattr(time, "monotonic", lambda: 140.0)
+    assert progress.time_left() == "about 2:00 left"  # ten seconds a trial, pruned ones included, for twelve more
+    short = progress_of(tmp_path, "sweep.budget_minutes=1")
+    short._earlier, short._started = 0, 100.0
+    assert short.time_left() == "about 1:00 left"

@@ -1,0 +1,108 @@
+"""The end of a sweep: ``sweep.json``, and what is printed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_sweep.config import metrics
+from mnist_sweep.sweep import summary
+from tests.sweep import studies
+
+WINNER: dict[str, Any] = {
+    "trial": 1, "command": "python -m mnist_sweep name=sweep-0001", "metric": "val/accuracy", "seeds": [1, 2],
+    "validation": metrics.spread([0.90, 0.92]), "noise": 0.0123, "luck": 0.0042, "lead": None,
+    "gain": {"trial": 0, **metrics.spread([0.01, 0.02])}, "candidates": [{"trial": 1}, {"trial": 0}],
+    "test_accuracy": metrics.spread([0.91, 0.93], share=True), "test_opened_at": "2026-01-01", "test_openings": 1,
+    "model": None, "checkpoints": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.5], "0.5000"),
+        ([0.92, 0.92, 0.92], "0.9200 (equal for all 3 seeds)"),
+        ([0.99 - 0.98, 0.51 - 0.5], "0.0100 (equal for all 2 seeds)"),  # but for their last bits
+        ([0.90, 0.92, 0.94], "0.9200 (95% interval 0.8703 … 0.9697)"),
+    ],
+)
+def test_an_interval_in_words(values: list[float], said: str) -> None:
+    assert summary.interval(metrics.spread(values)) == said
+
+
+def test_the_winner_in_words() -> None:
+    lines = summary.in_words(WINNER, "mnist")
+    assert lines[0] == "trial 1 (candidates: 2; new seeds: 2)"
+    assert lines[1].endswith("; noise between seeds 0.0123")
+    assert lines[2] == "the first score was optimistic by +0.0042 (selection bias)"
+    assert lines[3].startswith("better by +0.0150 (95% interval -0.0485 … +0.0785) than the baseline, trial 0,")
+    assert lines[4].startswith("test/accuracy 0.9200 (95% interval ")
+    assert len(lines) == 5
+    changed = {"gain": {**WINNER["gain"], "trial": 1}, "noise": None, "test_openings": 2}
+    same = summary.in_words(WINNER | changed, "mnist")
+    assert same[3] == "trial 1 is the baseline, the config's own values: nothing better was found"
+    assert same[5] == "the test set has been opened 2 times for this study"
+    assert len(summary.in_words(WINNER | {"gain": None}, "mnist")) == 4
+
+
+def test_what_was_drawn_has_few_digits() -> None:
+    items = ["optimizer.lr=0.00123456", "a=1.23456e-05", "model.filters=[16,32]", "seed=123456", "optimizer=sgd"]
+    shown = "optimizer.lr=0.00123  a=1.23e-05  model.filters=[16,32]  seed=123456  optimizer=sgd"
+    assert summary.proposed(items) == shown
+    assert [summary.in_digits(value) for value in (0.98765, 421642.0, 3.0, 2.5)] == ["0.9877", "421,642", "3", "2.5000"]
+
+
+def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mnist_sweep")
+    trials = [
+        studies.trial_of(tmp_path, 0, [0.97]),
+        studies.trial_of(tmp_path, 1, [0.96]),
+        studies.trial_of(tmp_path, 2, [0.97], attributes={"duplicate_of": "sweep-0000"}),
+        studies.trial_of(tmp_path, 3, curve=[0.5]),
+        studies.trial_of(tmp_path, 4, attributes={"reason": "infeasible", "detail": "too large"}),
+    ]
+    study, command = studies.study_of(trials), studies.sweep_of(tmp_path, "tracking=mlflow")
+    folder = tmp_path / "runs" / "sweep"
+    folder.mkdir(parents=True)
+    path = summary.write(command.config, study, WINNER, folder, 12.34567, "an id")
+    content = json.loads(path.read_text())
+    assert content["trials"] == {"complete": 3, "pruned": 1, "fail": 0}
+    assert (content["infeasible"], content["failures"]) == (1, {"infeasible": 1})
+    assert content["duplicates"] == {"trials": 1, "share": 0.25}
+    assert (content["study"], content["objective"], content["direction"]) == ("sweep", "val/accuracy", "maximize")
+    assert (content["seconds"], content["dataset"], content["mlflow_run_id"]) == (12.346, "mnist5k", "an id")
+    best = content["best"]
+    assert (best["trial"], best["value"], best["values"]) == (0, 0.97, {"val/accuracy": 0.97})
+    assert (best["params"], best["command"]) == ({"optimizer.lr": 0.001}, "python -m mnist_sweep name=sweep-0000")
+    assert content["winner"] == json.loads(json.dumps(WINNER))
+    summary.show(command, study, WINNER, folder)
+    said = [line.split(maxsplit=2) for line in caplog.messages]
+    assert ["1", "impossible", "proposals, drawn again"] in said
+    assert ["1", "trials", "(25%) equal earlier ones"] in said
+    assert ["winner", "again", "python -m mnist_sweep name=sweep-0001"] in said
+    assert f"or as an overlay   python -m mnist_sweep --config-dir {folder}/conf experiment=best" in caplog.messages
+    assert ["winner", "trial", "1 (candidates: 2; new seeds: 2)"] in said
+    assert f"compare the runs   mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in caplog.messages
+    (folder / "conf" / "experiment" / "best.yaml").unlink()
+    (folder / "conf" / "experiment").rmdir()
+    (folder / "conf" / "experiment").touch()
+    summary.show(command, study, None, folder)
+    assert "best trial again   python -m mnist_sweep name=sweep-0000" in caplog.messages
+    assert "the best trial could not be left as an overlay" in caplog.text
+
+
+def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = [studies.trial_of(tmp_path, number, [0.9 + number / 100, 1000.0 * number]) for number in range(3)]
+    study = studies.study_of(trials, "val/accuracy", "parameters")
+    command, folder = studies.sweep_of(tmp_path), tmp_path / "runs" / "sweep"
+    folder.mkdir(parents=True)
+    content = json.loads(summary.write(command.config, study, None, folder, 1.0, None).read_text())
+    assert sorted(each["trial"] for each in content["front"]) == [0, 1, 2]
+    assert content["best"] is None
+    assert content["objectives"][1] == {"metric": "parameters", "direction": "minimize"}
+    summary.show(command, study, None, folder)
+    table = capsys.readouterr().err
+    assert "sweep on mnist5k: 3 complete; the front of 3" in table
+    assert "2,000" in table
