@@ -1,6 +1,7 @@
 """Error analysis over the trials: what the best networks still confuse, and which hyperparameter moves which class."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,7 +102,8 @@ def class_importances(study: Study, runs: Path) -> tuple["np.ndarray[Any, Any]",
         return 1.0 - float(recalls[trial.number][label]) if trial.number in recalls else 1.0
 
     seen = with_pruned(study)
-    found = {label: get_param_importances(seen, target=partial(missed, label=label)) for label in moved}
+    with warnings.catch_warnings(action="ignore"):  # Optuna's, that low values of the target are sought
+        found = {label: get_param_importances(seen, target=partial(missed, label=label)) for label in moved}
     weights = {name: sum(each[name] for each in found.values()) for name in found[moved[0]]}
     names = sorted(weights, key=lambda name: -weights[name])
     shares = np.zeros((len(names), CLASSES))
