@@ -16,7 +16,7 @@ from mnist_sweep.training.step import Outputs, TrainingStep
 
 log = logging.getLogger(__name__)
 
-#: Before a step is recorded: libraries choose their kernels, and the optimizer makes its state.
+#: Steps before one is recorded: libraries choose their kernels, and the optimizer makes its state.
 _WARM_UP = 3
 #: Why a recording failed in this process, where one did. None is tried after it, since torch never gives back what a
 #: failed one has taken of the GPU's memory (440 MB for the default network).
@@ -74,9 +74,8 @@ class Recorded:
     """
 
     def __init__(self, step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> None:
-        self._batch = images.clone(), labels.clone()
-        self._groups = step.optimizer.param_groups
-        # A number would be part of the recording, and a schedule changes it
+        self._batch, self._groups = (images.clone(), labels.clone()), step.optimizer.param_groups
+        # a number would be part of the recording, and a schedule changes it
         self._rates = [torch.tensor(float(group["lr"]), device=images.device) for group in self._groups]
         self._written = [group["lr"] for group in self._groups]
 
@@ -85,14 +84,18 @@ class Recorded:
                 step(*self._batch)
             for state in step.optimizer.state.values():  # RMSprop counts its steps on the processor
                 state.update({key: each.to(images.device) for key, each in state.items() if torch.is_tensor(each)})
-            for group, rate in zip(self._groups, self._rates, strict=True):
-                group.update(lr=rate, **({"capturable": True} if "capturable" in group else {}))
+            self._set(self._rates, capturable=True)
 
         try:
             self._replay, self._outputs = _record(prepare, lambda: step(*self._batch))
         finally:  # as schedules and checkpoints know them
-            for group, rate in zip(self._groups, self._written, strict=True):
-                group.update(lr=rate, **({"capturable": False} if "capturable" in group else {}))
+            self._set(self._written, capturable=False)
+
+    def _set(self, rates: list[Any], capturable: bool) -> None:
+        for group, rate in zip(self._groups, rates, strict=True):
+            group["lr"] = rate
+            if "capturable" in group:
+                group["capturable"] = capturable
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outputs:
         for place, given in zip(self._batch, (images, labels), strict=True):

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 #: Threads of the processor, as torch found the machine and OMP_NUM_THREADS at the start.
 ALL_THREADS = torch.get_num_threads()
-#: Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(eq=False)
@@ -77,7 +75,7 @@ class Fit(Callback):
         self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
         self._order = torch.Generator().manual_seed(self.config.seed)
         self._state: dict[str, Any] = {}
-        self._started: float | None = None
+        self._began = math.inf
 
     @property
     def parameters(self) -> int | None:
@@ -94,8 +92,7 @@ class Fit(Callback):
         settings, part = self.config.trainer, self.config.data
         keep_memory()
         torch.set_num_threads(settings.threads or ALL_THREADS)
-        if self.device.type == "cuda":  # torch multiplies in TF32 within a convolution, with a mantissa of ten bits
-            torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False  # in which a GPU convolves with a mantissa of ten bits
         pl.seed_everything(self.config.seed, verbose=False)
         self.images, self.held_out = data.parts(part)
         if part.limit and part.limit > len(self.images):
@@ -103,17 +100,30 @@ class Fit(Callback):
         self.network = self.config.model.build(*self.images.standardisation).to(self.device)
         self._validation = self.held_out.to(self.device)
         batches = data.Batches(self.images.to(self.device), part.batch_size, self._order, part.augmentation)
-        self.classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps)
+        self._classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps)
         self._resume()
-        trainer = self._trainer(settings.max_epochs - len(self.history))
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's, by Lightning
+        bars = [RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True})] if self.bars else []
+        trainer = pl.Trainer(
+            max_epochs=settings.max_epochs - len(self.history),
+            accelerator="cpu" if self.device.type == "cpu" else "gpu",
+            devices=1,
+            precision="32-true",  # of the weights; the steps are the classifier's own
+            callbacks=[self, *bars],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=self.bars,
+            enable_model_summary=False,
+        )
         try:
-            trainer.fit(self.classifier, batches)
+            trainer.fit(self._classifier, batches)
         except SystemExit:  # by which Lightning ends when a SIGTERM comes
             self.check()
             raise
         finally:
             self._clock()
-            self.classifier.release()
+            self._classifier.release()
         self.check()
         self.network.load_state_dict(trained_model.read(self._best).network.state_dict())
 
@@ -124,7 +134,7 @@ class Fit(Callback):
             if self._state["cuda"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._state["cuda"], self.device)
             self._state.clear()
-        self._started = time.monotonic() - self.train_seconds
+        self._began = time.monotonic() - self.train_seconds
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Lightning's hook, after each group of batches."""
@@ -132,44 +142,25 @@ class Fit(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning's hook: measure the epoch, keep the best one, and decide whether there is another."""
-        values, evaluation = self.classifier.end_epoch(self._validation)
+        values, evaluation = self._classifier.end_epoch(self._validation)
         done, objective, settings = len(self.history) + 1, self.config.objective, self.config.trainer
         for name in ("train/loss", "val/loss"):
             if not math.isfinite(values[name]):
                 raise RunFailure("diverged", f"{name} became {values[name]} in epoch {done}")
         self.history.append(values)
-        best = best_epoch([epoch[objective] for epoch in self.history], self.config.direction)
+        best = best_epoch([epoch[objective] for epoch in self.history], self.config.direction) or 0
         if best == done:
             self.validation = evaluation
-            trained_model.save(self._best, self.classifier.trained, self.config)
+            trained_model.save(self._best, self._classifier.trained, self.config)
         self._clock()
         self.stopped = not self.on_epoch(done, values)
-        patient = settings.patience is None or best is None or done - best < settings.patience
-        if not self.stopped and patient and done < settings.max_epochs:
+        last = done == settings.max_epochs or (settings.patience is not None and done - best >= settings.patience)
+        trainer.should_stop = self.stopped or last
+        if not trainer.should_stop:
             self._keep()
-        else:
-            trainer.should_stop = True
-
-    def _trainer(self, epochs: int) -> pl.Trainer:
-        """Lightning's Trainer, quiet, without a logger and without checkpoints of its own."""
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's, by Lightning
-        bars = [RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True})] if self.bars else []
-        return pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu" if self.device.type == "cpu" else "gpu",
-            devices=1,
-            precision="32-true",  # of the weights; the steps are the classifier's own
-            callbacks=[self, *bars],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=self.bars,
-            enable_model_summary=False,
-        )
 
     def _clock(self) -> None:
-        if self._started is not None:
-            self.train_seconds = time.monotonic() - self._started
+        self.train_seconds = max(self.train_seconds, time.monotonic() - self._began)
 
     def _keep(self) -> None:
         """Write all that is needed to go on after this epoch.
@@ -178,7 +169,7 @@ class Fit(Callback):
         hardware that does not repeat its numbers the saved best would not match.
         """
         state = {
-            "classifier": self.classifier.state(),
+            "classifier": self._classifier.state(),
             "history": self.history,
             "best": torch.load(self._best, weights_only=True),
             "order": self._order.get_state(),
@@ -201,7 +192,7 @@ class Fit(Callback):
                 said = one_line(error, 100)
                 log.warning("%s cannot be read (%s); starting from the beginning", self._last, said)
             return
-        self.classifier.restore(classifier)
+        self._classifier.restore(classifier)
         self._order.set_state(self._state["order"])
         self.history, self.train_seconds = self._state["history"], self._state["seconds"]
         self.validation = evaluate(best, self._validation, "val", self.device)
@@ -212,22 +203,21 @@ def keep_memory() -> None:
     """From now on the C library keeps the memory that is freed: that of a step's activations serves the next step.
 
     glibc gives large blocks back to the system at once, and each step would fault their pages in again, 800 to 1,400
-    of them (mallopt(3)). Blocks of more than 32 MiB, its limit for this, still go back. Elsewhere nothing is done.
+    of them. Blocks of more than 32 MiB, its limit for this, still go back. Elsewhere nothing is done.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_M_MMAP_THRESHOLD, 2**25)
-        library.mallopt(_M_TRIM_THRESHOLD, 2**28)
+        library.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD of malloc.h, see mallopt(3)
+        library.mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
 
 
 def release_memory() -> None:
     """After a run: free what it left in cycles of references, and give spare memory back, the GPU's too.
 
-    Otherwise networks of all sizes, one after another, leave more and more gaps between what is in use, and the
-    workers that share a GPU would keep from each other what their largest network has taken.
+    Otherwise networks of all sizes leave more and more gaps between what is in use, and the workers that share a GPU
+    would keep from each other what their largest network has taken.
     """
     gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # nothing where CUDA is not in use
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
