@@ -14,6 +14,10 @@ Precision = Literal[32, "bf16"]
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 #: Where a GPU's driver shows itself: NVIDIA's, in WSL 2, on a Jetson; AMD's.
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
+#: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
+_WORKERS_A_GPU = 8
+#: Of a GPU's memory for each of them. The default network's had 0.8 GB; a larger one's maps take more.
+_BYTES_A_WORKER = 2 * 2**30
 
 
 def cores() -> int:
@@ -58,6 +62,16 @@ def gpus() -> tuple[str, ...]:
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     count = torch.cuda.device_count()
     return tuple(named[:count]) if len(named) >= count else tuple(str(index) for index in range(count))
+
+
+def usual_workers(gpus: int) -> int:
+    """Runs at a time, if nothing else is asked for: as many as cores; on GPUs one to eight for each."""
+    if not gpus:
+        return cores()
+    import torch
+
+    memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
+    return max(gpus, min(gpus * min(_WORKERS_A_GPU, memory // _BYTES_A_WORKER), cores()))
 
 
 def check_accelerator(accelerator: str) -> None:

@@ -13,7 +13,7 @@ class Task:
     """One run for a worker.
 
     Attributes:
-        id: chosen by the sweep; no two tasks that run at the same time share one.
+        id: no two tasks that run at the same time share one.
         command: of the run, with its name.
         parent: MLflow's id of the parent run.
         tags: for MLflow.
@@ -49,7 +49,9 @@ class Finished:
     result: Result | None
 
 
-#: Performs a task; returns what the run recorded, also of one that failed or was stopped, or None. Two functions come
-#: with it: one is called with each epoch and its metrics, returns whether the run goes on, and raises Interrupted where
-#: it was stopped; the other returns the signal that stops the run, or None.
-Train = Callable[[Task, Callable[[int, dict[str, float]], bool], Callable[[], int | None]], Result | None]
+#: Called with each epoch and its metrics; whether the run goes on. Raises Interrupted where the run was stopped.
+OnEpoch = Callable[[int, dict[str, float]], bool]
+#: Gives the signal that stops the run, or None.
+Stopped = Callable[[], int | None]
+#: Performs a task. Returns what the run recorded, also of one that failed or was stopped; None where it is nothing.
+Train = Callable[[Task, OnEpoch, Stopped], Result | None]

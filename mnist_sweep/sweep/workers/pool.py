@@ -1,5 +1,6 @@
 """Runs trials on workers and returns one result each, even if a worker crashes."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -7,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from typing import Self
+from typing import Any, Self
 
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result
@@ -38,7 +39,7 @@ class Workers:
     """
 
     def __init__(
-        self, size: int, start: Callable[[int], Handle], *, memory_growth_mb: float = math.inf, hint: str = ""
+        self, size: int, start: Callable[[int], Handle], memory_growth_mb: float = math.inf, hint: str = ""
     ) -> None:
         self.size = size
         self._start, self._growth, self._hint = start, memory_growth_mb, hint
@@ -57,8 +58,8 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._workers:
-            self._workers.popitem()[1].close()
+        for worker in self._workers.values():
+            worker.close()
 
     @property
     def running(self) -> dict[int, Task]:
@@ -67,7 +68,7 @@ class Workers:
 
     def open(self) -> None:
         """Start the workers, so that they are ready sooner."""
-        for place in range(0 if self._workers or self._failure else self.size):
+        for place in range(len(self._workers), self.size):
             self._workers[place] = self._start(place)
 
     def free(self) -> int:
@@ -76,11 +77,7 @@ class Workers:
         return 0 if self._failure else sum(worker.ready for worker in self._workers.values())
 
     def submit(self, task: Task) -> None:
-        """Give a task to a free worker.
-
-        Raises:
-            ValueError: no worker is free.
-        """
+        """Give a task to a free worker; raises a ValueError where none is."""
         if not self.free():
             raise ValueError("no worker is free")
         worker = next(worker for worker in self._workers.values() if worker.ready)
@@ -88,23 +85,19 @@ class Workers:
         worker.send(task)
 
     def events(self, timeout: float) -> list[Report | Finished]:
-        """What has happened. Returns as soon as there is an event or a worker becomes free.
-
-        Args:
-            timeout: seconds.
+        """What has happened, as soon as there is an event or a worker becomes free, or after so many seconds.
 
         Raises:
-            RunFailure: no worker can be started, or a task can no longer be composed. `stop` comes next.
+            RunFailure: no worker can be started, or a run can no longer be recorded. `stop` comes next.
         """
         free, deadline = self.free(), time.monotonic() + timeout
-        while True:
-            left = max(0.0, deadline - time.monotonic())
-            self._listen(left)
-            if self._failure and not self._events:
-                raise self._failure
-            if self._events or self.free() > free or not left:
-                events, self._events = self._events, []
-                return events
+        self._listen(timeout)
+        while not (self._events or self._failure or self.free() > free) and time.monotonic() < deadline:
+            self._listen(max(0.0, deadline - time.monotonic()))
+        if self._failure and not self._events:
+            raise self._failure
+        events, self._events = self._events, []
+        return events
 
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
         """Perform all of these, as many at a time as there are workers; their results by the tasks' ids.
@@ -136,24 +129,22 @@ class Workers:
         Returns:
             What has finished since the last `events`.
         """
-        self._stopping = True
+        self._stopping, deadline = True, time.monotonic() + _PATIENCE
         for worker in self._workers.values():
             if worker.task:
                 worker.send(("stop", worker.task.id))
-        deadline = time.monotonic() + _PATIENCE
         while self.running and time.monotonic() < deadline:
             self._listen(0.5)
-        for place, worker in [*self._workers.items()]:
+        for place, worker in self._workers.items():
             if worker.task:
                 self._replace(place)
-        self._stopping = False
-        events, self._events = self._events, []
+        self._stopping, events, self._events = False, self._events, []
         return [event for event in events if isinstance(event, Finished)]
 
     def _listen(self, timeout: float) -> None:
         """Hear what the workers say within this time, in seconds, and kill those that hang."""
         heard = wait([worker.connection for worker in self._workers.values()], timeout)
-        for place, worker in [*self._workers.items()]:
+        for place, worker in self._workers.items():
             limit = worker.task.limit_seconds if worker.task and worker.process else None
             if worker.connection in heard:
                 self._hear(place, worker)
@@ -164,10 +155,9 @@ class Workers:
 
     def _hear(self, place: int, worker: Handle) -> None:
         """Take one message, or the end of a process."""
-        try:
+        message: tuple[Any, ...] = "left", ""
+        with contextlib.suppress(EOFError, OSError):
             message = worker.connection.recv()
-        except (EOFError, OSError):
-            message = "left", ""
         match message:
             case ("ready", memory_mb):
                 self._deaths[place] = 0
@@ -175,36 +165,33 @@ class Workers:
                 worker.attempt += 1  # at a task of the worker before it
             case ("report", epoch, values) if worker.task:
                 about = "answer", worker.task.id, epoch
-                answer = Report(worker.task.id, epoch, values, lambda go_on: worker.send((*about, go_on)))
-                self._events.append(answer)
+                report = Report(worker.task.id, epoch, values, lambda go_on: worker.send((*about, go_on)))
+                self._events.append(report)
             case ("finished", result, memory_mb) if worker.task:
                 self._finish(worker, result)
-                worker.ready = memory_mb <= worker.first_mb + self._growth
-                if not worker.ready or (result and result.reason == "out_of_memory"):
+                worker.ready = True
+                if memory_mb > worker.first_mb + self._growth or (result and result.reason == "out_of_memory"):
                     self._replace(place)
             case ("left", detail):
                 self._replace(place, detail)
-            case ("log", name, level, text):
-                logging.getLogger(name).log(level, "%s", text)
+            case ("log", record):
+                logging.getLogger(record.name).handle(record)
 
     def _replace(self, place: int, detail: str = "") -> None:
         """Start another worker in the place of one, and decide what becomes of its task."""
-        old = self._workers.pop(place)
+        old = self._workers[place]
         ended = old.close()
         detail = detail or ended
         self._deaths[place] += 1
-        last = self._deaths[place] == _MOST_DEATHS
-        if last:
+        if self._deaths[place] == _MOST_DEATHS:
             self._failure = RunFailure("crashed", f"a worker cannot start: {detail}{self._hint}")
-        if old.task and (last or self._stopping):
+        if old.task and self._stopping:
             self._finish(old, None)
         elif old.task and old.attempt == 2:
             self._abandon(old, "crashed", f"its worker died twice ({detail})")
-        if last:
-            return
         new = self._workers[place] = self._start(place)
         if old.task:
-            log.warning("a worker died (%s); %s is tried once more", detail, old.task.command.assigned().get("name"))
+            log.warning("a worker died (%s); %s is tried once more", detail, _name(old.task))
             new.task, new.attempt = dataclasses.replace(old.task, resume=True), old.attempt
             new.send(new.task)
 
@@ -222,7 +209,12 @@ class Workers:
         try:
             result = abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
         except RequestError as error:  # a file of the configs has changed; other tasks would fare no better
-            self._failure = RunFailure(
-                "error", f"a task could be composed when it was proposed, and now cannot: {error}"
-            )
+            line = f"{_name(task)} could be composed when it was proposed, and now cannot: {error}"
+            self._failure = RunFailure("error", line)
+        except RunFailure as error:  # the disk is full
+            self._failure = error
         self._finish(worker, result)
+
+
+def _name(task: Task) -> str:
+    return str(task.command.assigned().get("name", task.id))

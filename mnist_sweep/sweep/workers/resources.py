@@ -11,11 +11,6 @@ from mnist_sweep.sweep.workers.pool import Workers
 from mnist_sweep.sweep.workers.start import Handle, process
 from mnist_sweep.sweep.workers.worker import train
 
-#: Workers that share a GPU: while one evaluates, writes or draws, the others train (benchmarks/NOTES.md).
-_PER_GPU = 8
-#: Of a GPU's memory for each of them. The default network's had 0.8 GB; a larger one's maps take more.
-_BYTES_A_WORKER = 2 * 2**30
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -54,18 +49,8 @@ def divide(command: CommandLine) -> Resources:
         return Resources(1, hardware.cores(), gpus[:1], *precision)
     # no more than there is ever work for at one time
     most = max(config.sweep.trials, config.sweep.winner.top * config.sweep.winner.seeds)
-    workers = asked or min(_usual_workers(len(gpus)), most)
+    workers = asked or min(hardware.usual_workers(len(gpus)), most)
     return Resources(workers, max(1, hardware.cores() // workers), gpus, *precision)
-
-
-def _usual_workers(gpus: int) -> int:
-    """As many workers as cores; on GPUs one to eight for each."""
-    if not gpus:
-        return hardware.cores()
-    import torch
-
-    memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
-    return max(gpus, min(gpus * min(_PER_GPU, memory // _BYTES_A_WORKER), hardware.cores()))
 
 
 def open_workers(command: CommandLine, resources: Resources, common: CommandLine) -> Workers:
@@ -94,4 +79,4 @@ def local(
 
     shared = 0 < len(resources.gpus) < resources.workers
     hint = f"; with sweep.workers={len(gpus)} each has a GPU of its own" if shared else ""
-    return Workers(resources.workers, start, memory_growth_mb=memory_growth_mb, hint=hint)
+    return Workers(resources.workers, start, memory_growth_mb, hint)

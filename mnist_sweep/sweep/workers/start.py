@@ -2,8 +2,8 @@
 
 An executor of the standard library would hide what a sweep needs: it has no channel for reports and stops while a task
 runs, and the death of one process breaks all of it. A process that is started by its command line has its environment
-before any library reads it, and a session of its own, so that the terminal's Ctrl-C does not reach it. No script needs a
-guard, since the process does not import the user's main module.
+before any library reads it, and a session of its own, so that the terminal's Ctrl-C does not reach it. No script needs
+a guard, since the process does not import the user's main module.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from mnist_sweep.sweep.workers.messages import Task, Train
 from mnist_sweep.sweep.workers.worker import Worker
 
 _ENVIRONMENT = {
-    # oneDNN and torch's layer over it keep what they prepared for the last 1,024 shapes of tensors: over a sweep hundreds
-    # of megabytes. One network of ten convolutions needs about 100.
+    # oneDNN and torch's layer over it keep what they prepared for the last 1,024 shapes of tensors: over a sweep
+    # hundreds of megabytes. One network of ten convolutions needs about 100.
     "LRU_CACHE_CAPACITY": "256",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # what it logs goes to the sweep, not to the terminal
@@ -70,7 +70,7 @@ def thread(train: Train) -> Handle:
     return Handle(ours)
 
 
-def process(train: Train, environment: Mapping[str, str], common: CommandLine | None = None) -> Handle:
+def process(train: Train, environment: Mapping[str, str], common: CommandLine | None) -> Handle:
     """Start a worker in a process of its own.
 
     Args:

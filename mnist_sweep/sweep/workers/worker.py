@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-import logging
+import logging.handlers
 import math
 import os
 import queue
@@ -18,7 +18,7 @@ import psutil
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import SIGNALS, Interrupted, RequestError, one_line
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.workers.messages import Task, Train
+from mnist_sweep.sweep.workers.messages import OnEpoch, Stopped, Task, Train
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Worker:
     def __init__(self, connection: Connection, gone: Callable[[], None] | None = None) -> None:
         self._connection, self._gone = connection, gone or self.terminate
         self._sending = threading.Lock()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # tasks and answers; None = look at the flags
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None = look at the flags
         self._task: int | None = None  # the one that the sweep has sent last
         self._stopped: int | None = None  # by the sweep, that task
         self._terminated: int | None = None  # by somebody else
@@ -65,14 +65,14 @@ class Worker:
         with self._sending, contextlib.suppress(OSError):
             self._connection.send(message)
 
+    def put_nowait(self, record: logging.LogRecord) -> None:
+        """Give a log record to the sweep, whose terminal it is; a QueueHandler calls this."""
+        self.send("log", record)
+
     def terminate(self, signum: int = signal.SIGTERM, _: FrameType | None = None) -> None:
         """Stop the task and leave after it. It is a signal handler, too."""
         self._terminated = signum
         self._inbox.put(None)
-
-    def stopped(self) -> int | None:
-        """The signal that stops the task; None where it goes on."""
-        return self._terminated or self._stopped
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -87,25 +87,37 @@ class Worker:
 
     def _perform(self, train: Train, task: Task) -> Result | None:
         try:
-            return train(task, self._report, self.stopped)
+            return train(task, self._on_epoch, self._signal)
         except Interrupted:
             return None
         except Exception:
             log.exception("a bug in what performs task %d", task.id)
             raise
 
-    def _report(self, epoch: int, values: dict[str, float]) -> bool:
+    def _on_epoch(self, epoch: int, values: dict[str, float]) -> bool:
         self.send("report", epoch, values)
-        while (signum := self.stopped()) is None:
+        while not (signum := self._signal()):
             match self._inbox.get():
                 case ("answer", task, of, go_on) if (task, of) == (self._task, epoch):
                     return bool(go_on)
         raise Interrupted(signum)
 
+    def _signal(self) -> int | None:
+        return self._terminated or self._stopped
 
-def train(
-    task: Task, on_epoch: Callable[[int, dict[str, float]], bool], stopped: Callable[[], int | None]
-) -> Result | None:
+
+def main(descriptor: int) -> None:
+    """Be a worker's process; the descriptor is that of its connection to the sweep."""
+    worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))  # the cores are somebody else's now
+    for signum in SIGNALS:
+        signal.signal(signum, worker.terminate)
+    logging.root.handlers = [logging.handlers.QueueHandler(worker)]  # type: ignore[arg-type]
+    logging.root.setLevel(logging.INFO)
+    worker.live()
+    os._exit(0)  # there is nothing left to do, and some library's thread might wait for ever
+
+
+def train(task: Task, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
     """Train what a task asks for; see `Train`."""
     from mnist_sweep import run
     from mnist_sweep.run_folder import RunFolder
@@ -140,28 +152,5 @@ def warm_up(common: CommandLine) -> None:
     gc.freeze()  # what has been imported stays, and need not be gone through after each task
 
 
-class _Forward(logging.Handler):
-    """Gives log records to the sweep, whose terminal it is."""
-
-    def __init__(self, worker: Worker) -> None:
-        super().__init__()
-        self._worker = worker
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._worker.send("log", record.name, record.levelno, self.format(record))
-
-
-def main(descriptor: int) -> None:
-    """Be a worker's process; the descriptor is that of its connection to the sweep."""
-    worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))  # the cores are somebody else's now
-    for signum in SIGNALS:
-        signal.signal(signum, worker.terminate)
-    logging.root.handlers = [_Forward(worker)]
-    logging.root.setLevel(logging.INFO)
-    worker.live()
-    os._exit(0)  # there is nothing left to do, and some library's thread might wait for ever
-
-
 def _memory_mb() -> float:
-    """Resident memory of this process, MB of 2**20 bytes."""
     return float(psutil.Process().memory_info().rss) / 2**20
