@@ -27,16 +27,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def not_composed(error: Exception, overrides: Sequence[str], conf: Path) -> str:
-    """One line for overrides that Hydra could not compose.
-
-    Args:
-        error: Hydra's or OmegaConf's.
-        overrides: of the command line.
-        conf: the folder of configs.
-    """
+    """One line for overrides that could not be composed with the configs of a folder; the error is Hydra's."""
     line = " ".join(re.split(r"\n\s*(?:full_key|See https|Config search)", str(error))[0].split())
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_with_quotes(error.override) or f'not an override KEY=VALUE ({line})'}"
+        key, _, value = error.override.partition("=")
+        typed = in_shell(override(key, re.sub("^~/", f"{Path.home()}/", value)))  # a shell leaves this ~ as it is
+        hint = f"; a text with such characters needs quotes of its own: {typed}" if value else ""
+        return f"{error.override}: not an override KEY=VALUE{hint}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{_item(group, overrides) or f'{group}={option}'}: {_option(option, conf / group, error.options)}"
@@ -61,23 +58,8 @@ def _item(named: str, overrides: Sequence[str]) -> str | None:
     return next((item for item in reversed(overrides) if named in (key_of(item), item)), None)
 
 
-def _with_quotes(item: str) -> str | None:
-    """What to write instead of an override whose value Hydra can only read in quotes; None where that is not it."""
-    key, _, value = item.partition("=")
-    if not re.fullmatch(r"\+{0,2}[\w./@-]+", key, re.ASCII) or not value or set(value) & set("[]{}'\"$"):
-        return None
-    value = re.sub("^~/", f"{Path.home()}/", value)  # which a shell leaves as it is, and Hydra too
-    return f"the value needs quotes of its own; allowed: {in_shell(override(key, value))}"
-
-
 def _option(option: str, folder: Path, options: Sequence[str] | None = None) -> str:
-    """What is wrong with the option of a group.
-
-    Args:
-        option: the unknown one.
-        folder: of the group's own options.
-        options: all that Hydra knows, where it tells them.
-    """
+    """What is wrong with the option of a group; `options` are all that Hydra knows, where it tells them."""
     found = sorted(options or [file.stem for file in folder.glob("*.yaml")])
     close = difflib.get_close_matches(option, found, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
@@ -85,12 +67,7 @@ def _option(option: str, folder: Path, options: Sequence[str] | None = None) -> 
 
 
 def _not_there(item: str, sweep: bool) -> str:
-    """Why there is nothing in the config that an override could set.
-
-    Args:
-        item: the override.
-        sweep: the command line is a sweep's.
-    """
+    """Why the config has nothing that an override could set, in a command line that is a sweep's or is not."""
     key = key_of(item)
     if key == "sweep":
         return f"a sweep is added to the config; write +{item}"
@@ -110,13 +87,7 @@ def _not_there(item: str, sweep: bool) -> str:
 
 
 def not_valid(error: pydantic.ValidationError, composed: dict[str, Any], conf: Path) -> str:
-    """One line for a config that has been composed and is refused: key=value: what is allowed.
-
-    Args:
-        error: pydantic's; the first fault is told.
-        composed: the config, plain data.
-        conf: the folder of configs.
-    """
+    """One line for a config, plain data, whose values are refused: the first of pydantic's faults."""
     fault = error.errors()[0]
     key: str = ""
     node: Any = composed

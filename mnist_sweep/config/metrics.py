@@ -1,10 +1,13 @@
-"""The metrics of an epoch: their names, which way is better, and how they follow from a confusion matrix."""
+"""The metrics of an epoch: their names, which way is better, and how they follow from what a network said.
+
+A confusion matrix has the shape (classes, classes): counts, a row for each true class, a column for each predicted one.
+Probabilities have the shape (N, classes), rows that sum to 1; labels, the true classes, have the shape (N,).
+"""
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,26 +36,16 @@ TRIAL_METRICS: dict[str, Direction] = EPOCH_METRICS | RUN_METRICS
 
 
 def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
-    """The epoch with the best value, counted from 1; of equal ones the first. None where no epoch ended.
-
-    Args:
-        values: one for each epoch, from the first.
-        direction: which way is better.
-    """
+    """The epoch with the best of the values, counted from 1; of equal ones the first. None where no epoch ended."""
     if not values:
         return None
     return values.index(max(values) if direction == "maximize" else min(values)) + 1
 
 
 def spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
-    """The mean of values over seeds and its 95% interval by Student's t.
+    """The ``mean`` of values over seeds, ``each`` of them, and its 95% interval by Student's t: ``low`` and ``high``.
 
-    Args:
-        values: at least one.
-        share: the values lie within [0, 1], and so does the interval.
-
-    Returns:
-        ``mean``, ``low`` and ``high`` (None for one value), and ``each`` of the values.
+    One value has no interval. With `share`, the values lie within [0, 1], and so does the interval.
     """
     mean = statistics.fmean(values)
     if len(values) < 2:
@@ -66,29 +59,10 @@ def spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
     return {"mean": mean, "low": low, "high": high, "each": list(values)}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a network was found to do on one part of a data set, of N images.
-
-    Attributes:
-        metrics: by name.
-        confusion: (10, 10) counts, a row for each true class.
-        probabilities: (N, 10) float32, each row summing to 1, in the order of the images.
-    """
-
-    metrics: dict[str, float]
-    confusion: "Array"
-    probabilities: "Array"
-
-
 def per_class(confusion: "Array") -> dict[str, "Array"]:
-    """Precision, recall and F1 of each class; 0 where a class was never predicted or never occurs.
+    """``precision``, ``recall``, ``f1`` and ``support`` (images) of each class, each of shape (classes,).
 
-    Args:
-        confusion: (classes, classes) counts, a row for each true class, a column for each predicted one.
-
-    Returns:
-        ``precision``, ``recall``, ``f1`` in [0, 1] and ``support`` (images), each of shape (classes,).
+    The first three are 0 where a class was never predicted or never occurs.
     """
     hits, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     return {
@@ -104,9 +78,6 @@ def averages(confusion: "Array") -> dict[str, float]:
 
     The same numbers as scikit-learn's ``accuracy_score`` and ``precision_recall_fscore_support(average="macro",
     zero_division=0)`` on the predictions that were counted.
-
-    Args:
-        confusion: (classes, classes) counts, a row for each true class; at least one image.
     """
     occurring = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
     means = {
@@ -121,8 +92,7 @@ def calibration(probabilities: "Array", labels: "Array", bins: int = 15) -> dict
     After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 
     Args:
-        probabilities: (N, classes), rows that sum to 1.
-        labels: (N,) true classes.
+        probabilities, labels: of N images.
         bins: of the confidence, the greatest probability, from 0 to 1.
 
     Returns:
@@ -156,16 +126,9 @@ def calibration_error(found: "dict[str, Array]") -> float:
 
 
 def confident_mistakes(probabilities: "Array", labels: "Array", count: int) -> "Array":
-    """Positions of the wrongly predicted images, the most confident first, at most so many.
-
-    Args:
-        probabilities: (N, classes), rows that sum to 1.
-        labels: (N,) true classes.
-        count: the greatest number of positions.
-    """
+    """Positions of at most `count` wrongly predicted images, the most confident first."""
     import numpy as np
 
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    chosen: Array = wrong[order[:count]]
-    return chosen
+    return cast("Array", wrong[order[:count]])

@@ -11,44 +11,25 @@ IMAGE_SIZE = 28
 CLASSES = 10
 
 
-class ShapeError(ValueError):
-    """The network cannot exist; the text is one line that names the key, the value and what is allowed."""
-
-
 @dataclass(frozen=True)
 class Layer:
-    """One row of a network's table.
+    """One row of a network's table."""
 
-    Attributes:
-        name: ``block 1`` and so on, ``hidden 1`` and so on, ``output``.
-        output: shape of one image's output, (channels, height, width) after pooling, or (units,).
-        parameters: trainable numbers.
-        multiply_adds: for one image.
-    """
-
-    name: str
-    output: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
+    name: str  # "block 1" and so on, "hidden 1" and so on, "output"
+    output: tuple[int, ...]  # shape of one image's output: (channels, height, width) after pooling, or (units,)
+    parameters: int  # trainable numbers
+    multiply_adds: int  # for one image
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a network.
+    """One block of a network."""
 
-    Attributes:
-        width: filters of each convolution.
-        kernel: side of the filters.
-        pool: side of the pooled squares; 1 = no pooling.
-        convolutions: one after another.
-        padding: rows and columns of zeros around a map before each convolution.
-    """
-
-    width: int
-    kernel: int
-    pool: int
-    convolutions: int
-    padding: int
+    width: int  # filters of each convolution
+    kernel: int  # side of the filters
+    pool: int  # side of the pooled squares; 1 = no pooling
+    convolutions: int  # one after another
+    padding: int  # rows and columns of zeros around a map before each convolution
 
     def sizes(self, size: int) -> list[int]:
         """Sides of the maps after each convolution, of maps with side `size`; 0 or less = impossible."""
@@ -64,34 +45,32 @@ def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     """A list with one entry a block: a single number stands for all blocks.
 
     Raises:
-        ShapeError: a list of another length.
+        ValueError: in one line, a list of another length.
     """
     if isinstance(value, int):
         return [value] * blocks
     if len(value) != blocks:
-        raise ShapeError(
+        raise ValueError(
             f"{key}={list(value)}: {len(value)} entries for {blocks} blocks (model.filters has {blocks}); "
             f"allowed: one number, or a list of {blocks}"
         )
     return list(value)
 
 
-def smallest_map(blocks: Sequence[Block]) -> int:
-    """Side of the smallest map that a convolution makes; without one, that of the images."""
-    smallest = size = IMAGE_SIZE
+def convolved_sizes(blocks: Sequence[Block]) -> list[int]:
+    """Side of the maps that each convolution makes."""
+    found, size = [], IMAGE_SIZE
     for block in blocks:
-        smallest, size = min(smallest, *block.sizes(size)), block.output_size(size)
-    return smallest
+        found += block.sizes(size)
+        size = block.output_size(size)
+    return found
 
 
 def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int]) -> list[Layer]:
-    """The table of a network's layers, from the first block to the output.
-
-    Args:
-        blocks, batch_norm, global_pool, hidden: as in ``model``.
+    """The table of a network's layers, from the first block to the output; the arguments are those of ``model``.
 
     Raises:
-        ShapeError: a map is convolved or pooled away.
+        ValueError: in one line, a map is convolved or pooled away.
     """
     table: list[Layer] = []
     channels, size = 1, IMAGE_SIZE
@@ -99,7 +78,7 @@ def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden:
         parameters = multiply_adds = 0
         for convolved in block.sizes(size):
             if convolved < 1:
-                raise ShapeError(
+                raise ValueError(
                     f"model.padding=valid: block {number} convolves a {size} × {size} map by "
                     f"{block.kernel} × {block.kernel} and nothing is left; allowed there: model.kernel_size at most "
                     f"{size}, or model.padding=same"
@@ -111,7 +90,7 @@ def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden:
             channels, size = block.width, convolved
         if block.pool > size:
             pools = [each.pool for each in blocks]
-            raise ShapeError(
+            raise ValueError(
                 f"model.pool_size={pools[0] if len(set(pools)) == 1 else pools}: block {number} pools a "
                 f"{size} × {size} map by {block.pool} and nothing is left; allowed there: at most {size}"
             )

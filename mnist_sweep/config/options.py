@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config.image_sets import IMAGE_SETS
@@ -18,20 +18,26 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    #: A schedule that moves with each step, and one that moves with each epoch; at most one of them is there.
+    #: What a scheduler's ``build`` gives for an optimizer and the number of all steps: a schedule that moves with each
+    #: step and one that moves with each epoch, at most one of them. The optimizer's learning rate is the highest.
     Schedules = tuple[LRScheduler | None, LRScheduler | None]
 
 
-def _kind(value: object) -> str:
-    return "list" if isinstance(value, list) else "number"
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError("should be odd, so that it can be centred on a pixel (1, 3, 5, 7, …)")
+    return kernel
 
 
 Each = TypeVar("Each")
 #: One number for all blocks, or a list with one number a block.
-PerBlock = Annotated[Annotated[Each, Tag("number")] | Annotated[list[Each], Tag("list")], Discriminator(_kind)]
+PerBlock = Annotated[
+    Annotated[Each, Tag("number")] | Annotated[list[Each], Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "number"),
+]
 
 Width = Annotated[int, Field(ge=1, le=100_000)]
-Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1)]
+Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1), AfterValidator(_odd)]
 Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
 Convolutions = Annotated[int, Field(ge=1, le=100)]
 
@@ -55,20 +61,13 @@ class ConvNet(Section):
     hidden: list[Width]
     dropout: Fraction
 
-    @field_validator("kernel_size")
-    @classmethod
-    def _centred(cls, value: int | list[int]) -> int | list[int]:
-        if any(kernel % 2 == 0 for kernel in (value if isinstance(value, list) else [value])):
-            raise ValueError("should be odd, so that it can be centred on a pixel (1, 3, 5, 7, …)")
-        return value
-
     @model_validator(mode="after")
     def _possible(self) -> Self:
         self.layers()
         return self
 
     def layers(self) -> list[shapes.Layer]:
-        """The table of the network's layers, see `network_shapes.layers`."""
+        """The table of the network's layers, from the first block to the output."""
         return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
 
     def blocks(self) -> list[shapes.Block]:
@@ -112,8 +111,6 @@ class Data(Section):
     batch_size: Positive
     augmentation: Augmentation
 
-
-# -------------------------------------------------------------------------------------------------------- optimizers
 
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
@@ -182,7 +179,6 @@ class NoScheduler(Section):
     name: Literal["none"]
 
     def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        """No schedule: the learning rate stays."""
         return None, None
 
 
@@ -192,7 +188,6 @@ class Step(Section):
     gamma: Annotated[float, Field(gt=0, le=1)]
 
     def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        """A schedule that moves with each epoch."""
         from torch.optim import lr_scheduler
 
         return None, lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
@@ -203,7 +198,6 @@ class Cosine(Section):
     final_lr: NonNegative
 
     def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        """A schedule over so many steps that moves with each of them."""
         from torch.optim import lr_scheduler
 
         return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr), None
@@ -216,13 +210,9 @@ class OneCycle(Section):
     final_div: Annotated[float, Field(ge=1)]
 
     def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        """A schedule over so many steps that moves with each of them; its peak is the optimizer's own learning rate.
-
-        A cycle has a first, a highest and a last rate: in fewer than three steps the rate stays at its peak.
-        """
         from torch.optim import lr_scheduler
 
-        if steps < 3:
+        if steps < 3:  # a cycle has a first, a highest and a last rate; so the rate stays at its peak
             return None, None
         return lr_scheduler.OneCycleLR(
             optimizer,

@@ -1,15 +1,14 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
-from mnist_sweep.config.section import Name, Section, one_of, option_name, sections
+from mnist_sweep.config.section import Name, Section, one_of, sections
 from mnist_sweep.config.sweep_options import Sweep
 
 #: The parts of the config that describe what is trained.
@@ -47,8 +46,7 @@ class Config(Section):
     def _sound(self) -> Self:
         if self.sweep and self.name is not None:
             raise ValueError(f"name={self.name}: a sweep is named by sweep.name")
-        one = self.data.batch_size == 1 and shapes.smallest_map(self.model.blocks()) == 1
-        if one and self.model.batch_norm:  # which cannot be trained on a single number
+        if self.data.batch_size == 1 and self.model.batch_norm and 1 in shapes.convolved_sizes(self.model.blocks()):
             raise ValueError(
                 "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
                 "needs two; allowed there: at least 2, or model.batch_norm=false"
@@ -112,8 +110,8 @@ def sections_of(key: str) -> list[type[Section]]:
 
 def options(group: str) -> dict[str, type[Section]]:
     """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
-    found = sections_of(group)
-    return {option_name(section): section for section in found} if len(found) > 1 else {}
+    found = sections_of(group) if group else []
+    return {get_args(section.model_fields["name"].annotation)[0]: section for section in found if len(found) > 1}
 
 
 def known_keys(prefix: str = "") -> set[str]:
@@ -123,26 +121,20 @@ def known_keys(prefix: str = "") -> set[str]:
 
 
 def fault(key: str, value: Any) -> str | None:
-    """What is wrong with a value by the type and the bounds of its key alone; None where some option can have it.
-
-    Args:
-        key: a dotted name.
-        value: plain data.
-    """
+    """What is wrong with a value by the type and the bounds of its key alone; None where some option can have it."""
     group, _, last = key.rpartition(".")
     fields = [section.model_fields[last] for section in sections_of(group) if last in section.model_fields]
     if not fields:
         return "no such key"
     if sections_of(key):
         return None if isinstance(value, Mapping) else "should be a mapping"
-    faults = [_fault(field, value) for field in fields]
+    faults = [_fault(Annotated[field.annotation, Field(), *field.metadata], value) for field in fields]
     return None if None in faults else faults[0]
 
 
-def _fault(field: FieldInfo, value: Any) -> str | None:
-    annotated: Any = Annotated[field.annotation, Field(), *field.metadata]
+def _fault(annotation: Any, value: Any) -> str | None:
     try:
-        TypeAdapter(annotated, config=Section.model_config).validate_python(value)
+        TypeAdapter(annotation, config=Section.model_config).validate_python(value)
     except ValidationError as error:
         return str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     return None

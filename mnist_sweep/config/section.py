@@ -39,9 +39,3 @@ def sections(annotation: Any) -> list[type[Section]]:
     if typing.get_origin(annotation) in (typing.Union, UnionType, Annotated):
         return [found for part in typing.get_args(annotation) for found in sections(part)]
     return []
-
-
-def option_name(section: type[Section]) -> str:
-    """The name of the option that a section is, such as ``adam``."""
-    name: str = typing.get_args(section.model_fields["name"].annotation)[0]
-    return name

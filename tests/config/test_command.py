@@ -47,9 +47,18 @@ def refused(*items: str, config_dir: Path | None = None) -> str:
         # what is no override
         ("model.filters=[16", "not an override KEY=VALUE"),
         ("epochs", "not an override KEY=VALUE"),
-        ("output=müller", """the value needs quotes of its own; allowed: "output='müller'\""""),
-        ("data.root=~/data", f"the value needs quotes of its own; allowed: data.root={Path.home()}/data"),
-        ("name=a(b", """the value needs quotes of its own; allowed: "name='a(b'\""""),
+        (
+            "output=müller",
+            """not an override KEY=VALUE; a text with such characters needs quotes of its own: "output='müller'\"""",
+        ),
+        (
+            "data.root=~/data",
+            f"not an override KEY=VALUE; a text with such characters needs quotes of its own: data.root={Path.home()}/data",
+        ),
+        (
+            "name=a(b",
+            """not an override KEY=VALUE; a text with such characters needs quotes of its own: "name='a(b'\"""",
+        ),
         # types and bounds
         ("optimizer.lr=fast", "should be a valid number"),
         ("optimizer.lr=0", "should be greater than 0"),
@@ -61,7 +70,6 @@ def refused(*items: str, config_dir: Path | None = None) -> str:
         ("trainer.precision=16", "should be 32, 'bf16' or 'auto'"),
         ("model.filters=16", "should be a valid list"),
         ("model.kernel_size=4", "should be odd, so that it can be centred"),
-        ("model.kernel_size=[3,4]", "should be odd, so that it can be centred"),
         ("model.pool=median", "should be 'max' or 'avg'"),
         ("model.batch_norm=3", "should be true or false"),
         ("objective=test/accuracy", "should be one of train/loss, train/accuracy, val/loss"),
