@@ -14,6 +14,7 @@ from mnist_sweep.config.command import CONF, CommandLine
 from mnist_sweep.errors import RequestError
 
 SWEEP = "+sweep=optuna"
+QUOTES = "not an override KEY=VALUE; a text with such characters needs quotes of its own: "
 
 
 def refused(*items: str, config_dir: Path | None = None) -> str:
@@ -49,15 +50,15 @@ def refused(*items: str, config_dir: Path | None = None) -> str:
         ("epochs", "not an override KEY=VALUE"),
         (
             "output=müller",
-            """not an override KEY=VALUE; a text with such characters needs quotes of its own: "output='müller'\"""",
+            QUOTES + """"output='müller'\"""",
         ),
         (
             "data.root=~/data",
-            f"not an override KEY=VALUE; a text with such characters needs quotes of its own: data.root={Path.home()}/data",
+            QUOTES + f"data.root={Path.home()}/data",
         ),
         (
             "name=a(b",
-            """not an override KEY=VALUE; a text with such characters needs quotes of its own: "name='a(b'\"""",
+            QUOTES + """"name='a(b'\"""",
         ),
         # types and bounds
         ("optimizer.lr=fast", "should be a valid number"),
