@@ -12,10 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the styles are the tests'
 
-from mnist_sweep import cli as console
-from mnist_sweep.inference import predict
+from mnist_sweep import cli
+from mnist_sweep.inference import load
+from mnist_sweep.inference.predict import Prediction, predictions
 from mnist_sweep.training import data
-from mnist_sweep.training import trained_model as inspection
+from mnist_sweep.training.trained_model import served
 from tests import styles
 
 COUNT = 200
@@ -23,21 +24,26 @@ COUNT = 200
 
 def perform(arguments: list[str]) -> int:
     """Print the shares."""
-    parser = console.parser("predict", "How well pictures are recognised.")
-    console.add_model(parser)
-    classifier, name = console.classifier(parser.parse_args(arguments))
+    parser = cli.Parser(prog="python benchmarks/pictures.py", description="How well pictures are recognised.")
+    cli.add_model(parser)
+    model, name = load.chosen(parser.parse_args(arguments))
     test = data.test_set("mnist", os.environ.get("MNIST_SWEEP_DATA", "data"))
     step = len(test) // COUNT
     images, labels = test.images[::step][:COUNT], test.labels[::step][:COUNT].numpy()
-    direct = (inspection.probabilities(classifier, images).argmax(axis=1) == labels).mean()
+    direct = (model.probabilities(images).argmax(axis=1) == labels).mean()
     print(f"{name}: {COUNT} test digits, as the network sees them {100 * direct:.1f}% right; as files:")
     with tempfile.TemporaryDirectory() as folder:
         for style, (make, suffix) in styles.STYLES.items():
             paths = styles.write(Path(folder) / style, style, images[:, 0].numpy())
-            said = [answer.digit if answer else -1 for answer in predict.answers(classifier, paths)]
-            print(f"    {style:<12} {100 * (said == labels).mean():5.1f}%   {suffix}, {make.__doc__}")
-    return console.DONE
+            found = {
+                result.image: result.digit
+                for result in predictions(served(model.network), model.config.data.name, paths)
+                if isinstance(result, Prediction)
+            }
+            right = sum(found.get(str(path)) == label for path, label in zip(paths, labels, strict=True))
+            print(f"    {style:<12} {100 * right / COUNT:5.1f}%   {suffix}, {make.__doc__}")
+    return cli.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: perform(sys.argv[1:])))
+    sys.exit(cli.run_command(lambda: perform(sys.argv[1:])))

@@ -47,7 +47,8 @@ def _store(parser: Parser) -> None:
     parser.add_argument("--tracking-uri", metavar="URI", default=default, type=lambda uri: uri or default, help=told)
 
 
-def _model(parser: Parser) -> None:
+def add_model(parser: Parser) -> None:
+    """Add the arguments that say which network."""
     default = "models:/mnist_sweep@champion, else models:/mnist_sweep_mnist5k@champion"
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", metavar="URI", help=f"a registered model (default: {default})")
@@ -70,14 +71,14 @@ def _predict(parser: Parser) -> None:
     """Recognise handwritten digits, one line of JSON each; a table on a terminal."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="a PNG or JPEG file, or a folder of them")
     parser.add_argument("--json", action="store_true", help="lines of JSON also on a terminal")
-    _model(parser)
+    add_model(parser)
 
 
 def _export(parser: Parser) -> None:
     """Write a network for use elsewhere."""
     parser.add_argument("--to", required=True, choices=("onnx", "safetensors"), help="the format")
     parser.add_argument("file", metavar="FILE", type=Path, help="to be written; it must not be there yet")
-    _model(parser)
+    add_model(parser)
 
 
 def _ensemble(parser: Parser) -> None:
@@ -92,7 +93,7 @@ def _ensemble(parser: Parser) -> None:
 def _demo(parser: Parser) -> None:
     """A page on this machine to draw a digit on."""
     parser.add_argument("--port", type=_port, default="7860", help="of the page (default: %(default)s)")
-    _model(parser)
+    add_model(parser)
 
 
 def _ui(parser: Parser) -> None:

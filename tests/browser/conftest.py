@@ -1,10 +1,7 @@
-"""A default sweep, MLflow's own server on it, and Chromium."""
+"""The notebook's sweep, MLflow's own server on it, the page to draw on, and Chromium."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +10,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.conftest import ROOT
+from tests.notebook import Shown, shown
 from tests.servers import serving
+
+__all__ = ["shown"]  # a fixture
 
 #: The program of Debian's or the system's.
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-#: Names a folder for the README's pictures, where they are wanted: these need Chromium.
+#: Names a folder for the documentation's pictures, where they are wanted: these need Chromium.
 PICTURES = os.environ.get("SCREENSHOTS")
 #: What each test here is marked with.
 IN_A_BROWSER = [
@@ -30,37 +29,25 @@ expect.set_options(timeout=90_000)  # MLflow's first page can take long where tw
 
 
 @dataclass(frozen=True)
-class Account:
+class Served:
     """A finished sweep and the address of the UI that shows it."""
 
-    content: dict[str, Any]
+    sweep: dict[str, Any]
     url: str
     folder: Path
 
 
 @pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    """The command and the address of the README, in an empty folder."""
-    folder = tmp_path_factory.mktemp("account")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    request = ["+sweep=optuna", "data=mnist5k", "trainer.max_epochs=5", "sweep.winner.seeds=1", "sweep/pruner=none"]
-    request += (
-        ["sweep.trials=8"]
-        if PICTURES
-        else ["sweep.trials=5", "sweep.space.model.filters.each.high=24", "sweep.winner.top=1"]
-    )
-    sweep = subprocess.run(
-        [sys.executable, "-m", "mnist_sweep", *request],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=600,
-    )  # fmt: skip
-    with serving(folder, "mnist_sweep.ui", path="/health") as url:
-        yield Account(json.loads((folder / sweep.stdout.strip()).read_text()), url, folder)
+def served(shown: Shown) -> Iterator[Served]:
+    """MLflow's UI on the notebook's sweep."""
+    with serving(shown.folder, "mnist_sweep.ui", path="/health") as url:
+        yield Served(shown.sweep, url, shown.folder)
 
 
 @pytest.fixture(scope="module")
-def demo(account: Account) -> Iterator[str]:
-    """The address of the page to draw on, with the champion of the account's sweep."""
-    with serving(account.folder, "mnist_sweep.inference.demo", path="/") as url:
+def demo(shown: Shown) -> Iterator[str]:
+    """The address of the page to draw on, with the champion of the sweep."""
+    with serving(shown.folder, "mnist_sweep.demo", path="/") as url:
         yield url
 
 
@@ -82,7 +69,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 def screenshot(page: Page) -> Callable[[str], None]:
-    """Keeps a picture of the page for the README, where it is wanted."""
+    """Keeps a picture of the page for the documentation, where it is wanted."""
 
     def keep(name: str) -> None:
         if PICTURES:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import IN_A_BROWSER, Account
+from tests.browser.conftest import IN_A_BROWSER, Served
 
 pytestmark = IN_A_BROWSER
 
@@ -26,16 +26,16 @@ STROKES: dict[str, list[Point]] = {
 }
 
 
-def expand(page: Page, account: Account) -> None:
+def expand(page: Page, served: Served) -> None:
     """Show the children of the sweep's run."""
-    parent = page.get_by_role("link", name=account.content["study"], exact=True)
+    parent = page.get_by_role("link", name=served.sweep["study"], exact=True)
     parent.locator("xpath=ancestor::*[@role='presentation'][1]//button").first.click()
 
 
-def test_the_parent_its_children_and_their_curves(account: Account, page: Page, screenshot: Keep) -> None:
-    page.goto(f"{account.url}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART")
-    expand(page, account)
-    for number in range(sum(account.content["trials"].values())):
+def test_the_parent_its_children_and_their_curves(served: Served, page: Page, screenshot: Keep) -> None:
+    page.goto(f"{served.url}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    expand(page, served)
+    for number in range(sum(served.sweep["trials"].values())):
         expect(page.get_by_role("link", name=f"sweep-{number:04d}", exact=True)).to_be_visible()
     search = page.get_by_placeholder("Search metric charts")
     for metric in ("val/accuracy", "val/loss", "val/f1", "train/loss"):
@@ -47,31 +47,31 @@ def test_the_parent_its_children_and_their_curves(account: Account, page: Page, 
     screenshot("runs")
 
 
-def test_the_metrics_of_a_trial(account: Account, page: Page) -> None:
-    run_id = account.content["best"]["mlflow_run_id"]
-    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/model-metrics?workflowType=machine_learning")
+def test_the_metrics_of_a_trial(served: Served, page: Page) -> None:
+    run_id = served.sweep["best"]["mlflow_run_id"]
+    page.goto(f"{served.url}/#/experiments/1/runs/{run_id}/model-metrics?workflowType=machine_learning")
     expect(page.get_by_text("(train/loss)").first).to_be_visible()  # the page draws what is in sight
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
-def test_the_confusion_matrix(account: Account, page: Page) -> None:
-    run_id = account.content["best"]["mlflow_run_id"]
+def test_the_confusion_matrix(served: Served, page: Page) -> None:
+    run_id = served.sweep["best"]["mlflow_run_id"]
     file = "confusion_matrix_validation.png"
-    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts/{file}?workflowType=machine_learning")
+    page.goto(f"{served.url}/#/experiments/1/runs/{run_id}/artifacts/{file}?workflowType=machine_learning")
     picture = page.locator(
         "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
     ).first
     expect(picture).to_be_visible()
 
 
-def test_the_report_shows_each_plot(account: Account, page: Page, screenshot: Keep) -> None:
+def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep) -> None:
     said: list[str] = []
     asked: list[str] = []
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    file = account.folder / "mlruns" / "runs" / account.content["study"] / "report.html"
-    assert file.stat().st_size < 5_000_000
+    file = served.folder / "mlruns" / "runs" / served.sweep["study"] / "report.html"
+    assert file.stat().st_size < 8_000_000
     page.context.set_offline(True)
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")
@@ -86,23 +86,21 @@ def test_the_report_shows_each_plot(account: Account, page: Page, screenshot: Ke
     assert {"winner-activations", "winner-calibration_validation", "winner-confusion_matrix_validation"} <= set(ids)
     assert all(pictures.evaluate_all("all => all.map(each => each.complete && each.naturalWidth > 100)"))
     rows = page.locator("#leaderboard-table tbody tr")
-    assert rows.count() == sum(account.content["trials"].values())
+    assert rows.count() == sum(served.sweep["trials"].values())
     table = page.locator("#leaderboard-table")
     assert table.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")  # nothing to scroll to
-    expect(page.get_by_text(account.content["winner"]["command"]).first).to_be_visible()
+    expect(page.get_by_text(served.sweep["winner"]["command"]).first).to_be_visible()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     page.evaluate("scrollTo(0, 0)")
     screenshot("report")
 
 
-def test_an_interactive_plot_within_mlflow(account: Account, page: Page) -> None:
-    run_id = account.content["mlflow_run_id"]
-    page.goto(f"{account.url}/#/experiments/1/runs/{run_id}/artifacts?workflowType=machine_learning")
-    page.get_by_text("study", exact=True).click()
-    page.get_by_text("history.html", exact=True).click()
+def test_the_report_within_mlflow(served: Served, page: Page) -> None:
+    run_id = served.sweep["mlflow_run_id"]
+    page.goto(f"{served.url}/#/experiments/1/runs/{run_id}/artifacts/report.html?workflowType=machine_learning")
     inside = page.frame_locator("iframe").first
-    expect(inside.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    expect(inside.locator(".js-plotly-plot .main-svg").first).to_be_attached()
 
 
 @pytest.mark.parametrize("digit", list(STROKES))
