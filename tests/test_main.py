@@ -55,7 +55,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("name=once", "name=once: mlruns/runs/once is there already; allowed: a name not yet taken"),
         # sweeps
         (f"{SWEEP} name=mine", "name=mine: a sweep is named by sweep.name"),
-        (f"{SWEEP} sweep.space.model.dropout.low=0.9", "sweep.space.model.dropout: low=0.9 is above high=0.6"),
+        (f"{SWEEP} sweep.space.model.dropout.low=0.9", "sweep.space.model.dropout={low:0.9,high:0.6}: "),
         (f"{SWEEP} sweep.warm_start=elsewhere", "sweep.warm_start=elsewhere: no such study in sqlite:///"),
         (f"{SWEEP} sweep/pruner=threshold sweep.pruner.lower=2 sweep.pruner.upper=1", "sweep.pruner.lower=2: above"),
         # grids

@@ -3,13 +3,13 @@
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 
-from mnist_sweep.config import samplers
+from mnist_sweep.config import samplers, schema
 from mnist_sweep.config.pruners import NoPruner, Threshold
-from mnist_sweep.config.section import options
 from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.space import Space
@@ -75,8 +75,8 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
     sampler, pruner = settings.sampler, settings.pruner
     name = f"sweep/sampler={sampler.name}"
 
-    def others(able: Callable[[type[samplers._Sampler]], bool]) -> str:
-        return ", ".join(option for option, each in options(samplers.Sampler).items() if able(each))
+    def others(able: Callable[[Any], bool]) -> str:
+        return ", ".join(name for name, each in schema.options("sweep.sampler").items() if able(each))
 
     if space.conditional and not sampler.conditions:
         keys, allowed = ", ".join(space.conditional), others(lambda each: each.conditions)
