@@ -8,7 +8,6 @@ from typing import Any
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.overrides import override
-from mnist_sweep.config.schema import Config
 from mnist_sweep.config.sweep_options import Bound
 from mnist_sweep.errors import RequestError
 
@@ -37,16 +36,17 @@ class Candidate:
         return [override(key, value) for key, value in self.values.items()]
 
 
+@dataclass(frozen=True)
 class Candidates:
     """Makes candidates of drawn values.
 
-    Args:
+    Attributes:
         common: what all trials have in common.
         constraints: those that arithmetic can check are enforced here.
     """
 
-    def __init__(self, common: CommandLine, constraints: Mapping[str, Bound]) -> None:
-        self.common, self.constraints = common, constraints
+    common: CommandLine
+    constraints: Mapping[str, Bound]
 
     def make(self, values: Mapping[str, Any]) -> Candidate:
         """The candidate of these values.
@@ -54,7 +54,8 @@ class Candidates:
         Raises:
             RequestError: the config cannot exist, or breaks a constraint; in one line.
         """
-        config = self.config(values)
+        command = self.common.with_(values)
+        config = command.config
         layers = config.model.layers()
         costs: dict[str, float] = {
             "parameters": sum(layer.parameters for layer in layers),
@@ -66,12 +67,4 @@ class Candidates:
                 raise RequestError(f"sweep.constraints.{name}={allowed}: the network has {costs[name]:,.0f}")
         relevant = {key: value for key, value in config.relevant().items() if key != "seed"}
         digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
-        return Candidate(dict(values), self.common.with_(values), digest, costs, config.trainer.max_epochs)
-
-    def config(self, values: Mapping[str, Any]) -> Config:
-        """The config of these values.
-
-        Raises:
-            RequestError: it cannot exist.
-        """
-        return self.common.with_(values).config
+        return Candidate(dict(values), command, digest, costs, config.trainer.max_epochs)

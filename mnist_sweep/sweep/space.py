@@ -20,25 +20,15 @@ from typing import Any
 
 from optuna import Trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, create_trial
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.explain import nearest
 from mnist_sweep.config.overrides import override, text
 from mnist_sweep.errors import RequestError
-from mnist_sweep.sweep.parameters import (
-    ROOT,
-    Choose,
-    Distribution,
-    Parameter,
-    encoded,
-    ends,
-    first,
-    length_of,
-    read,
-    without_length,
-)  # fmt: skip
+from mnist_sweep.sweep import parameters
+from mnist_sweep.sweep.parameters import ROOT, Choose, Distribution, Parameter, key_of, length_of
 
 
 class Space:
@@ -60,21 +50,22 @@ class Space:
 
     def __init__(self, tree: Mapping[str, Any], base: Mapping[str, Any], fixed: Iterable[str] = ()) -> None:
         self.base = dict(base)
-        found = {parameter.key: parameter for parameter in read(tree)}
-        _check_keys(found)
+        found = {parameter.key: parameter for parameter in parameters.read(tree)}
+        for parameter in found.values():
+            _check(parameter)
         self.fixed = sorted(found.keys() & set(fixed))
         drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
         for parameter in drawn.values():
             self._check_options(parameter, drawn)
         needs = {key: parameter.needs() & drawn.keys() - {key} for key, parameter in drawn.items()}
         try:
-            order = [drawn[key] for key in graphlib.TopologicalSorter(needs).static_order()]
+            order = [*graphlib.TopologicalSorter(needs).static_order()]
         except graphlib.CycleError as error:
             raise RequestError(f"{ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
         self.parameters: list[Parameter] = []
-        for parameter in order:
-            if self._can_be_active(parameter):
-                self.parameters.append(parameter)
+        for key in order:
+            if self._can_be_active(drawn[key]):
+                self.parameters.append(drawn[key])
         self.inactive = sorted(drawn.keys() - set(self.keys))
         if not self.parameters:
             raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
@@ -105,16 +96,15 @@ class Space:
             return
         options = drawn[group].ends() if group in drawn else [self.base[group]]
         fitting = [option for option in options if key in sections[option].model_fields]
-        if lacking := [
-            option for option in parameter.when.get(group, options) if option in options and option not in fitting
-        ]:
+        if lacking := [each for each in options if each not in fitting and each in parameter.when.get(group, options)]:
             allowed = f"when: {text({group: fitting})}" if fitting else "leave it out"
             raise RequestError(f"{ROOT}.{parameter.key}: {group}={lacking[0]} has no {key}; allowed: {allowed}")
 
     def _can_be_active(self, parameter: Parameter) -> bool:
         """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
-        own = {k: v for k, v in parameter.when.items() if not {without_length(k), k.partition(".")[0]} & {*self.keys}}
-        return replace(parameter, when=own).active(self.base)
+        before = {*self.keys}
+        settled = {name: v for name, v in parameter.when.items() if not {key_of(name), name.partition(".")[0]} & before}
+        return replace(parameter, when=settled).active(self.base)
 
     @property
     def keys(self) -> list[str]:
@@ -124,14 +114,12 @@ class Space:
     @property
     def conditional(self) -> list[str]:
         """The keys that are not drawn, or not with the same parameters, in every trial."""
-        several = {
-            each.key for each in self.parameters if each.length is None and len({*map(length_of, each.ends())}) > 1
-        }
+        vary = {each.key for each in self.parameters if each.length is None and len({*map(length_of, each.ends())}) > 1}
         found: list[str] = []
         for parameter in self.parameters:
-            varies = isinstance(parameter.length, Distribution) and not parameter.length.single()
-            under = {without_length(key) for key in parameter.when} & {*self.keys}
-            if varies or under or parameter.length in {*found, *several}:
+            length = parameter.length
+            drawn = isinstance(length, Distribution) and not length.single()
+            if drawn or length in {*vary, *found} or {*map(key_of, parameter.when)} & {*self.keys}:
                 found.append(parameter.key)
         return found
 
@@ -146,38 +134,36 @@ class Space:
         return [each.key for each in self.parameters if isinstance(each.each, CategoricalDistribution)]
 
     def largest(self, key: str) -> Any:
-        """The largest value that a trial can have of a key, a number."""
-        found = [value for each in self.parameters if each.key == key for value in each.ends()]
-        return max(found or [self.base[key]] if key not in self.conditional else [*found, self.base[key]])
+        """The largest value that a trial can have of a key whose values are numbers."""
+        drawn = [value for parameter in self.parameters if parameter.key == key for value in parameter.ends()]
+        return max(drawn if drawn and key not in self.conditional else [*drawn, self.base[key]])
 
     def describe(self) -> list[tuple[str, str, str]]:
         """For each key what it is drawn from and under which conditions, in words."""
-        rows = []
-        for each in self.parameters:
-            conditions = (f"{key}={' or '.join(map(text, allowed))}" for key, allowed in each.when.items())
-            rows.append((each.key, each.words(), ", ".join(conditions)))
-        return rows
+        return [
+            (each.key, each.words(), ", ".join(f"{of}={' or '.join(map(text, v))}" for of, v in each.when.items()))
+            for each in self.parameters
+        ]
 
     def fingerprint(self) -> dict[str, str]:
         """What makes it another space where it changes, by the key of the config."""
         return {f"{ROOT}.{key}": f"{drawn}; when {when}" if when else drawn for key, drawn, when in self.describe()}
 
-    def walk(self, choose: Choose, *, whole: bool = False) -> dict[str, Any]:
+    def walk(self, choose: Choose, *, everywhere: bool = False) -> dict[str, Any]:
         """Choose a value for each key that is active, by dotted name.
 
         Args:
-            choose: gives a value of a distribution for the parameter of a name.
-            whole: do so for the other keys, too.
+            choose: chooses from a distribution, for the parameter of a name.
+            everywhere: ask it for the other keys, too.
         """
         known, drawn = dict(self.base), {}
         for parameter in self.parameters:
-            if not whole and not parameter.active(known):
-                continue
             key = parameter.key
-            value = drawn[key] = parameter.draw(choose, known)
-            if schema.options(key) and value != self.base.get(key):  # what the base says of another option's keys
-                known = {other: known[other] for other in known if not other.startswith(f"{key}.")}
-            known[key] = value
+            if everywhere or parameter.active(known):
+                drawn[key] = parameter.draw(choose, known)
+                if "." not in key and drawn[key] != self.base.get(key):  # the base's keys are those of another option
+                    known = {name: value for name, value in known.items() if not name.startswith(f"{key}.")}
+                known[key] = drawn[key]
         return drawn
 
     def suggest(self, trial: Trial | FixedTrial) -> dict[str, Any]:
@@ -198,8 +184,8 @@ class Space:
         Args:
             values: by dotted name; what is not among them is taken from the base.
         """
-        parameters, outside = self._encoded({**self.base, **values})
-        return None if outside else {name: value for each in parameters.values() for name, value in each.items()}
+        drawn, outside = self._encoded(values)
+        return None if outside else drawn
 
     def partial(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The Optuna parameters for those of the values that the space can propose; the others are left to the sampler.
@@ -207,43 +193,42 @@ class Space:
         Args:
             values: by dotted name, such as those of a trial of another study.
         """
-        parameters, outside = self._encoded({**self.base, **values})
-        kept = [each for key, each in parameters.items() if key in values and key not in outside]
-        return {name: value for each in kept for name, value in each.items()}
+        drawn, outside = self._encoded(values)
+        return {name: value for name, value in drawn.items() if key_of(name) in values.keys() - outside}
 
-    def _encoded(self, wanted: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
-        """The Optuna parameters that propose these values, by key; the keys whose values the space does not hold."""
-        parameters: dict[str, dict[str, Any]] = {}
-        outside: set[str] = set()
+    def _encoded(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+        """The Optuna parameters that propose these values, else the base's; the keys of which that is impossible."""
+        wanted, drawn, outside = {**self.base, **values}, dict[str, Any](), set[str]()
 
         def choose(name: str, distribution: Distribution) -> Any:
-            key, value = _part(name, wanted)
+            value = drawn[name] = parameters.encoded(parameters.value_of(name, wanted))
             try:
-                return parameters.setdefault(key, {}).setdefault(name, encoded(distribution, value))
-            except LookupError:
-                outside.add(key)
-                return first(distribution, 1)[0]
+                create_trial(value=0, params={name: value}, distributions={name: distribution})
+            except ValueError:  # the distribution does not contain it
+                outside.add(key_of(name))
+                return parameters.first(distribution, 1)[0]
+            return value
 
-        drawn = self.walk(choose)
-        return parameters, outside | {key for key, value in drawn.items() if not same(wanted.get(key), value)}
+        proposed = self.walk(choose)
+        return drawn, outside | {key for key, value in proposed.items() if not same(wanted.get(key), value)}
 
     def grid(self, most: int) -> Iterator[dict[str, Any]]:
         """Every point, where no distribution has more than `most` values."""
-        path: list[list[Any]] = []  # for each choice, in order, this point's value and those that are still to come
+        path: list[list[Any]] = []  # for each choice of a point the value, and those that are still to come
         depth = 0
 
         def choose(_: str, distribution: Distribution) -> Any:
             nonlocal depth
-            path.extend([first(distribution, most)] if depth == len(path) else [])
             depth += 1
+            path.extend([parameters.first(distribution, most)] if depth > len(path) else [])
             return path[depth - 1][0]
 
-        while not depth or path:
+        while path or not depth:
             depth = 0
             yield self.walk(choose)
             while path and len(path[-1]) == 1:
                 path.pop()
-            path[-1:] = [each[1:] for each in path[-1:]]
+            path[-1:] = [path[-1][1:]] if path else []
 
     def points(self, limit: int) -> int | None:
         """The number of points; None where there are more than `limit`, or no end of them."""
@@ -251,14 +236,16 @@ class Space:
         return count if count <= limit else None
 
     def distributions(self) -> dict[str, Distribution]:
-        """Everything that Optuna may be asked for, by the parameter's name, with the longest lists."""
+        """All that Optuna may be asked for, by the parameter's name, with the longest lists."""
         found: dict[str, Distribution] = {}
 
         def choose(name: str, distribution: Distribution) -> Any:
             found[name] = distribution
-            return max(ends(distribution)) if name.endswith(".length") else first(distribution, 1)[0]
+            return (
+                max(parameters.ends(distribution)) if name.endswith(".length") else parameters.first(distribution, 1)[0]
+            )
 
-        self.walk(choose, whole=True)
+        self.walk(choose, everywhere=True)
         return found
 
 
@@ -269,30 +256,18 @@ def same(wanted: Any, value: Any) -> bool:
     return bool(wanted == value)
 
 
-def _part(name: str, values: Mapping[str, Any]) -> tuple[str, Any]:
-    """The key of a parameter, and what it stands for: its value, one entry of it, or its length."""
-    if name.endswith(".length"):
-        return without_length(name), length_of(values.get(without_length(name)))
-    key, _, index = name.removesuffix("]").partition("[")
-    value = values.get(key)
-    if index and isinstance(value, list):
-        return key, value[int(index)] if int(index) < len(value) else None
-    return key, value
-
-
-def _check_keys(found: Mapping[str, Parameter]) -> None:
-    """Every key must exist, and be part of what is trained."""
+def _check(parameter: Parameter) -> None:
+    """Refuse a key that does not exist, or is no part of what is trained."""
     names = {key for key in schema.known_keys() if not key.endswith(".name")}
-    for key, parameter in found.items():
-        for name in [key, *parameter.needs()]:
-            if name not in names:
-                where = key if name == key else f"{key}: {name}"
-                raise RequestError(f"{ROOT}.{where}: unknown key; the nearest known one is {nearest(name, names)}")
-        if not schema.searchable(key):
-            raise RequestError(f"{ROOT}.{key}: not searched, being no part of what is trained; leave it out")
-        follows = parameter.length
-        if isinstance(follows, str) and all(schema.fault(follows, [value] * 2) for value in (0.5, 1)):
-            raise RequestError(f"{ROOT}.{key}.length={follows}: is no list; allowed: the key of another list")
+    for name in [parameter.key, *parameter.needs()]:
+        if name not in names:
+            where = name if name == parameter.key else f"{parameter.key}: {name}"
+            raise RequestError(f"{ROOT}.{where}: unknown key; the nearest known one is {nearest(name, names)}")
+    if not schema.searchable(parameter.key):
+        raise RequestError(f"{ROOT}.{parameter.key}: not searched, being no part of what is trained; leave it out")
+    length = parameter.length
+    if isinstance(length, str) and all(schema.fault(length, [value] * 2) for value in (0.5, 1)):
+        raise RequestError(f"{ROOT}.{parameter.key}.length={length}: is no list; allowed: the key of another list")
 
 
 def _check_values(parameter: Parameter) -> None:
@@ -302,7 +277,16 @@ def _check_values(parameter: Parameter) -> None:
         for key, item in value.items() if isinstance(value, Mapping) else [("", value)]:
             if fault := schema.fault(f"{parameter.key}.{key}".rstrip("."), item):
                 raise RequestError(f"{ROOT}.{parameter.key}: {override(key, item) if key else text(item)} {fault}")
-    for key, allowed in parameter.when.items():
-        for value in allowed if key == without_length(key) and not schema.options(key) else []:
-            if fault := schema.fault(key, value):
-                raise RequestError(f"{ROOT}.{parameter.key}.when: {override(key, value)} never occurs; it {fault}")
+    for name, allowed in parameter.when.items():
+        for value in allowed:
+            if fault := _never(name, value):
+                raise RequestError(f"{ROOT}.{parameter.key}.when: {override(name, value)} never occurs; {fault}")
+
+
+def _never(name: str, value: Any) -> str | None:
+    """Why nothing that has this name, as in `parameters.value_of`, can have the value."""
+    if options := schema.options(name):
+        return None if value in options else f"allowed: {', '.join(options)}"
+    if name != key_of(name):
+        return None if parameters.is_count(value) else "allowed: whole numbers from 0"
+    return schema.fault(name, value)
