@@ -65,8 +65,7 @@ def common_mistakes(study: Study, runs: Path, images: ImageSet) -> Mistakes | No
         return None
     who = f"the {len(found)} best models" if len(found) > 1 else "the best model"
     counts = np.sum([evaluation.confusion for evaluation in found.values()], axis=0)
-    title = f"{who} on the validation images, counts added up"
-    pictures = {"confusion_of_the_best": figures.confusion_matrix(counts, title)}
+    pictures = {"confusion_of_the_best": figures.confusion_matrix(counts, f"{who} on validation, counts added up")}
     labels = images.labels.cpu().numpy()
     probabilities = np.stack([evaluation.probabilities for evaluation in found.values()])  # (networks, N, 10)
     missed = np.flatnonzero((probabilities.argmax(axis=2) != labels).all(axis=0))

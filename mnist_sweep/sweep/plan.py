@@ -26,7 +26,7 @@ from mnist_sweep.sweep.workers.resources import divide
 
 log = logging.getLogger(__name__)
 
-_DRAWS = 1_000
+_DRAWS = 200
 #: Spaces with more points than this are called "more than".
 _POINTS = 100_000
 #: Training images of a probe on a processor, and on a GPU, which is much faster.
@@ -40,7 +40,7 @@ def plan(command: CommandLine) -> Path:
 
     Raises:
         RequestError: the sweep could not be begun.
-        RunFailure: not one of 1,000 draws is possible, or a probe failed.
+        RunFailure: none of the draws is possible, or a probe failed.
     """
     config = command.config
     assert config.sweep is not None

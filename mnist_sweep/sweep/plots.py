@@ -24,9 +24,12 @@ _IN_A_ROW = 4
 def draw(study: Study) -> dict[str, Any]:
     """The plots that the study allows, as plotly's figures by name, in the order of the report."""
     seen, metric = with_pruned(study), study.goals[0].metric
-    judged: dict[str, Any] = {"target": _first_value if study.several else None, "target_name": metric}
+    judged: dict[str, Any] = {
+        "target": (lambda trial: trial.values[0]) if study.several else None,
+        "target_name": metric,
+    }
     # the importance for a target is that for being among its lowest
-    cost = {"target": lambda trial: -study.goals[0].sign * _first_value(trial)} if study.several else {}
+    cost = {"target": lambda trial: -study.goals[0].sign * trial.values[0]} if study.several else {}
     complete = seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     searched = list(dict.fromkeys(name for trial in complete for name in trial.params))
     plots: dict[str, Callable[[], Any]] = {
@@ -115,7 +118,3 @@ def _range(study: Study) -> list[float] | None:
     inside = [value for value in values if first - away <= value <= third + away]
     margin = 0.05 * (max(inside) - min(inside))
     return [min(inside) - margin, max(inside) + margin] if margin else None
-
-
-def _first_value(trial: FrozenTrial) -> float:
-    return float(trial.values[0])

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Self
 
@@ -36,10 +37,10 @@ class Progress:
         self._started = time.monotonic()
         self._earlier = study.counted()
         self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
-        self._best_at: dict[int, float] = {}  # the best value of all trials by epoch
+        self._values: dict[int, list[float]] = defaultdict(list)  # of all trials by epoch
         for trial in study.trials():
             for epoch, value in trial.intermediate_values.items():
-                self._note(epoch, value)
+                self._values[epoch].append(value)
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -69,7 +70,7 @@ class Progress:
         value = values.get(self.metric)
         self._running[number] = self._running[number][0], epoch, value
         if value is not None:
-            self._note(epoch, value)
+            self._values[epoch].append(value)
 
     def requeued(self, number: int) -> None:
         """A trial has been interrupted, and goes on in a later session."""
@@ -85,9 +86,6 @@ class Progress:
         took = f"{result.epochs} epoch{'s' * (result.epochs != 1)}, {result.seconds:.1f} s"
         what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {took}"
         log.info("%3d of %d  %s", self.study.counted(), self.total, what)
-
-    def _note(self, epoch: int, value: float) -> None:
-        self._best_at[epoch] = self._better(value, self._best_at.get(epoch, value))
 
     def _best(self) -> str:
         if self.study.several:
@@ -118,6 +116,7 @@ class Progress:
             table.add_column(column, no_wrap=True, min_width=len(column))
         table.add_column("proposed", overflow="ellipsis", no_wrap=True, ratio=1)
         for number, (candidate, epoch, value) in sorted(self._running.items()):
-            scores = ["" if each is None else in_digits(each) for each in (value, self._best_at.get(epoch))]
+            best_there = self._better(self._values[epoch], default=None)
+            scores = ["" if each is None else in_digits(each) for each in (value, best_there)]
             table.add_row(str(number), f"{epoch} of {candidate.epochs}", *scores, proposed(candidate.drawn))
         return Group(head, Text(self._best(), style="bold"), *command, table)

@@ -44,7 +44,7 @@ def report(
         if found := error_analysis.class_importances(study, runs):
             classes, title = list(map(str, range(CLASSES))), "importance for the recall of each class, per cent"
             pictures["hyperparameters_by_class"] = figures.heatmap(*found, classes, title, ("class", ""))
-        facts = _facts(study, winner)
+        facts = _facts(study, winner, config.data.name)
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)
         first = (study.front() if study.several else study.ranking())[0].user_attrs["result"]["command"]
@@ -69,18 +69,13 @@ def report(
     return file
 
 
-def _facts(study: Study, winner: dict[str, Any] | None) -> list[str]:
-    """What came out, in sentences, the most important first."""
+def _facts(study: Study, winner: dict[str, Any] | None, dataset: str) -> list[str]:
+    """What came out, the most important first."""
     if not winner:
         return [f"The front has {len(study.front())} members."]
-    score, seeds = winner["test_accuracy"], len(winner["seeds"])
-    return [
-        f"The winner, trial {winner['trial']}, is right on {100 * score['mean']:.2f}% of the test images: "
-        f"test/accuracy {summary.interval(score)}, the mean over {seeds} seed{'s' * (seeds > 1)}.",
-        f"On validation {winner['metric']} {winner['validation']['mean']:.4f}; the first score was optimistic by "
-        f"{winner['luck']:+.4f} (selection bias). The test set was opened {winner['test_opened_at']}.",
-        *([f"On validation {summary.improvement(winner)}."] if winner["gain"] else []),
-    ]
+    right = 100 * winner["test_accuracy"]["mean"]
+    opened = f"the test set was opened {winner['test_opened_at']}"
+    return [f"The winner is right on {right:.2f}% of the test images.", *summary.in_words(winner, dataset), opened]
 
 
 def _leaderboard(study: Study) -> tuple[list[str], list[list[str]]]:

@@ -49,8 +49,9 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
     goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
     candidates = _candidates(study, goal, settings.top, settings.baseline)
     seeds = [(config.seed + 1 + index) % 2**32 for index in range(settings.seeds)]
+    asked = goal.metric, seeds, [trial.number for trial in candidates]
     winner: dict[str, Any] | None = study.recall("winner")
-    if not winner or _race_of(winner) != (goal.metric, seeds, [trial.number for trial in candidates]):
+    if not winner or (winner["metric"], winner["seeds"], [each["trial"] for each in winner["candidates"]]) != asked:
         runs = _trained_again(command, study, candidates, seeds, workers)
         if not runs:
             raise RunFailure("error", "none of the best trials could be trained again")
@@ -61,11 +62,6 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
         winner = {**winner, "model": model}  # in a later session, where MLflow failed before
         study.remember("winner", winner)
     return winner
-
-
-def _race_of(winner: Mapping[str, Any]) -> tuple[str, list[int], list[int]]:
-    """How a winner was found: metric, seeds and candidates."""
-    return winner["metric"], winner["seeds"], [each["trial"] for each in winner["candidates"]]
 
 
 def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) -> list[FrozenTrial]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from optuna import visualization
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
@@ -69,6 +70,6 @@ def test_a_plot_that_fails_leaves_the_others(
     def fail(_: object) -> None:
         raise ValueError("no\nplot")
 
-    monkeypatch.setattr(plots.visualization, "plot_timeline", fail)
+    monkeypatch.setattr(visualization, "plot_timeline", fail)
     assert "timeline" not in plots.draw(study)
     assert "the plot timeline could not be drawn (ValueError: no plot)" in caplog.text

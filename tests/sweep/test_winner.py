@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from mnist_sweep import tracking
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import Interrupted, RunFailure
 from mnist_sweep.result import Result
@@ -16,6 +17,7 @@ from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import winner
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep.workers import Task, Workers
+from tests.conftest import SMALL
 from tests.sweep import studies
 
 #: Scores on the validation set by trial, for the seeds 1 and 2.
@@ -165,7 +167,8 @@ def test_a_candidate_with_a_failed_run_is_left_out(tmp_path: Path, caplog: pytes
 
 
 def test_a_folder_of_another_run_is_not_written_over(tmp_path: Path) -> None:
-    other = studies.sweep_of(tmp_path, "optimizer.lr=0.5", "name=sweep-0000-seed1", "seed=1").config
+    items = [*SMALL, f"output={tmp_path}", "optimizer.lr=0.5", "name=sweep-0000-seed1", "seed=1"]
+    other = CommandLine.of(items).config
     RunFolder.of(other).begin(other, [])
     with pytest.raises(RunFailure, match=r"sweep-0000-seed1 is there already, of another run \(optimizer\.lr: 0\.5 →"):
         choose(tmp_path, studies.study_of(four(tmp_path)))
