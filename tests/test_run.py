@@ -17,7 +17,7 @@ from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.lightning_module import Classifier
-from tests.conftest import Perform, command, interrupt_in
+from tests.conftest import Perform, command, interrupt_in, listener
 
 #: The best epoch is none of the last ones.
 EARLY_BEST = ["trainer.max_epochs=5", "optimizer=sgd", "optimizer.lr=0.1", "objective=gap/accuracy"]
@@ -39,7 +39,8 @@ def test_a_run_and_what_it_leaves(perform: Perform, tmp_path: Path) -> None:
     assert result.metrics["gap/accuracy"] == gap
     assert 0 < result.train_seconds < result.seconds
     assert (result.dataset, result.seed, result.device, result.threads) == ("mnist5k", 0, "cpu", 1)
-    assert np.trace(result.confusion) / np.sum(result.confusion) == result.metrics["val/accuracy"]
+    confusion = np.array(result.confusion)
+    assert confusion.trace() / confusion.sum() == result.metrics["val/accuracy"]
     assert Result.read(folder) == result
     assert {path.name for path in folder.rglob("*")} == {
         *("config.yaml", "overrides.yaml", "history.jsonl", "result.json", "checkpoints", "best.ckpt"),
@@ -126,13 +127,9 @@ def test_failures_are_told_apart(
 
 
 def test_a_stop_is_seen_between_batches_and_recorded(perform: Perform, tmp_path: Path) -> None:
-    epochs: list[int] = []
+    heard, on_epoch = listener()
     with pytest.raises(Interrupted) as caught:
-        perform(
-            "trainer.max_epochs=5",
-            on_epoch=lambda epoch, _: epochs.append(epoch) is None,
-            stopped=lambda: 15 if 2 in epochs else None,
-        )
+        perform("trainer.max_epochs=5", on_epoch=on_epoch, stopped=lambda: 15 if len(heard) == 2 else None)
     assert caught.value.exit_code == 143
     result = Result.read(tmp_path / "runs" / "it")
     assert (result.status, result.epochs, result.reason) == ("interrupted", 2, None)
@@ -158,8 +155,8 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
         with pytest.raises(Interrupted):
             perform(*items, on_epoch=interrupt_in(last), resume=True)
     (tmp_path / "runs" / "it").rename(tmp_path / "runs" / "moved")
-    heard: list[int] = []
-    resumed = perform(*items, "name=moved", on_epoch=lambda epoch, _: heard.append(epoch) is None, resume=True)
+    heard, on_epoch = listener()
+    resumed = perform(*items, "name=moved", on_epoch=on_epoch, resume=True)
     assert heard == [5]  # what was done is not done again
     assert (resumed.status, resumed.attempts, whole.attempts) == ("finished", 3, 1)
     for same in ("history", "objective", "best_epoch", "metrics", "confusion"):
