@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from mnist_sweep.inference.predict import Prediction
     from mnist_sweep.result import Result
 
-#: Where MLflow keeps runs unless it is told otherwise.
-STORE = "sqlite:///mlruns/mlflow.db"
-
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
     """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set.
@@ -60,11 +57,10 @@ class Sweep:
 
     Attributes:
         folder: holds ``sweep.json`` and the report.
-        best: the trial with the best first score: its number, value, parameters and command; None where several
-            objectives leave a front.
-        winner: the best of those that were trained again: its command, test accuracy and registered model, as in
-            ``sweep.json``; None where none was chosen.
-        study: Optuna's study, for its own plots and analyses.
+        best: the trial with the best first score, as in ``sweep.json``; None where several objectives leave a front.
+        winner: the best of the trials that were trained again, as in ``sweep.json``: its command, test accuracy and
+            registered model; None where none was chosen.
+        study: Optuna's study.
     """
 
     folder: Path
@@ -73,7 +69,7 @@ class Sweep:
     study: "optuna.Study"
 
     def trials(self) -> "pandas.DataFrame":
-        """A row for each trial: number, value (one for each objective), duration, parameters and state."""
+        """A row for each trial: its number, value (one for each objective), duration, parameters and state."""
         frame: pandas.DataFrame = self.study.trials_dataframe(("number", "value", "duration", "params", "state"))
         return frame
 
@@ -96,10 +92,9 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
     from mnist_sweep.sweep import session, storage
 
     with _interruptible():
-        command = prepare(command)
-        file = session.sweep(command)
-    assert command.config.sweep is not None
+        file = session.sweep(prepare(command))
     content = json.loads(file.read_text(encoding="utf-8"))
+    assert command.config.sweep is not None
     return Sweep(file.parent, content["best"], content["winner"], storage.load_study(command.config.sweep))
 
 
@@ -108,7 +103,7 @@ def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
 
     Args:
         source: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the path of a run's best.ckpt.
-        tracking_uri: MLflow's store of the model; None = ``$MLFLOW_TRACKING_URI``, else that of this folder's runs.
+        tracking_uri: MLflow's store of the model; None = ``$MLFLOW_TRACKING_URI``, else that of the runs in mlruns/.
 
     Returns:
         The network on the CPU, in evaluation mode; its ``dataset`` is the name of the set that it was trained on.
@@ -119,10 +114,9 @@ def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
     from mnist_sweep.inference.load import registered
     from mnist_sweep.training import trained_model
 
-    if str(source).startswith("models:/"):
-        model = registered(str(source), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or STORE)
-    else:
-        model = trained_model.read(Path(source))
+    in_mlflow = str(source).startswith("models:/")
+    store = tracking_uri or default_store()
+    model = registered(str(source), store) if in_mlflow else trained_model.read(Path(source))
     network = trained_model.served(model.network)
     network.dataset = model.config.data.name  # type: ignore[assignment]  # torch declares modules and tensors only
     return network
@@ -148,6 +142,11 @@ def predict(network: "nn.Module", paths: Sequence[str | Path]) -> "list[Predicti
     return found
 
 
+def default_store() -> str:
+    """Where MLflow keeps runs and models, if nothing else is said. An empty variable counts as none."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Within, a signal ends the work once everything has been recorded: as a KeyboardInterrupt or a SystemExit."""
@@ -168,43 +167,31 @@ def check(command: CommandLine) -> None:
     from mnist_sweep.training import datasets
 
     config = command.config
-    check_output(config.output)
-    hardware.check_accelerator(config.trainer.accelerator)
-    if config.sweep:
-        from mnist_sweep.sweep import session
-
-        session.check(command)
-    elif config.name is not None and (folder := Path(config.output) / "runs" / config.name).exists():
-        raise RequestError(f"name={config.name}: {folder} is there already; allowed: a name not yet taken")
-    datasets.verify(config.data)
-
-
-def check_output(output: str) -> None:
-    """Check that the folder ``output`` can be written; nothing is left there.
-
-    Raises:
-        RequestError: it cannot.
-    """
-    folder = Path(output) / "runs"
+    folder = runs = Path(config.output) / "runs"
     try:
         while not folder.exists():
             folder = folder.parent
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         why = f"{folder} cannot be written ({error.strerror})"
-        raise RequestError(f"output={output}: {why}; allowed: a folder that can") from error
+        raise RequestError(f"output={config.output}: {why}; allowed: a folder that can") from error
+    hardware.check_accelerator(config.trainer.accelerator)
+    if config.sweep:
+        from mnist_sweep.sweep import session
+
+        session.check(command)
+    elif config.name is not None and (runs / config.name).exists():
+        raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
+    datasets.verify(config.data)
 
 
 def prepare(command: CommandLine) -> CommandLine:
-    """Have the data of a run or a sweep on disk and, of a run, a name.
+    """Have the data of a run or a sweep on disk, and give a run a name.
 
     A missing data set is downloaded. Where that fails, ``data.fallback`` takes its place, after a warning.
 
-    Args:
-        command: of a run or a sweep.
-
     Returns:
-        The command line to carry out: with the data set that is used, and the name of the run.
+        The command line to carry out.
 
     Raises:
         RequestError: a data file is damaged, or the data cannot be had and there is no fallback.
@@ -214,16 +201,11 @@ def prepare(command: CommandLine) -> CommandLine:
     config = command.config
     used = datasets.obtain(config.data)
     if used != config.data.name:
-        command = _with_data(command, used)
+        values = {"data": used}
+        if "data.name" in command.assigned():  # as data={name: mnist}
+            values["data.name"] = used
+        others = [item for item in command.overrides if key_of(item) != "data.name"]
+        command = CommandLine.of(others, command.config_dir).with_(values)
     if config.sweep is None and config.name is None:
         command = command.with_(name=f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     return command
-
-
-def _with_data(command: CommandLine, name: str) -> CommandLine:
-    """The command line with another data set, whichever way it named its own."""
-    values = {"data": name}
-    if "data.name" in command.assigned():  # as data={name: mnist}
-        values["data.name"] = name
-    others = [item for item in command.overrides if key_of(item) != "data.name"]
-    return CommandLine.of(others, command.config_dir).with_(values)

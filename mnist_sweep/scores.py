@@ -72,12 +72,7 @@ def accuracy(results: Sequence[Result]) -> str:
 
 
 def table(scores: Mapping[tuple[str, str], Sequence[Result]], others: Sequence[str] = ()) -> str:
-    """The scores in Markdown: a row for each recipe, a column of accuracies for each data set.
-
-    Args:
-        scores: the results of each recipe on each data set.
-        others: recipes that were not measured.
-    """
+    """The results of each recipe on each data set as Markdown, with a row for each of the recipes that have none."""
     sets = list(dict.fromkeys(dataset for _, dataset in scores))
     head = ["recipe", "parameters", "epochs", "seconds", *sets, "published for MNIST", "source", "chosen on"]
     rows = [head, ["---", *["---:"] * (3 + len(sets)), *["---"] * 3]]
@@ -99,24 +94,21 @@ def table(scores: Mapping[tuple[str, str], Sequence[Result]], others: Sequence[s
 def perform(options: argparse.Namespace) -> int:
     """Train the recipes and print the table."""
     known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
-    for recipe in options.recipes:
-        if recipe not in known:
-            raise RequestError(f"{recipe}: no such recipe; allowed: {', '.join(known)}")
+    if unknown := [recipe for recipe in options.recipes if recipe not in known]:
+        raise RequestError(f"{unknown[0]}: no such recipe; allowed: {', '.join(known)}")
     if options.seeds < 1:
         raise RequestError(f"--seeds {options.seeds}: allowed: at least 1")
     for item in options.set:
         if key_of(item) in _OWN or key_of(item).startswith(("sweep.", "sweep/")):
-            raise RequestError(
-                f"--set {item}: RECIPE, --data and --seeds say which runs there are; "
-                f"allowed: any key but {', '.join(_OWN)}"
-            )
+            own = f"RECIPE, --data and --seeds say which runs there are; allowed: any key but {', '.join(_OWN)}"
+            raise RequestError(f"--set {item}: {own}")
     recipes = options.recipes or RECIPES
     runs = {  # all are checked before the first takes minutes
         (recipe, dataset): commands(recipe, dataset, options.seeds, options.set)
         for recipe in recipes
         for dataset in options.data
     }
-    api.check_output(runs[recipes[0], options.data[0]][0].config.output)
+    api.check(runs[recipes[0], options.data[0]][0].without("name"))
     here = []
     for dataset in options.data:
         try:

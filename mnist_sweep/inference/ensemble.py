@@ -35,44 +35,46 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
     Raises:
         RequestError: fewer than two, or runs that do not go together.
     """
-    first, of_sweep = folders[0], [folder for folder in folders if (folder / "sweep.json").is_file()]
-    if of_sweep and len(folders) > 1:
+    first, sweeps = folders[0], [folder for folder in folders if (folder / "sweep.json").is_file()]
+    if sweeps and len(folders) > 1:
         many = f"a sweep among {len(folders)} folders"
-        raise RequestError(f"{of_sweep[0]}: {many}; allowed: one sweep, or folders of runs")
-    if of_sweep:  # its trials, and the best of them trained again with other seeds
+        raise RequestError(f"{sweeps[0]}: {many}; allowed: one sweep, or folders of runs")
+    if sweeps:  # its trials, and the best of them trained again with other seeds
         ended = [file.parent for file in sorted(first.parent.glob(f"{first.name}-*/result.json"))]
         runs = [_run(folder) for folder in ended if is_run_of(first.name, folder.name)]
-        runs = [run for run in runs if run.status == "finished" and run.checkpoint]
+        runs = [run for run in runs if _usable(run)]
     else:
         runs = [_run(folder) for folder in dict.fromkeys(folders)]
-    for run in runs:
-        if run.status != "finished" or not run.checkpoint:
-            raise RequestError(f"{run.folder}: the run is {run.status}; allowed: a finished one with its {BEST}")
-    configs = [_config(run) for run in runs]
+        if wrong := [run for run in runs if not _usable(run)]:
+            raise RequestError(
+                f"{wrong[0].folder}: the run is {wrong[0].status}; allowed: a finished one with its {BEST}"
+            )
     for key in ("name", "split_seed"):  # else a member was trained on images that the choice is made by
-        values = sorted({str(getattr(config.data, key)) for config in configs})
+        values = sorted({str(getattr(_config(run).data, key)) for run in runs})
         if len(values) > 1:
             raise RequestError(f"data.{key}={' | '.join(values)}: the runs differ; allowed: one for all")
     if len(runs) < 2:
         raise RequestError(f"{first}: {len(runs)} finished run; allowed: at least two that are averaged")
     runs.sort(key=lambda run: (run.metrics["val/accuracy"], -run.metrics["val/loss"]), reverse=True)
-    return runs[:top] if of_sweep else runs
+    return runs[:top] if sweeps else runs
 
 
 def _run(folder: Path) -> Result:
-    """The result of a run, from wherever it was started, and its checkpoint if it is still there."""
-    result = RunFolder(folder).result()
-    if result is None:
-        allowed = "the folder of a finished run, or of a sweep"
-        raise RequestError(f"{folder}: no result.json that can be read; allowed: {allowed}")
-    return replace(result, folder=str(folder), checkpoint=str(BEST) if (folder / BEST).is_file() else None)
+    """The result of a run, from wherever it was started."""
+    if result := RunFolder(folder).result():
+        return replace(result, folder=str(folder))
+    allowed = "the folder of a finished run, or of a sweep"
+    raise RequestError(f"{folder}: no result.json that can be read; allowed: {allowed}")
+
+
+def _usable(run: Result) -> bool:
+    return run.status == "finished" and (Path(run.folder) / BEST).is_file()
 
 
 def _config(run: Result) -> schema.Config:
-    config = RunFolder(Path(run.folder)).config()
-    if config is None:
-        raise RequestError(f"{run.folder}/config.yaml: no config that can be read; allowed: the folder of a single run")
-    return config
+    if config := RunFolder(Path(run.folder)).config():
+        return config
+    raise RequestError(f"{run.folder}/config.yaml: no config that can be read; allowed: the folder of a single run")
 
 
 def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
@@ -107,14 +109,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
 
 
 def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, options: Sequence[str]) -> Result:
-    """The rest of `make`, from the ensemble's checkpoint to its result.
-
-    Args:
-        runs: the members.
-        config: of the best member, with the tracking of the ensemble.
-        folder: of the ensemble.
-        options: of the command that makes it again.
-    """
+    """The rest of `make`, from the ensemble's checkpoint on; with its own tracking, and options of its command."""
     started = time.monotonic()
     network = trained_model.read(folder / BEST).network
     _, validation = data.parts(config.data)
@@ -159,12 +154,10 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
 
 def _note(runs: Sequence[Result], result: Result) -> str:
     """The ensemble in Markdown: its scores, its members, its command."""
-    scores = [f"**{part}/accuracy {result.metrics[f'{part}/accuracy']:.4f}**" for part in ("val", "test")]
-    rows = [(Path(run.folder).name, f"{run.metrics['val/accuracy']:.4f}", run.seed, f"`{run.command}`") for run in runs]
-    table = ["| member | val/accuracy | seed | command |", "|---|---:|---:|---|"]
-    table += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    of = f"(opened {result.test_opened_at}): the mean of {len(runs)} networks' probabilities"
-    return "\n".join([f"{', '.join(scores)} {of}", "", *table, "", "Again:", "", "```", result.command, "```"])
+    scores = " and ".join(f"**{part}/accuracy {result.metrics[f'{part}/accuracy']:.4f}**" for part in ("val", "test"))
+    lines = [f"The mean of {len(runs)} networks' probabilities: {scores} (opened {result.test_opened_at})", ""]
+    lines += [f"- {run.folder}, val/accuracy {run.metrics['val/accuracy']:.4f}: `{run.command}`" for run in runs]
+    return "\n".join([*lines, "", "Again:", "", "```", result.command, "```"])
 
 
 def perform(options: argparse.Namespace) -> int:
