@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.config.overrides import override
+from mnist_sweep.config.overrides import override, text
 from mnist_sweep.config.sweep_options import Bound
 from mnist_sweep.errors import RequestError
 
@@ -36,17 +37,19 @@ class Candidate:
         return [override(key, value) for key, value in self.values.items()]
 
 
-@dataclass(frozen=True)
 class Candidates:
     """Makes candidates of drawn values.
 
-    Attributes:
+    Hydra composes once for each choice of groups; the values of single keys are put into a copy of that.
+
+    Args:
         common: what all trials have in common.
         constraints: those that arithmetic can check are enforced here.
     """
 
-    common: CommandLine
-    constraints: Mapping[str, Bound]
+    def __init__(self, common: CommandLine, constraints: Mapping[str, Bound]) -> None:
+        self.common, self.constraints = common, constraints
+        self._chosen: dict[str, CommandLine] = {}
 
     def make(self, values: Mapping[str, Any]) -> Candidate:
         """The candidate of these values.
@@ -54,7 +57,10 @@ class Candidates:
         Raises:
             RequestError: the config cannot exist, or breaks a constraint; in one line.
         """
-        command = self.common.with_(values)
+        groups = {key: value for key, value in values.items() if schema.options(key)}
+        chosen = self._chosen.setdefault(text(groups), self.common.with_(groups))
+        single = {key: value for key, value in values.items() if key not in groups}
+        command = chosen.with_(single)
         config = command.config
         layers = config.model.layers()
         costs: dict[str, float] = {

@@ -170,6 +170,30 @@ def test_an_option_of_a_group_leaves_the_values_within_the_group() -> None:
     assert command.add("optimizer={lr: 0.1}").overrides[-2:] == ("model.filters=[8]", "optimizer={lr: 0.1}")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model.filters": [8], "optimizer.lr": 0.1, "name": "it's", "output": "${seed}"},
+        {"data.batch_size": 7, "data.augmentation": {"shift": 0.1}, "trainer.patience": None},
+        {"optimizer": "sgd", "optimizer.momentum": 0.3},
+        {"optimizer.momentum": 0.3},  # of another option
+        {"seed": -1},
+        {"output": "elsewhere"},  # which the default of tracking.uri refers to
+    ],
+)
+def test_single_values_change_a_composed_config_as_hydra_would(values: dict[str, Any]) -> None:
+    def outcome(command: CommandLine) -> Any:
+        try:
+            return command.config
+        except RequestError as error:
+            return str(error)
+
+    base = CommandLine.of(["tracking=mlflow", "model.filters=[4]", "model={dropout: 0.1}"])
+    assert base.config.model.filters == [4]
+    changed = base.with_(values)
+    assert outcome(changed) == outcome(CommandLine.of(changed.overrides))
+
+
 def test_without_takes_what_lies_below_too() -> None:
     command = CommandLine.of([SWEEP, "sweep.trials=3", "sweep/sampler=random", "seed=1", "name=x"])
     assert command.without("sweep", "name").overrides == ("seed=1",)
