@@ -46,8 +46,7 @@ def plan(command: CommandLine) -> Path:
     assert config.sweep is not None
     space = Space.of(command)
     folder = Path(config.output) / "runs" / config.sweep.name
-    if lock.is_run(folder):
-        raise lock.refusal(config.sweep, folder)
+    lock.check_folders(config.sweep, folder, new=False)
     for line in samplers.check(config.sweep, space, len(objectives(config))):
         log.info("%s", line)
     resources = divide(command)

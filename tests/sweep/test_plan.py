@@ -11,8 +11,11 @@ from mnist_sweep.sweep import plan
 from mnist_sweep.sweep.candidates import Candidate
 from tests.sweep import studies
 
-FEW = ("sweep/space=empty", "++sweep.space={model: {filters: {choices: [[2], [2, 4], [2, 4, 4]]}, "
-       "pool_size: {choices: [2, 6]}}}")  # fmt: skip
+#: Six points; two of them pool what a convolution without padding has made smaller.
+FEW = (
+    "sweep/space=empty",
+    "++sweep.space={model: {padding: {choices: [same, valid]}, pool_size: {choices: [2, 27, 28]}}}",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +52,7 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
 
     monkeypatch.setattr(plan, "_probe", probe)
     content = plan_of(tmp_path, "sweep.workers=2", "sweep.trials=3", "trainer.max_epochs=6", *FEW)
-    assert content["points"] == 6  # one of which pools 4 × 4 by 6, another what is left of it
+    assert content["points"] == 6
     assert 0.1 < content["impossible"] < 0.6
     assert content["duplicates"] > 0.8
     assert probed[0] == probed[1] < probed[2]  # the first one pays for what is loaded once
