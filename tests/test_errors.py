@@ -1,6 +1,5 @@
 """Signals set a flag, which is looked at where the work can end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,59 +21,45 @@ def _nobody_ignores_a_hangup() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_is_heard_where_somebody_looks(signum: int, code: int) -> None:
+def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: int) -> None:
+    before = signal.signal(signum, lambda *_: pytest.fail("the handler of before"))
     with signals_as_flag():
         check_interrupted()
-        os.kill(os.getpid(), signum)
+        signal.raise_signal(signum)
+        signal.raise_signal(signal.SIGHUP)  # a terminal that closes hangs up more than once
         assert signalled() == signum
         with pytest.raises(Interrupted) as caught:
             check_interrupted()
     assert caught.value.exit_code == code
     assert signalled() is None
-
-
-def test_the_handlers_that_were_there_come_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with signals_as_flag():
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_closed_terminal_hangs_up_more_than_once() -> None:
-    with signals_as_flag():
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert signalled() == signal.SIGHUP
+    with pytest.raises(pytest.fail.Exception):  # it has come back
+        signal.raise_signal(signum)
+    signal.signal(signum, before)
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
     script = """if True:
-        import os, signal
+        import signal
         from mnist_sweep.errors import signals_as_flag
         with signals_as_flag():
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
             print("never")
     """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
-def test_an_interrupt_is_heard_where_a_shell_has_it_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a command in the background of a script
-    try:
-        with signals_as_flag():
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signalled() == signal.SIGINT
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does it
+def test_what_is_ignored() -> None:
+    """A shell has Ctrl-C ignored for a command in the background of a script, which is heard; nohup means it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with signals_as_flag():
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
         assert signalled() is None
+        signal.raise_signal(signal.SIGINT)
+        assert signalled() == signal.SIGINT
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_thread_changes_no_handler() -> None:

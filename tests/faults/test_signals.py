@@ -151,7 +151,7 @@ def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(tmp_path: Pat
     with started(tmp_path, *SWEEP, *items) as process:
         for number, attempt, signum in ((0, 1, 15), (0, 2, 9), (1, 1, 9), (1, 2, 9)):
             run = RunFolder(tmp_path / f"mlruns/runs/sweep-{number:04d}")
-            while not run.last.exists() or run.progress().attempts < attempt:
+            while not (run.path / "checkpoints" / "last.ckpt").exists() or run.progress().attempts < attempt:
                 assert process.poll() is None
                 time.sleep(0.02)
             (worker,) = psutil.Process(process.pid).children()
