@@ -1,9 +1,9 @@
-"""What the driver of a sweep costs: python benchmarks/driver.py [trials] [workers]
+"""What a sweep's own process costs: python benchmarks/driver.py [trials] [workers]
 
 Sweeps of stub trials: real worker processes that report like a training but only sleep, so that the processor time of
-the driver's process is that of asking, checking, submitting, deciding and recording. Sampler, pruner and databases are
+the sweep's own process is that of asking, checking, submitting, deciding and recording. Sampler, pruner and databases are
 those of the default sweep. Two spaces: eight keys without conditions, and the default one, whose lists of drawn length
-and conditional keys make four estimators of one. Printed for each: the driver's processor time a trial, and the time
+and conditional keys make four estimators of one. Printed for each: its processor time a trial, and the time
 from the end of a worker's trial to the beginning of its next, both over the whole sweep.
 """
 
@@ -35,32 +35,31 @@ EIGHT = """{
 SPACES = {"eight keys": ["sweep/space=empty", f"++sweep.space={' '.join(EIGHT.split())}"], "default": []}
 
 
-def stub(task: Any, report: Callable[[int, dict[str, float]], bool]) -> dict[str, Any]:
+def stub(task: Any, on_epoch: Callable[[int, dict[str, float]], bool], _: Callable[[], int | None]) -> Any:
     """A trial that only sleeps; its score follows from the learning rate, and a bit from everything else."""
     import math
 
     from mnist_sweep.result import Result
 
     began = time.monotonic()
-    values = dict(item.partition("=")[::2] for item in task.overrides)
+    values = dict(item.partition("=")[::2] for item in task.command.overrides)
     noise = int(hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:8], 16) / 16**8
     score = 0.99 - 0.02 * abs(math.log10(float(values.get("optimizer.lr", 1e-3)) / 3e-3)) - 0.01 * noise
     epochs, history = int(values.get("trainer.max_epochs", 10)), []
     for epoch in range(1, epochs + 1):
         time.sleep(EPOCH_SECONDS)
         history.append({"val/accuracy": score * (1 - 0.1 / epoch)})
-        if not report(epoch, history[-1]):
+        if not on_epoch(epoch, history[-1]):
             break
-    result = Result(
+    with Path(os.environ[LOG]).open("a") as file:
+        file.write(f"{os.getpid()} {began} {time.monotonic()}\n")
+    return Result(
         status="pruned" if len(history) < epochs else "finished", reason=None, detail=None,
         objective=history[-1]["val/accuracy"], metrics=history[-1], best_epoch=len(history), epochs=len(history),
         seconds=time.monotonic() - began, train_seconds=time.monotonic() - began, parameters=0, dataset="mnist5k",
-        seed=0, device="cpu", threads=1, precision="32", mlflow_run_id=None, overrides=task.overrides, command="",
-        folder="", checkpoint=None,
+        seed=0, device="cpu", threads=1, precision="32", mlflow_run_id=None, overrides=list(task.command.overrides),
+        command="", folder="", checkpoint=None,
     )  # fmt: skip
-    with Path(os.environ[LOG]).open("a") as file:
-        file.write(f"{os.getpid()} {began} {time.monotonic()}\n")
-    return asdict(result)
 
 
 def main(trials: int, workers: int) -> None:
@@ -74,24 +73,23 @@ def main(trials: int, workers: int) -> None:
 def _sweep(name: str, items: list[str], log: Path, trials: int, workers: int) -> None:
     import numpy as np
 
-    from mnist_sweep.config.command import compose
-    from mnist_sweep.sweep.driver import opened
-    from mnist_sweep.sweep.workers.local import Local
-    from mnist_sweep.sweep.workers.pool import Crew
+    from benchmarks.driver import stub as stub_trial  # by the name that the workers find it under
+    from mnist_sweep.config.command import CommandLine
+    from mnist_sweep.sweep.session import opened
+    from mnist_sweep.sweep.workers.resources import Resources, local
 
     os.environ[LOG] = str(log)
-    given = ["+sweep=optuna", "data=mnist5k", f"sweep.trials={trials}", f"sweep.workers={workers}", *items]
-    with opened(compose(given), given) as driver:
-        launcher = Local(workers, threads=1, memory_growth_mb=10_000, performer="benchmarks.driver:stub")
-        with Crew(lambda: launcher) as crew:
-            driver.begin(crew)
-            before, started = time.process_time(), time.monotonic()
-            driver.search(crew)
-            spent, lasted = time.process_time() - before, time.monotonic() - started
-        counts = ", ".join(f"{count} {state}" for state, count in driver.study.counts().items())
+    command = ["+sweep=optuna", "data=mnist5k", f"sweep.trials={trials}", f"sweep.workers={workers}", *items]
+    resources = Resources(workers, threads=1, gpus=(), precision=32, why="")
+    with opened(CommandLine.of(command)) as session, local(stub_trial, resources) as pool:
+        session.begin(pool)
+        before, started = time.process_time(), time.monotonic()
+        session.tune(pool)
+        spent, lasted = time.process_time() - before, time.monotonic() - started
+    counts = ", ".join(f"{count} {state}" for state, count in session.study.counts().items())
     waits = 1000 * np.array(_waits(log))
     print(f"\nspace: {name}   ({lasted:.0f} s; {counts})")
-    print(f"  driver's processor time a trial   {1000 * spent / trials:6.1f} ms")
+    print(f"  processor time a trial            {1000 * spent / trials:6.1f} ms")
     for label, part in (("median", 50), ("p95", 95), ("p99", 99)):
         print(f"  worker free → next trial, {label:<7} {np.percentile(waits, part):6.1f} ms")
 

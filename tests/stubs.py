@@ -1,106 +1,100 @@
 """A trial without training, and a sweep of such trials: what the search itself is tested with."""
 
+import contextlib
 import functools
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import asdict
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
-from mnist_sweep.config import schema
-from mnist_sweep.config.command import compose
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.schema import Config
+from mnist_sweep.errors import signals_as_flag
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.candidates import Proposal, Proposals
-from mnist_sweep.sweep.driver import Driver, opened
-from mnist_sweep.sweep.workers import Task
-from mnist_sweep.sweep.workers.inline import Inline
-from mnist_sweep.sweep.workers.pool import Crew
+from mnist_sweep.sweep.candidates import Candidate, Candidates
+from mnist_sweep.sweep.session import Session, opened
+from mnist_sweep.sweep.workers import Task, Workers
 
-STUB = "tests.stubs:trial"
 #: What has been performed, in order: the overrides of each task.
 performed: list[list[str]] = []
 #: What a test makes of a result before it is returned.
 twist: list[Callable[[Task, Result], Result]] = []
 
 
-def trial(task: Task, report: Callable[[int, dict[str, float]], bool]) -> dict[str, Any]:
-    """Compose the task's overrides, as a real run does, and make numbers up: best near a learning rate of 0.003."""
-    config = composed(task.overrides)
-    performed.append(task.overrides)
-    drawn = sorted(item for item in task.overrides if not item.startswith(_COMMON))
+def trial(task: Task, on_epoch: Callable[[int, dict[str, float]], bool], _: Callable[[], int | None]) -> Result:
+    """Make numbers up for a task: they are best near a learning rate of 0.003. Its config is not composed."""
+    values, overrides = task.command.assigned(), list(task.command.overrides)
+    performed.append(overrides)
+    base = _base(values["data"], tuple(item for item in overrides if item.startswith("trainer.max_epochs=")))
+    drawn = sorted(item for item in overrides if not item.startswith(_COMMON))
     noise = int(hashlib.sha256(repr(drawn).encode()).hexdigest()[:8], 16) / 16**8
-    score = 0.98 - 0.02 * abs(math.log10(config.optimizer.lr / 0.003)) - 0.005 * noise
-    history: list[dict[str, float]] = []
-    for epoch in range(1, config.trainer.max_epochs + 1):
+    score = 0.98 - 0.02 * abs(math.log10(values.get("optimizer.lr", 0.001) / 0.003)) - 0.005 * noise
+    epochs, history = base.trainer.max_epochs, list[dict[str, float]]()
+    for epoch in range(1, epochs + 1):
         value = score * (1 - 0.3 / epoch)
         history.append({"val/accuracy": value, "val/loss": 1 - value, "gap/accuracy": noise / 10})
-        if not report(epoch, history[-1]):
+        if not on_epoch(epoch, history[-1]):
             break
-    layers = config.model.layers()
-    folder = Path(config.output) / "runs" / str(config.name)
+    changed = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
+    layers = base.model.model_copy(update=changed).layers()
+    folder = Path(values["output"]) / "runs" / values["name"]
     result = Result(
-        status="pruned" if len(history) < config.trainer.max_epochs else "finished", reason=None, detail=None,
-        objective=history[-1][config.objective], metrics=history[-1], best_epoch=len(history), epochs=len(history),
-        seconds=1.0 + noise, train_seconds=1.0, parameters=sum(layer.parameters for layer in layers),
-        dataset=config.data.name, seed=config.seed, device="cpu", threads=1, precision="32", mlflow_run_id=None,
-        overrides=task.overrides, command="", folder=str(folder), checkpoint=None, history=history,
-        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        status="pruned" if len(history) < epochs else "finished", reason=None, detail=None,
+        objective=history[-1][values.get("objective", "val/accuracy")], metrics=history[-1],
+        best_epoch=len(history), epochs=len(history), seconds=1.0 + noise, train_seconds=1.0,
+        parameters=sum(layer.parameters for layer in layers), dataset="mnist5k", seed=0, device="cpu", threads=1,
+        precision="32", mlflow_run_id=None, overrides=overrides, command=task.command.shell(), folder=str(folder),
+        checkpoint=None, history=history, multiply_adds=sum(layer.multiply_adds for layer in layers),
     )  # fmt: skip
     for change in twist:
         result = change(task, result)
     folder.mkdir(parents=True, exist_ok=True)
     result.write()
-    return asdict(result)
+    return result
 
 
 #: Beside these everything in a task's overrides was drawn.
-_COMMON = (
-    "data=",
-    "data.root",
-    "data.limit",
-    "output=",
-    "tracking=",
-    "trainer.threads",
-    "objective=",
-    "seed=",
-    "name=",
-)
-
-
-def composed(overrides: list[str]) -> schema.Config:
-    """The config, each fiftieth one by Hydra alone: its 50 ms are what all these trials would consist of."""
-    config = _quick(tuple(item for item in overrides if item.startswith(_COMMON[:-1]))).config(
-        {
-            parsed.key_or_group: parsed.value()
-            for parsed in OverridesParser.create().parse_overrides(
-                [item for item in overrides if not item.startswith(_COMMON)]
-            )
-        }
-    )
-    name = next(item.removeprefix("name=") for item in overrides if item.startswith("name="))
-    config = config.model_copy(update={"name": name})
-    assert len(performed) % 50 or config == compose(overrides)
-    return config
+_COMMON = ("data=", "data.root", "data.limit", "output=", "tracking", "trainer.threads", "objective=", "seed=", "name=")
 
 
 @functools.cache
-def _quick(common: tuple[str, ...]) -> Proposals:
-    return Proposals(list(common), None, {})
+def _base(data: str, items: tuple[str, ...]) -> Config:
+    return CommandLine.of([f"data={data}", *items]).config
 
 
-def a_proposal() -> Proposal:
+def workers() -> Workers:
+    """One worker, that makes numbers up."""
+    return Workers.inline(trial)
+
+
+def interrupt() -> None:
+    """Stop the sweep, as Ctrl-C does."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def a_candidate() -> Candidate:
     """One that could be made."""
-    return _quick(("data=mnist5k",)).make({"model.filters": [8, 16], "optimizer.lr": 0.01, "trainer.max_epochs": 9})
+    values = {"model.filters": [8, 16], "optimizer.lr": 0.01, "trainer.max_epochs": 9}
+    return Candidates(CommandLine.of(["data=mnist5k"]), {}).make(values)
 
 
-def search(folder: Path, *items: str) -> Driver:
-    """A sweep of stub trials, without a winner; the driver, to look at its study."""
+def command(folder: Path, *items: str) -> CommandLine:
+    """A sweep below a folder; a space among the items takes the place of the default one."""
     space = ["sweep/space=empty"] if any(item.startswith("++sweep.space=") for item in items) else []
-    given = ["+sweep=optuna", *space, "data=mnist5k", "tracking=none", f"output={folder}", *items]
-    with opened(compose(given), given) as driver, Crew(lambda: Inline(STUB)) as crew:
-        driver.begin(crew)
-        driver.search(crew)
-    return driver
+    return CommandLine.of(["+sweep=optuna", *space, "data=mnist5k", "tracking=none", f"output={folder}", *items])
+
+
+@contextlib.contextmanager
+def begun(folder: Path, *items: str) -> Iterator[tuple[Session, Workers]]:
+    """A session that has begun, with a worker."""
+    with signals_as_flag(), opened(command(folder, *items)) as session, workers() as pool:
+        session.begin(pool)
+        yield session, pool
+
+
+def search(folder: Path, *items: str) -> Session:
+    """A sweep of stub trials, without a winner; the session, to look at its study."""
+    with begun(folder, *items) as (session, pool):
+        session.tune(pool)
+    return session

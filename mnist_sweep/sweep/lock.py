@@ -25,22 +25,11 @@ def locked(settings: Sweep, output: Path) -> Iterator[None]:
         except OSError as error:
             raise not_opened(settings, error) from error
         folders.add(file.parent.resolve())
+    message = f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
     with contextlib.ExitStack() as stack:
         for folder in sorted(folders):
-            message = f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
             stack.enter_context(run_folder.lock(folder / f".sweep-{settings.name}.lock", message))
         yield
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a single run."""
-    return (folder / "config.yaml").exists()
-
-
-def refusal(settings: Sweep, taken: Path) -> RequestError:
-    """What to say where a folder is not the sweep's own."""
-    where = f"{taken} is there, but its study is not in {settings.storage}"
-    return RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")
 
 
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
@@ -49,7 +38,7 @@ def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
     Raises:
         RequestError: one is.
     """
-    found = [path.parent for path in folder.parent.glob("*/config.yaml")]
-    for path in sorted(found):
+    for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
         if path == folder or (new and is_run_of(folder.name, path.name)):
-            raise refusal(settings, path)
+            where = f"{path} is there, but its study is not in {settings.storage}"
+            raise RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")

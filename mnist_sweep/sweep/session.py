@@ -1,6 +1,7 @@
 """A session of a sweep: open or resume the study, recover, run trials, retrain the best, write the summary."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from mnist_sweep import tracking
-from mnist_sweep.config import metrics, schema
+from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
 from mnist_sweep.result import Result, run_name
@@ -20,7 +21,7 @@ from mnist_sweep.sweep.candidates import Candidates
 from mnist_sweep.sweep.progress import Progress
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.stopping import Stopping
-from mnist_sweep.sweep.storage import open_study
+from mnist_sweep.sweep.storage import open_study, study_names
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
 from mnist_sweep.sweep.tuner import Tuner
 from mnist_sweep.sweep.workers import Workers
@@ -49,30 +50,32 @@ def sweep(command: CommandLine, launch: Callable[[], Workers] | None = None) -> 
         return session.run(launch)
 
 
-@contextlib.contextmanager
-def opened(command: CommandLine) -> Iterator["Session"]:
-    """A session of a sweep, which no other process works on. All that can be refused has been.
-
-    Args:
-        command: of the sweep; its data set is on disk.
+def check(command: CommandLine) -> None:
+    """Check what can be known of a sweep before anything is written.
 
     Raises:
-        RequestError: another process is at this sweep, the study was begun otherwise, or there is no GPU.
+        RequestError: the space, the sampler or the first trials do not fit, or there is no GPU.
     """
+    _plan(command)
+
+
+@functools.lru_cache(maxsize=1)
+def _plan(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[initial_trials.Initial], list[str]]:
+    """What follows from the command line alone: for a sweep that is checked and then run, it is found out once."""
     config = command.config
     assert config.sweep is not None
-    space, resources = Space.of(command), divide(command)
-    explained = samplers.check(config.sweep, space, len(objectives(config)))
+    space, resources, goals = Space.of(command), divide(command), objectives(config)
+    explained = samplers.check(config.sweep, space, len(goals))
+    if resources.why:
+        explained.append(f"trained in {resources.precision}: {resources.why} (trainer.precision)")
+    if config.trainer.cuda_graphs is True and not resources.gpus:
+        explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
+    for goal in goals:
+        if goal.direction != metrics.TRIAL_METRICS[goal.metric]:
+            said = f"{goal.metric} is to be {goal.direction}d, which is the worse of its two directions"
+            explained.append(f"sweep.objectives: {said}")
     shared = common(command, resources)
-    first = initial_trials.first(config.sweep, space, shared)
-    output = Path(config.output)
-    folder = output / "runs" / config.sweep.name
-    with lock.locked(config.sweep, output):
-        study = open_study(config, space, datasets.verify(config.data))
-        folder.mkdir(parents=True, exist_ok=True)
-        for line in [*explained, *_explained(config, resources)]:
-            log.info("%s", line)
-        yield Session(command, shared, space, study, folder, resources, first)
+    return space, resources, shared, initial_trials.first(config.sweep, space, shared), explained
 
 
 def common(command: CommandLine, resources: Resources) -> CommandLine:
@@ -94,15 +97,28 @@ def common(command: CommandLine, resources: Resources) -> CommandLine:
     return command.without("sweep", "name", "launcher").with_(values)
 
 
-def _explained(config: schema.Config, resources: Resources) -> Iterator[str]:
-    """What is worth knowing before a sweep."""
-    if resources.why:
-        yield f"trained in {resources.precision}: {resources.why} (trainer.precision)"
-    if config.trainer.cuda_graphs is True and not resources.gpus:
-        yield "trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)"
-    for goal in objectives(config):
-        if goal.direction != metrics.TRIAL_METRICS[goal.metric]:
-            yield f"sweep.objectives: {goal.metric} is to be {goal.direction}d, the worse of its two directions"
+@contextlib.contextmanager
+def opened(command: CommandLine) -> Iterator["Session"]:
+    """A session of a sweep, which no other process works on. All that can be refused has been.
+
+    Args:
+        command: of the sweep; its data set is on disk.
+
+    Raises:
+        RequestError: as in `check`; another process works on this sweep; or the study was begun otherwise.
+    """
+    space, resources, shared, first, explained = _plan(command)
+    config = command.config
+    assert config.sweep is not None
+    output, name = Path(config.output), config.sweep.name
+    folder = output / "runs" / name
+    with lock.locked(config.sweep, output):
+        lock.check_folders(config.sweep, folder, new=name not in study_names(config.sweep))
+        study = open_study(config, space, datasets.verify(config.data))
+        folder.mkdir(parents=True, exist_ok=True)
+        for line in explained:
+            log.info("%s", line)
+        yield Session(command, shared, space, study, folder, resources, first)
 
 
 @dataclass
@@ -125,22 +141,19 @@ class Session:
     study: Study
     folder: Path
     resources: Resources
-    first: Sequence[initial_trials.First]
+    first: Sequence[initial_trials.Initial]
 
     def __post_init__(self) -> None:
         self.config = self.command.config
         assert self.config.sweep is not None
-        self.settings = self.config.sweep
-        self.started = time.monotonic()
+        self.settings, self.started = self.config.sweep, time.monotonic()
+        self.total = samplers.total(self.settings, self.space)
         self.mlflow = tracking.MLflowRun(None, self.folder, self.folder.name)
-        spent = self.study.recall("search_seconds", 0.0)
-        self.stopping = Stopping(self.settings, self.study.goals[0].direction, spent)
 
     def run(self, launch: Callable[[], Workers] | None = None) -> Path:
         """Trials up to the total, then the winner, then the summary; the path of ``sweep.json``. See `sweep`."""
         state: tracking.State = "KILLED"
         chosen: dict[str, Any] | None = None
-        page: Path | None = None
         failure: RunFailure | None = None
         try:
             with launch() if launch else open_workers(self.command, self.resources, self.common) as workers:
@@ -151,19 +164,17 @@ class Session:
                 chosen = winner.choose(self.command, self.study, workers)
             from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
 
-            page = report(self.command, self.study, chosen, self.folder, self._seconds(), self.mlflow)
+            page = report(self.command, self.study, chosen, self.folder, self.seconds(), self.mlflow)
             state = "FINISHED"
-        except RunFailure as error:
-            failure = error
-            raise
-        except RequestError as error:  # what was right when the sweep began is so no more
-            failure = RunFailure("error", str(error))
-            raise failure from error
         except Exception as error:
-            failure = RunFailure("error", one_line(error))
+            state = "FAILED"
+            if isinstance(error, RequestError):  # what was right when the sweep began is so no more
+                failure = RunFailure("error", str(error))
+                raise failure from error
+            failure = error if isinstance(error, RunFailure) else RunFailure("error", one_line(error))
             raise
         finally:
-            path = self._end("FAILED" if failure else state, chosen, failure)
+            path = self._end(state, chosen, failure)
         summary.show(self.command, self.study, chosen, self.folder)
         if page:
             log.info("%-18s %s", "the report", page)
@@ -175,33 +186,26 @@ class Session:
         Args:
             workers: start meanwhile, if there is something left to do.
         """
-        if self.study.counted() < self._total():
+        if self.study.counted() < self.total:
             workers.open()
         self._open_mlflow()
         for trial in self.study.trials(TrialState.RUNNING):
-            asked = self.study.reopen(trial.number)
-            if result := Result.found(self.folder.parent / run_name(self.settings.name, trial.number)):
-                self.study.tell(asked, result)
-            else:
-                self.study.requeue(asked)
+            left, asked = Result.found(self.folder.parent / run_name(self.settings.name, trial.number)), trial.number
+            reopened = self.study.reopen(asked)
+            self.study.tell(reopened, left) if left else self.study.requeue(reopened)
         self._close_runs()
         self._queue()
 
     def tune(self, workers: Workers) -> None:
-        """Run the trials."""
-        self.stopping.begin()
+        """Run the trials; see `Tuner.run`."""
+        spent = self.study.recall("search_seconds", 0.0)
+        self.stopping = Stopping(self.settings, self.study.goals[0].direction, spent)
         candidates = Candidates(self.common, self.settings.constraints or {})
-        with Progress(self.config, self.study, self.stopping, self._total()) as progress:
-            tuner = Tuner(
-                self.config, self.study, self.space, candidates, self.stopping, workers, progress, self.mlflow
-            )
+        with Progress(self.config, self.study, self.stopping, self.total) as shown:
             try:
-                tuner.run()
+                Tuner(self.config, self.study, self.space, candidates, self.stopping, workers, shown, self.mlflow).run()
             finally:
                 self.study.remember("search_seconds", self.stopping.seconds())
-
-    def _total(self) -> int:
-        return samplers.total(self.settings, self.space)
 
     def _nothing(self) -> str:
         """Why there is no trial that could win."""
@@ -211,46 +215,22 @@ class Session:
             return f"no trial was begun: {why}"
         return f"no trial finished; {self.study.frequent_failure()}"
 
-    def _seconds(self) -> float:
-        """Of all sessions."""
+    def seconds(self) -> float:
+        """That all sessions have taken."""
         return float(self.study.recall("seconds", 0.0)) + time.monotonic() - self.started
-
-    def _end(self, state: tracking.State, chosen: dict[str, Any] | None, failure: RunFailure | None) -> Path:
-        """Write ``sweep.json`` and end the MLflow run."""
-        seconds = self._seconds()
-        self.study.remember("seconds", seconds)
-        if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
-            self._close_runs()
-        path = summary.write(self.config, self.study, chosen, self.folder, seconds, self.mlflow.run_id)
-        self.mlflow.file(path)
-        self.mlflow.tags({f"trials.{state}": count for state, count in self.study.counts().items()})
-        self.mlflow.tags({f"failures.{reason}": count for reason, count in self.study.failures().items()})
-        self.mlflow.end(state, failure.reason if failure else None, failure.detail if failure else None)
-        return path
 
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
-        study, settings = self.study, self.settings
-        resumed = study.recall("mlflow_run_id")
-        self.mlflow = tracking.MLflowRun(
-            self.config.tracking,
-            Path(self.config.output),
-            settings.name,
-            tags={"study": settings.name, "study.id": study.id},
-            resume=resumed,
-        )
-        if self.mlflow.run_id is None:
-            return
-        if self.mlflow.run_id != resumed:
-            self.mlflow.parameters(
-                {"objective": ", ".join(goal.metric for goal in study.goals), "data": self.config.data.name}
-                | {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
-            )
+        config, study, settings = self.config, self.study, self.settings
+        tags, resumed = {"study": settings.name, "study.id": study.id}, study.recall("mlflow_run_id")
+        output = Path(config.output)
+        self.mlflow = tracking.MLflowRun(config.tracking, output, settings.name, tags=tags, resume=resumed)
+        if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
-        done = study.trials(TrialState.COMPLETE, TrialState.PRUNED)
-        if untracked := sum(trial.user_attrs["result"]["mlflow_run_id"] is None for trial in done):
-            log.warning("%d of the trials were made without MLflow, and are not there", untracked)
-        self.mlflow.tags({"sweep.trials": settings.trials, "dataset": self.config.data.name})
+            known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
+            space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
+            self.mlflow.parameters(known | space)
+        self.mlflow.tags({"sweep.trials": settings.trials, "dataset": config.data.name})
 
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
@@ -264,14 +244,26 @@ class Session:
         if self.space.inactive:
             log.info("not searched, as their conditions hold in no trial: %s", ", ".join(self.space.inactive))
         if done:
-            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, self._total())
-        baseline = [attributes[IDENTITY] for _, attributes in self.first if BASELINE in attributes]
-        if not baseline and not done:
+            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, self.total)
+        study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
+        if study.own is None and not done:
             log.info("the config's own values are not all within the space and its constraints: no baseline trial")
-        study.own = baseline[0] if baseline else ""
         there = {trial.user_attrs.get(IDENTITY) for trial in study.trials()}
-        new = [(parameters, attributes) for parameters, attributes in self.first if attributes[IDENTITY] not in there]
-        for parameters, attributes in new:
-            study.enqueue(parameters, attributes)
+        new = [(parameters, known) for parameters, known in self.first if known[IDENTITY] not in there]
+        for parameters, known in new:
+            study.enqueue(parameters, known)
         if new and done:
             log.info("%d trial%s more queued than before", len(new), "s" * (len(new) != 1))
+
+    def _end(self, state: tracking.State, chosen: dict[str, Any] | None, failure: RunFailure | None) -> Path:
+        """Write ``sweep.json`` and end the MLflow run."""
+        seconds = self.seconds()
+        self.study.remember("seconds", seconds)
+        if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
+            self._close_runs()
+        path = summary.write(self.config, self.study, chosen, self.folder, seconds, self.mlflow.run_id)
+        self.mlflow.file(path)
+        self.mlflow.tags({f"trials.{name}": count for name, count in self.study.counts().items()})
+        self.mlflow.tags({f"failures.{reason}": count for reason, count in self.study.failures().items()})
+        self.mlflow.end(state, failure.reason if failure else None, failure.detail if failure else None)
+        return path

@@ -24,10 +24,6 @@ class Stopping:
         self._failure: tuple[str, str] | None = None
         self._repeated = 0
 
-    def begin(self) -> None:
-        """Count the time of this session from now."""
-        self._started = time.monotonic()
-
     def seconds(self) -> float:
         """That all sessions have taken."""
         return self._spent + time.monotonic() - self._started

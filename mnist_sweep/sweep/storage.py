@@ -162,6 +162,12 @@ def _incompatible(trials: Sequence[FrozenTrial], now: Mapping[str, BaseDistribut
     return None
 
 
+def load_study(settings: Sweep, name: str | None = None) -> optuna.Study:
+    """Optuna's study of this name in ``sweep.storage``; None = the sweep's own. See `database` for what it raises."""
+    with database(settings) as storage:
+        return optuna.load_study(study_name=name or settings.name, storage=storage)
+
+
 def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
     """The drawn values of the best trials of ``sweep.warm_start``, the best first.
 
@@ -169,12 +175,11 @@ def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
         RequestError: there is no such study, or no trial of it finished and kept its constraints.
     """
     name, names = settings.warm_start, study_names(settings)
-    if name not in names:
+    if name is None or name not in names:
         there = f"there: {', '.join(names) or 'none yet'}"
         raise RequestError(f"sweep.warm_start={name}: no such study in {settings.storage}; {there}")
-    with database(settings) as storage:
-        study = optuna.load_study(study_name=name, storage=storage)
-        trials = study.get_trials(states=(TrialState.COMPLETE,))
+    study = load_study(settings, name)
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
     sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
     kept = [trial for trial in trials if all(violation <= 0 for violation in trial.constraints.values())]
     kept.sort(key=lambda trial: (sign * trial.values[0], trial.number))

@@ -1,5 +1,6 @@
 """Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -99,7 +100,7 @@ class Study:
         self._noted = storage.get_study_system_attrs(self._stored)
         for key, value in self._noted.items():
             self._memory.set_study_system_attr(self._here, key, value)
-        self._saved = self.trials()
+        self._saved = [_copied(trial) for trial in self.trials()]
 
     @property
     def id(self) -> str:
@@ -186,9 +187,9 @@ class Study:
         trial = self.trials()[number]
         if number == len(self._saved):
             self._storage.create_new_trial(self._stored, trial)
-            self._saved.append(trial)
+            self._saved.append(_copied(trial))
             return
-        before, self._saved[number] = self._saved[number], trial
+        before, self._saved[number] = self._saved[number], _copied(trial)
         there = self._storage.get_trial_id_from_study_id_trial_number(self._stored, number)
         for key, value in _new(trial.params, before.params):
             drawn = trial.distributions[key]
@@ -293,3 +294,11 @@ class Study:
 def _new(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """The entries that were not there before, or were others."""
     return [(key, value) for key, value in now.items() if key not in before or before[key] != value]
+
+
+def _copied(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as it is now: Optuna changes its mappings where they are."""
+    now = copy.copy(trial)
+    for name in ("params", "user_attrs", "system_attrs", "intermediate_values"):
+        setattr(now, name, dict(getattr(trial, name)))
+    return now

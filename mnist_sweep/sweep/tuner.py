@@ -3,13 +3,11 @@
 import dataclasses
 import itertools
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from mnist_sweep import run_record
 from mnist_sweep.config import metrics, schema
@@ -60,26 +58,17 @@ class Tuner:
     workers: Workers
     progress: Progress
     mlflow: MLflowRun
-    #: Trials that have been asked for and have not ended, by number.
-    _open: dict[int, tuple[optuna.Trial, Candidate]] = field(default_factory=dict)
-    #: Trials that wait for the end of an equal one, by its number.
-    _waiting: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        config, study = self.config, self.study
-        assert config.sweep is not None
-        self.settings, self.runs = config.sweep, Path(config.output) / "runs"
-        study.study.pruner = config.sweep.pruner.build(int(self.space.largest("trainer.max_epochs")))
-        goal = study.goals[0].metric
-        self._pruned_by = goal if goal in metrics.EPOCH_METRICS and not study.several else None
+        assert self.config.sweep is not None
+        self.settings, self.runs = self.config.sweep, Path(self.config.output) / "runs"
+        self.study.study.pruner = self.settings.pruner.build(int(self.space.largest("trainer.max_epochs")))
+        goal = self.study.goals[0].metric
+        self._pruned_by = goal if goal in metrics.EPOCH_METRICS and not self.study.several else None
         self._points = samplers.points(self.settings, self.space)
-        self._visited = {_point(trial) for trial in study.trials() if trial.state != TrialState.WAITING}
-        ended = study.trials(TrialState.COMPLETE, TrialState.PRUNED)
-        #: The trial that trains or has trained a candidate, by its digest.
-        self._trained = {t.user_attrs["digest"]: t.number for t in ended if "duplicate_of" not in t.user_attrs}
-        newest = itertools.takewhile(lambda trial: reason(trial) == "infeasible", reversed(study.trials()))
-        self._impossible = min(_LOST, len([*newest]))  # in a row
-        if not study.several and (best := study.best()):
+        self._open: dict[int, tuple[optuna.Trial, Candidate]] = {}  # asked for and not ended, by number
+        self._waiting: dict[int, list[int]] = {}  # for the end of an equal trial, by its number
+        if not self.study.several and (best := self.study.best()):
             self.stopping.value(best.values[0])
 
     def run(self) -> None:
@@ -118,24 +107,34 @@ class Tuner:
 
     def wants_trial(self) -> bool:
         """Whether another trial is to be begun."""
-        done = self.study.counted()
+        done = self.study.counted() + len(self._open)
         if self._points:  # a point of a grid is tried once, however many of them train the same
             done -= self.study.duplicates()
-            if len(self._visited) >= self._points and not self.study.trials(TrialState.WAITING):
+            begun = [trial for trial in self.study.trials() if trial.state != TrialState.WAITING]
+            tried = len({frozenset(trial.params.items()) for trial in begun})
+            if tried >= self._points and not self.study.trials(TrialState.WAITING):
                 return False
-        return done + len(self._open) < self.settings.trials and self.stopping.over() is None
+        return done < self.settings.trials and self.stopping.over() is None
 
     def ask(self) -> Task | None:
         """The next trial, to be trained; None where it is impossible, or equal to another one."""
         number = self.study.next_number()
-        trial = self.study.ask(self._sampler(number))
-        values = self.space.suggest(trial)
-        self._visited.add(_point(trial))
+        newest = itertools.takewhile(lambda trial: reason(trial) == "infeasible", reversed(self.study.trials()))
+        impossible = len([*newest])  # in a row
+        # a sampler for each trial: what it draws follows from the seed and the number, in whichever session
+        sampler = samplers.sampler(
+            self.settings, self.space, self.config.seed, number,
+            chance=impossible >= _LOST, changed=self.study.recall("space changed", False),
+        )  # fmt: skip
+        trial = self.study.ask(sampler)
         try:
-            candidate = self.candidates.make(values)
+            candidate = self.candidates.make(self.space.suggest(trial))
         except RequestError as error:
-            return self._is_impossible(trial, str(error))
-        self._impossible = 0
+            self.study.fail(trial, "infeasible", str(error))
+            if (impossible + 1) % MOST_IMPOSSIBLE == 0:
+                detail = f"{impossible + 1} impossible proposals in a row, the last: {error}"
+                raise RunFailure("infeasible", detail) from error
+            return None
         folder = RunFolder(self.runs / self.name(number))
         task = Task(
             number,
@@ -146,17 +145,23 @@ class Tuner:
             limit_seconds=self.settings.trial_seconds,
         )
         if "digest" not in trial.user_attrs:  # a new one
-            for key in ("drawn", "values", "digest"):
-                trial.set_user_attr("proposed" if key == "drawn" else key, getattr(candidate, key))
+            drawn = {"proposed": candidate.drawn, "values": candidate.values, "digest": candidate.digest}
+            for key, value in drawn.items():
+                trial.set_user_attr(key, value)
             if task.resume:
-                return self._give_up(trial, f"{folder.path} is there already, of another run")
+                self._give_up(trial, f"{folder.path} is there already, of another run")
+                return None
         elif trial.user_attrs["digest"] != candidate.digest or folder.differences(task.command.config):
             detail = "it was begun with settings that have changed since"
             run_record.abandon(task.command, parent=task.parent, tags=task.tags, reason="error", detail=detail)
-            return self._give_up(trial, detail)
+            self._give_up(trial, detail)
+            return None
         self.study.save(number)
         self._open[number] = trial, candidate
-        return None if self._equals_another(number) else task
+        if self._equals_another(number):
+            return None
+        self.progress.began(number, candidate)
+        return task
 
     def report(self, event: Report) -> bool:
         """Record an epoch of a trial; whether the trial goes on."""
@@ -191,7 +196,7 @@ class Tuner:
             return
         self.progress.ended(number, result)
         for other in waiting:
-            self.tell(other, dataclasses.replace(result, duplicate_of=self.name(number)))
+            self.tell(other, dataclasses.replace(result, duplicate_of=result.duplicate_of or self.name(number)))
         if result.duplicate_of:
             return
         self.study.remember("search_seconds", self.stopping.seconds())
@@ -206,47 +211,28 @@ class Tuner:
         """Of a trial's run and its folder."""
         return run_name(self.settings.name, number)
 
-    def _sampler(self, number: int) -> BaseSampler:
-        """A new one for each trial: what it draws follows from the seed and the number, in whichever session."""
-        changed, chance = self.study.recall("space changed", False), self._impossible >= _LOST
-        return samplers.sampler(self.settings, self.space, self.config.seed, number, chance=chance, changed=changed)
-
-    def _is_impossible(self, trial: optuna.Trial, detail: str) -> None:
-        self.study.fail(trial, "infeasible", detail)
-        self._impossible += 1
-        if self._impossible >= MOST_IMPOSSIBLE:
-            raise RunFailure("infeasible", f"{self._impossible} impossible proposals in a row, the last: {detail}")
+    def _equals_another(self, number: int) -> bool:
+        """Whether another trial trains or has trained the same; its result is this one's, too."""
+        digest = self._open[number][1].digest
+        for other in self.study.trials():
+            if other.number == number or other.user_attrs.get("digest") != digest:
+                continue
+            if other.number in self._open:
+                self._waiting.setdefault(other.number, []).append(number)
+                return True
+            name = self.name(other.number)
+            failed = reason(other) not in (None, "diverged")  # which may do better another time
+            if other.state.is_finished() and not failed and (result := Result.found(self.runs / name)):
+                self.tell(number, dataclasses.replace(result, duplicate_of=name))
+                return True
+        return False
 
     def _give_up(self, trial: optuna.Trial, detail: str) -> None:
         """Fail a trial that cannot be trained."""
         log.warning("trial %d is not performed: %s", trial.number, detail)
         self.study.fail(trial, "error", detail)
 
-    def _equals_another(self, number: int) -> bool:
-        """Whether another trial trains or has trained the same; its result is this one's, too."""
-        _, candidate = self._open[number]
-        other = self._trained.setdefault(candidate.digest, number)
-        if other != number and other in self._open:
-            self._waiting.setdefault(other, []).append(number)
-            return True
-        if other != number and (result := Result.found(self.runs / self.name(other))):
-            self.tell(number, dataclasses.replace(result, duplicate_of=self.name(other)))
-            return True
-        self._trained[candidate.digest] = number
-        self.progress.began(number, candidate)
-        return False
-
     def _record(self, number: int, result: Result | None) -> TrialState:
         """Tell the study. A trial that was interrupted, or recorded nothing, waits to be asked for again."""
-        trial, candidate = self._open.pop(number)
-        if result is None or result.status == "interrupted":
-            self._visited.discard(_point(trial))
-            return self.study.requeue(trial)
-        if result.status == "failed" and result.reason != "diverged" and self._trained[candidate.digest] == number:
-            del self._trained[candidate.digest]  # the same config may do better another time
-        return self.study.tell(trial, result)
-
-
-def _point(trial: optuna.Trial | FrozenTrial) -> frozenset[tuple[str, Any]]:
-    """What was drawn."""
-    return frozenset(trial.params.items())
+        trial, _ = self._open.pop(number)
+        return self.study.tell(trial, result) if result else self.study.requeue(trial)

@@ -1,4 +1,4 @@
-"""A study that goes on: what a later sitting reads back, and what it may change."""
+"""A study, in memory and in its database; what a later session reads back, and what it may change."""
 
 import shutil
 from pathlib import Path
@@ -6,24 +6,133 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
+from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.session import Session
+from mnist_sweep.sweep.study import Study
 from tests import stubs
+from tests.sweep.studies import result_of, study_of
 
 pytestmark = pytest.mark.usefixtures("fresh_stubs")
 
+ON = "sweep.allow_changes=true"
+GOALS = [Objective(metric="val/accuracy", direction="maximize"), Objective(metric="parameters", direction="minimize")]
 
-@pytest.mark.untraced
-def test_a_resumed_search_reads_back_what_it_needs(tmp_path: Path) -> None:
-    items = ["sweep/sampler=nsga2", "sweep.sampler.population=4"]
-    whole = stubs.search(tmp_path / "whole", "sweep.trials=20", *items)
-    for trials in (3, 11, 20):
-        parts = stubs.search(tmp_path / "parts", f"sweep.trials={trials}", *items)
-    facts = [
-        [(trial.params, trial.state, trial.values, trial.intermediate_values) for trial in driver.study.trials()]
-        for driver in (whole, parts)
+
+def facts(study: optuna.Study) -> list[tuple[Any, ...]]:
+    return [
+        (t.number, t.state, t.values, t.params, t.distributions, t.user_attrs, t.intermediate_values, t.system_attrs)
+        for t in study.trials
     ]
-    assert facts[0] == facts[1]
+
+
+def stored(folder: Path) -> optuna.Study:
+    """As any other program opens it."""
+    return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder}/optuna.db")
+
+
+def opened(folder: Path, several: bool = False) -> Study:
+    goals = GOALS if several else GOALS[:1]
+    storage = RDBStorage(f"sqlite:///{folder}/optuna.db")
+    directions: list[Any] = [goal.direction for goal in goals]
+    optuna.create_study(study_name="sweep", storage=storage, load_if_exists=True, directions=directions)
+    return Study(storage, "sweep", goals, {})
+
+
+def propose(study: Study) -> optuna.Trial:
+    trial = study.ask(RandomSampler(seed=1))
+    trial.suggest_float("lr", 1e-4, 0.3, log=True)
+    trial.suggest_int("width", 8, 64)
+    trial.suggest_categorical("pool", ["max", "avg", "[1, 2]"])
+    return trial
+
+
+def test_a_candidate_is_in_memory_until_it_is_saved(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    trial = propose(study)
+    assert stored(tmp_path).trials == []
+    study.save(trial.number)
+    trial.report(0.5, 1)
+    trial.set_user_attr("digest", "abc")
+    study.save(trial.number)
+    assert facts(stored(tmp_path)) == facts(study.study)
+    assert stored(tmp_path).trials[0].intermediate_values == {1: 0.5}
+
+
+def test_a_requeued_trial_is_asked_for_again_under_its_number(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    first, second = propose(study), None
+    study.save(first.number)
+    second = propose(study)
+    study.save(second.number)
+    first.report(0.5, 1)
+    study.requeue(first)
+    study.fail(second, "error", "a bug")
+    assert propose(study).number == first.number  # in the same session, after later ones
+    study.requeue(study.reopen(first.number))
+    again = opened(tmp_path)
+    assert facts(again.study) == facts(study.study)
+    resumed = propose(again)
+    assert (resumed.number, resumed.params) == (first.number, first.params)
+    again.tell(resumed, result_of(tmp_path, "it", 0.75))
+    assert [trial.value for trial in stored(tmp_path).trials] == [0.75, None]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ends=st.lists(st.sampled_from(["finished", "pruned", "failed", "infeasible", "interrupted", "queued"]), max_size=8),
+    several=st.booleans(),
+)
+def test_memory_database_and_a_second_opening_agree(
+    tmp_path_factory: pytest.TempPathFactory, ends: list[str], several: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("agree")
+    study = opened(folder, several)
+    for index, end in enumerate(ends):
+        if end == "queued":
+            study.enqueue({"lr": 0.01}, {"enqueued": index})
+            continue
+        trial = propose(study)
+        if end == "infeasible":
+            study.fail(trial, "infeasible", "nothing is left")
+            continue
+        if not several:
+            trial.report(index / 10, index)
+        study.save(trial.number)
+        study.tell(trial, result_of(folder, "it", 0.5, status=end, reason="error" if end == "failed" else None))
+    study.remember("seconds", 1.5)
+    again = opened(folder, several)
+    assert facts(study.study) == facts(stored(folder)) == facts(again.study)
+    assert again.recall("seconds") == 1.5
+    assert again.counts() == study.counts()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12))
+def test_the_front_is_optunas(points: list[tuple[int, int]]) -> None:
+    made = [
+        optuna.trial.create_trial(values=[*map(float, point)], user_attrs={"result": {"metrics": {}}})
+        for point in points
+    ]
+    study = study_of(made, "val/accuracy", "parameters")
+    assert {tuple(trial.values) for trial in study.front()} == {tuple(t.values) for t in study.study.best_trials}
+    assert len({tuple(trial.values) for trial in study.front()}) == len(study.front())
+
+
+@pytest.mark.parametrize("sampler", [["sweep/sampler=nsga2", "sweep.sampler.population=4"], ["sweep/sampler=qmc"]])
+def test_a_resumed_search_goes_on_as_a_whole_one(tmp_path: Path, sampler: list[str]) -> None:
+    space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}, model: {dropout: {low: 0.0, high: 0.6}}}"
+    whole = stubs.search(tmp_path / "whole", "sweep.trials=20", space, *sampler)
+    for trials in (3, 11, 20):
+        parts = stubs.search(tmp_path / "parts", f"sweep.trials={trials}", space, *sampler)
+    found = [[(t.params, t.state, t.values, t.intermediate_values) for t in s.study.trials()] for s in (whole, parts)]
+    assert found[0] == found[1]
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +143,19 @@ def begun(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("changed", "said", "bearable"),
     [
-        (["sweep.space.optimizer.lr.high=0.01"], "sweep.space.optimizer.lr.high: 0.3 → 0.01", True),
-        (["sweep.space.data.batch_size.choices=[32,64]"], "choices: [32, 64, 128, 256] → [32, 64]", False),
-        (["sweep.space.optimizer._group_=[adam,sgd]"], '["adam", "adamw", "sgd"] → ["adam", "sgd"]', False),
-        (["sweep.space.model.dropout.low=0", "sweep.space.model.dropout.high=0"], "dropout.high: 0.6 → 0", False),
-        (["~sweep.space.optimizer.lr.log"], "sweep.space.optimizer.lr.log: true → not there", False),
-        (
-            ["++sweep.space.trainer.max_epochs={choices: [1, 2]}", "~sweep.space.trainer.max_epochs.low"],
-            "Optuna cannot draw trainer.max_epochs otherwise than before",
-            False,
-        ),
-        (["optimizer.lr=0.01"], "sweep.space.optimizer.lr.high: 0.3 → not there", True),
-        (["+sweep.space.model.pool={choices: [max, avg]}"], 'pool.choices: not there → ["max", "avg"]', True),
+        (["sweep.space.optimizer.lr.high=0.01"], "sweep.space.optimizer.lr: 0.0001 … 0.3, log → 0.0001 … 0.01", True),
+        (["sweep.space.data.batch_size.choices=[32,64]"], "Optuna cannot draw data.batch_size otherwise", False),
+        (["sweep.space.optimizer._group_=[adam,sgd]"], "adam | adamw | sgd → adam | sgd", False),
+        (["~sweep.space.optimizer.lr.log"], "Optuna cannot draw optimizer.lr otherwise than before", False),
+        (["optimizer.lr=0.01"], "sweep.space.optimizer.lr: 0.0001 … 0.3, log → not there", True),
+        (["+sweep.space.model.pool={choices: [max, avg]}"], "sweep.space.model.pool: not there → max | avg", True),
         (["objective=val/loss"], '["maximize val/accuracy"] → ["minimize val/loss"]', False),
         (["sweep.objectives=[{metric: val/accuracy, direction: minimize}]"], '→ ["minimize val/accuracy"]', False),
         (["data=mnist"], 'data: "mnist5k" → "mnist"', False),
         (["data.limit=300"], "data.limit: null → 300", True),
-        (["model.pool=avg"], 'model.pool: "max" → "avg"', True),
         (["sweep.constraints={parameters: {max: 9}}"], 'sweep.constraints.parameters: not there → {"max": 9.0}', True),
     ],
 )
@@ -62,38 +163,85 @@ def test_a_changed_sweep_is_refused_with_the_difference(
     begun: Path, tmp_path: Path, mnist: Path, changed: list[str], said: str, bearable: bool
 ) -> None:
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    root, trials = f"data.root={mnist}", "sweep.trials=3"
     with pytest.raises(RequestError, match="was begun otherwise") as caught:
-        stubs.search(tmp_path, "sweep.trials=3", f"data.root={mnist}", *changed)
+        stubs.search(tmp_path, trials, root, *changed)
     assert said in str(caught.value)
     assert ("sweep.allow_changes=true" in str(caught.value)) == bearable
     assert "\n" not in str(caught.value)
     assert not stubs.performed
-    allowed = ["sweep.trials=3", f"data.root={mnist}", "sweep.allow_changes=true", *changed]
     if bearable and "constraints" not in said:  # with which nothing is possible
-        stubs.search(tmp_path, *allowed)
-        stubs.search(tmp_path, *allowed[:2], *changed)  # from now on it is as it was changed
+        stubs.search(tmp_path, trials, root, ON, *changed)
+        stubs.search(tmp_path, trials, root, *changed)  # from now on it is as it was changed
         assert len(stubs.performed) == 1
     elif not bearable:
         with pytest.raises(RequestError, match="was begun otherwise"):
-            stubs.search(tmp_path, *allowed)
+            stubs.search(tmp_path, trials, root, ON, *changed)
 
 
 def test_what_does_not_change_the_numbers_may_change(tmp_path: Path) -> None:
     stubs.search(tmp_path, "sweep.trials=2")
-    more: list[Any] = ["trainer.threads=1", "sweep/pruner=none", "sweep/sampler=random", "sweep.workers=1"]
+    more = ["trainer.threads=1", "sweep/pruner=none", "sweep/sampler=random", "sweep.workers=1"]
     assert stubs.search(tmp_path, "sweep.trials=3", *more).study.counted() == 3
 
 
-@pytest.mark.untraced
+def test_a_range_that_was_widened_is_used(tmp_path: Path) -> None:
+    """Though Optuna draws the parameters of a space with conditions in groups, of the ranges that they had at first."""
+    condition = "model: {pool: {choices: [max, avg], when: {model.batch_norm: false}}, batch_norm: {choices: [true, false]}}"
+    spaces = [
+        f"++sweep.space={{{condition}, optimizer: {{lr: {{low: 0.0001, high: {high}, log: true}}}}}}"
+        for high in ("0.0005", "0.3")
+    ]
+    items = ["sweep/pruner=none", "trainer.max_epochs=1"]
+    stubs.search(tmp_path, spaces[0], "sweep.trials=12", *items)
+    session = stubs.search(tmp_path, spaces[1], "sweep.trials=24", ON, *items)
+    drawn = [trial.params["optimizer.lr"] for trial in session.study.trials()[12:]]
+    assert sum(rate > 0.0005 for rate in drawn) > 4
+
+
+def test_the_constraints_in_force_bind_earlier_trials_too(tmp_path: Path) -> None:
+    def found(trials: int, *items: str) -> list[int]:
+        session = stubs.search(tmp_path, f"sweep.trials={trials}", "sweep/pruner=none", *items)
+        return [trial.user_attrs["result"]["parameters"] for trial in session.study.ranking()]
+
+    assert max(found(8)) > 100_000
+    assert 0 < max(found(9, ON, "sweep.constraints={parameters: {max: 100000}}")) <= 100_000
+    assert len(found(9, ON)) == 9  # where they are relaxed, all count again
+
+
+def asked_for(session: Session) -> list[tuple[Any, Any]]:
+    return [(trial.user_attrs.get("enqueued"), trial.user_attrs.get("baseline")) for trial in session.study.trials()]
+
+
+def test_what_is_enqueued_later_is_tried_next_and_once(tmp_path: Path) -> None:
+    entries = "'optimizer=sgd optimizer.lr=0.1'", "'optimizer.lr=0.02'"
+    session = stubs.search(tmp_path, "sweep.trials=2", f"sweep.enqueue=[{entries[0]}]")
+    assert asked_for(session) == [(0, None), (None, True)]
+    session = stubs.search(tmp_path, "sweep.trials=4", f"sweep.enqueue=[{','.join(entries)}]")
+    assert asked_for(session)[2:] == [(1, None), (None, None)]
+    assert session.study.trials()[2].params["optimizer.lr"] == 0.02
+
+
+def test_the_baseline_is_that_of_the_config_in_force(tmp_path: Path) -> None:
+    stubs.search(tmp_path, "sweep.trials=2", "sweep/pruner=none")
+    for _ in range(2):
+        session = stubs.search(tmp_path, "sweep.trials=4", "sweep/pruner=none", ON, "model.pool=avg")
+        assert asked_for(session) == [(None, True), (None, None), (None, True), (None, None)]
+        own = session.study.baseline()
+        assert own is not None
+        assert own.number == 2
+        assert "model.pool=avg" in own.user_attrs["result"]["overrides"]
+
+
 def test_another_study_warms_up(tmp_path: Path) -> None:
-    first = stubs.search(tmp_path, "sweep.trials=30", "sweep.name=first")
+    first = stubs.search(tmp_path, "sweep.trials=12", "sweep.name=first")
     second = stubs.search(
-        tmp_path, "sweep.name=second", "sweep.warm_start=first", "sweep.warm_start_top=3", "sweep.trials=6",
+        tmp_path, "sweep.name=second", "sweep.warm_start=first", "sweep.warm_start_top=3", "sweep.trials=3",
         "sweep.space.model.dropout.high=0.1", "objective=val/loss",
     )  # fmt: skip
     best = [trial.user_attrs["values"] for trial in first.study.ranking()[:3]]
     taken = [trial.user_attrs["values"] for trial in second.study.trials()[:3]]
-    for old, new in zip(best, taken, strict=True):
+    for old, new in zip(best, taken, strict=False):
         kept = {key: value for key, value in old.items() if key != "model.dropout" or value <= 0.1}
         assert {key: new[key] for key in kept} == kept
 
@@ -108,10 +256,14 @@ def test_another_study_without_anything_to_take_over_is_refused(tmp_path: Path) 
         stubs.search(tmp_path, "sweep.warm_start=rate", "sweep.name=second", pools)
 
 
-def test_the_study_of_another_program_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_study_of_another_program_is_left_alone(tmp_path: Path, direction: Any) -> None:
+    """Also an empty one of the other direction, and one of the version before."""
     storage = f"sqlite:///{tmp_path}/optuna.db"
-    study = optuna.create_study(study_name="sweep", storage=storage, direction="maximize")
-    study.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(RequestError, match=r"sweep\.name=sweep: this study was begun by another program"):
+    study = optuna.create_study(study_name="sweep", storage=storage, direction=direction)
+    if direction == "maximize":
+        study.add_trial(optuna.trial.create_trial(value=1.0))
+    study.set_user_attr("fingerprint", {"data": '"mnist5k"'})
+    with pytest.raises(RequestError, match=r"sweep\.name=sweep: this study was begun by another program, or by an"):
         stubs.search(tmp_path)
-    assert optuna.load_study(study_name="sweep", storage=storage).user_attrs == {}
+    assert [*optuna.load_study(study_name="sweep", storage=storage).user_attrs] == ["fingerprint"]
