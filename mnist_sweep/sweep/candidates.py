@@ -40,8 +40,6 @@ class Candidate:
 class Candidates:
     """Makes candidates of drawn values.
 
-    Hydra composes once for each choice of groups; the values of single keys are put into a copy of that.
-
     Args:
         common: what all trials have in common.
         constraints: those that arithmetic can check are enforced here.
@@ -49,7 +47,7 @@ class Candidates:
 
     def __init__(self, common: CommandLine, constraints: Mapping[str, Bound]) -> None:
         self.common, self.constraints = common, constraints
-        self._chosen: dict[str, CommandLine] = {}
+        self._bases: dict[str, CommandLine] = {}  # by the options of groups: Hydra composes one of each
 
     def make(self, values: Mapping[str, Any]) -> Candidate:
         """The candidate of these values.
@@ -57,10 +55,9 @@ class Candidates:
         Raises:
             RequestError: the config cannot exist, or breaks a constraint; in one line.
         """
-        groups = {key: value for key, value in values.items() if schema.options(key)}
-        chosen = self._chosen.setdefault(text(groups), self.common.with_(groups))
-        single = {key: value for key, value in values.items() if key not in groups}
-        command = chosen.with_(single)
+        options = {key: value for key, value in values.items() if schema.options(key)}
+        base = self._bases.setdefault(text(options), self.common.with_(options))
+        command = base.with_({key: value for key, value in values.items() if key not in options})
         config = command.config
         layers = config.model.layers()
         costs: dict[str, float] = {
@@ -73,4 +70,5 @@ class Candidates:
                 raise RequestError(f"sweep.constraints.{name}={allowed}: the network has {costs[name]:,.0f}")
         relevant = {key: value for key, value in config.relevant().items() if key != "seed"}
         digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+        command = command.add()  # without its config: there may be a thousand
         return Candidate(dict(values), command, digest, costs, config.trainer.max_epochs)
