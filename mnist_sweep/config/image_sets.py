@@ -1,4 +1,4 @@
-"""The image sets, by the name that ``data.name`` has: what people call them, how large they are, their checksums.
+"""The image sets by the name that ``data.name`` has.
 
 A new set is an entry here and a file in conf/data. All have grey images of 28 × 28 pixels in ten classes.
 """

@@ -82,10 +82,9 @@ class ConvNet(Section):
         ]
 
     def build(self, mean: float, deviation: float) -> "nn.Module":
-        """The network with fresh weights, (B, 1, 28, 28) images 0 … 1 → (B, 10) logits.
+        """The network with fresh weights: (B, 1, 28, 28) images 0 … 1 → (B, 10) logits.
 
-        Args:
-            mean, deviation: of the training images' pixels, 0 … 1; the network standardises by them.
+        It standardises by the mean and the deviation of the training images' pixels, 0 … 1.
         """
         network: nn.Module = pkgutil.resolve_name(self.target)(self, mean, deviation)
         return network

@@ -1,9 +1,5 @@
-"""Hydra overrides as text: a value is written so that Hydra reads the same value back.
+"""Hydra overrides as text, in its grammar (https://hydra.cc/docs/advanced/override_grammar/basic/)."""
 
-The grammar is Hydra's (https://hydra.cc/docs/advanced/override_grammar/basic/).
-"""
-
-import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -17,19 +13,13 @@ _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
 def text(value: Any) -> str:
-    """The value in Hydra's grammar.
-
-    Args:
-        value: None, bool, int, float, str, or lists and mappings (with string keys) of these.
-    """
+    """The value in Hydra's grammar: None, bool, int, float, str, or lists and mappings (with string keys) of these."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, int | float):
+        return repr(value)
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED else _quoted(value)
     if isinstance(value, Mapping):
@@ -80,13 +70,3 @@ def place_of(item: str) -> tuple[str, bool]:
     """
     key = key_of(item)
     return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")
-
-
-def replaced(items: Iterable[str], new: Iterable[str]) -> list[str]:  # until nothing calls it any more
-    latest = list(new)
-    places = {place_of(item) for item in latest}
-    return [item for item in items if place_of(item) not in places] + latest
-
-
-def without(items: Iterable[str], *names: str) -> list[str]:  # until nothing calls it any more
-    return [item for item in items if re.split(r"[./]", key_of(item))[0] not in names]
