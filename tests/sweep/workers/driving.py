@@ -26,61 +26,43 @@ def task(number: int, output: str | Path = "nowhere", limit: float | None = None
     return Task(number, command, tags=tags, limit_seconds=limit)
 
 
-def heard(workers: Workers, answer: Callable[[Report], bool] | None = None) -> list[Finished]:
-    """What has finished within a second. Without an answer the runs go on."""
-    finished = []
-    for event in workers.events(1.0):
-        if isinstance(event, Report):
-            event.answer(answer is None or answer(event))
-        else:
-            finished.append(event)
-    return finished
-
-
-def until(workers: Workers, done: Callable[[], object]) -> list[Finished]:
-    """What finishes until a condition holds."""
-    finished: list[Finished] = []
+def until(
+    workers: Workers, done: Callable[[], object], *tasks: Task, answer: Callable[[Report], bool] | None = None
+) -> list[Finished]:
+    """Submit tasks as workers become free, and then wait for a condition; what has finished. Runs go on by default."""
+    left, finished = list(tasks), list[Finished]()
     deadline = time.monotonic() + PATIENCE
-    while not done():
+    while left or not done():
         assert time.monotonic() < deadline
-        finished += heard(workers)
+        while left and workers.free():
+            workers.submit(left.pop(0))
+        for event in workers.events(1.0):
+            if isinstance(event, Report):
+                event.answer(answer is None or answer(event))
+            else:
+                finished.append(event)
     return finished
+
+
+def perform(workers: Workers, *tasks: Task, answer: Callable[[Report], bool] | None = None) -> dict[int, Result]:
+    """The results of tasks by number. Each has one."""
+    finished = until(workers, lambda: not workers.running, *tasks, answer=answer)
+    results = {event.task.id: event.result for event in finished if event.result}
+    assert len(results) == len(finished) == len(tasks)
+    return results
 
 
 def begin(workers: Workers, first: Task) -> Report:
     """Submit a task and wait for its first report, which stays without an answer."""
     until(workers, workers.free)
     workers.submit(first)
-    while True:
-        for event in workers.events(PATIENCE):
-            assert isinstance(event, Report)
-            return event
+    events = workers.events(PATIENCE) or workers.events(PATIENCE)  # another worker may become ready meanwhile
+    assert isinstance(events[0], Report)
+    return events[0]
 
 
-def perform(workers: Workers, *tasks: Task, answer: Callable[[Report], bool] | None = None) -> dict[int, Result | None]:
-    """Submit tasks as workers become free; the results of all by number, in the order in which they came."""
-    left, results = list(tasks), dict[int, Result | None]()
-    deadline = time.monotonic() + PATIENCE
-    while left or workers.running:
-        assert time.monotonic() < deadline
-        while left and workers.free():
-            workers.submit(left.pop(0))
-        for event in heard(workers, answer):
-            assert event.task.id not in results
-            results[event.task.id] = event.result
-    return results
-
-
-def finish(workers: Workers, only: Task, answer: Callable[[Report], bool] | None = None) -> Result:
-    """Perform one task to its end."""
-    result = perform(workers, only, answer=answer)[only.id]
-    assert result
-    return result
-
-
-def told(result: Result | None) -> dict[str, Any]:
+def told(result: Result) -> dict[str, Any]:
     """The process and the environment that performed a stub."""
-    assert result
     found: dict[str, Any] = json.loads(result.detail or "")
     return found
 

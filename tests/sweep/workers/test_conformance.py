@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mnist_sweep.errors import Interrupted, check_interrupted, signals_as_flag
+from mnist_sweep.errors import signalled, signals_as_flag
 from mnist_sweep.sweep.workers import Report, Workers
-from tests.sweep.workers.driving import begin, finish, perform, processes, task, told, until
+from tests.sweep.workers.driving import begin, perform, processes, task, until
 from tests.sweep.workers.stubs import stub
 
 
@@ -28,29 +28,22 @@ def test_every_task_finishes_once_and_its_reports_arrive_unchanged_and_in_order(
         return True
 
     results = perform(workers, *[task(number, epochs=3) for number in range(6)], answer=hear)
-    assert sorted(results) == [0, 1, 2, 3, 4, 5]
-    assert all(result and f"name=run-{number}" in result.command for number, result in results.items())
+    assert all(f"name=run-{number}" in results[number].command for number in range(6))
     for number in results:
         reports = [(each.epoch, each.values) for each in heard if each.task == number]
         assert reports == [(n, {"val/accuracy": n / 7, "val/loss": float("inf")}) for n in (1, 2, 3)]
-
-
-def test_a_run_hears_that_it_is_over(workers: Workers) -> None:
-    result = finish(workers, task(1, epochs=9), answer=lambda report: report.epoch < 2)
-    assert (result.status, result.epochs) == ("pruned", 2)
 
 
 @pytest.mark.parametrize(("how", "said"), [("raise", "ValueError: a bug"), ("exit", "exit code 3")])
 def test_a_bug_costs_its_run_two_attempts_and_no_other_run_anything(
     workers: Workers, how: str, said: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    results = perform(workers, task(1, tmp_path, do=how), task(2), task(3))
-    assert (failed := results[1])
+    results = perform(workers, task(1, tmp_path, do=how), task(2, once=how), task(3), task(4))
+    failed = results.pop(1)
     assert (failed.status, failed.reason, failed.detail) == ("failed", "crashed", f"its worker died twice ({said})")
     assert (tmp_path / "runs" / "run-1" / "result.json").is_file()
-    assert [result and result.status for number, result in results.items() if number != 1] == ["finished"] * 2
+    assert {result.status for result in results.values()} == {"finished"}
     assert ("Traceback" in caplog.text) == (how == "raise")
-    assert finish(workers, task(4, once=how)).status == "finished"
 
 
 def test_no_more_tasks_than_free_workers(workers: Workers) -> None:
@@ -63,14 +56,17 @@ def test_no_more_tasks_than_free_workers(workers: Workers) -> None:
     assert workers.stop() == []
 
 
-def test_a_stop_ends_a_run_that_waits_for_its_answer(workers: Workers) -> None:
-    report = begin(workers, task(1, epochs=1_000_000))
-    ((stopped, result),) = [(each.task.id, each.result) for each in workers.stop()]
-    assert (stopped, result and result.status) == (1, "interrupted")
+def test_a_signal_loses_no_event_and_a_stop_ends_a_run_that_waits_for_its_answer(workers: Workers) -> None:
+    with signals_as_flag():
+        report = begin(workers, task(1, epochs=1_000_000))
+        signal.raise_signal(signal.SIGINT)
+        assert signalled()
+    (stopped,) = workers.stop()
+    assert (stopped.task.id, stopped.result and stopped.result.status) == (1, "interrupted")
     report.answer(True)
     # none of these takes the interrupted run's answer for its own
     later = perform(workers, *[task(n, epochs=3) for n in range(2, 6)], answer=lambda report: report.epoch < 2)
-    assert [(result.status, result.epochs) for result in later.values() if result] == [("pruned", 2)] * 4
+    assert [(result.status, result.epochs) for result in later.values()] == [("pruned", 2)] * 4
 
 
 def test_a_stop_that_comes_at_once_is_not_lost(workers: Workers) -> None:
@@ -80,31 +76,11 @@ def test_a_stop_that_comes_at_once_is_not_lost(workers: Workers) -> None:
         (stopped,) = workers.stop()
         assert stopped.task.id == number
         assert stopped.result is None or stopped.result.status == "interrupted"
-    assert len(perform(workers, task(100), task(101))) == 2
-
-
-def test_a_signal_to_the_sweep_loses_no_event(workers: Workers) -> None:
-    with signals_as_flag():
-        begin(workers, task(1, epochs=1_000_000))
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(Interrupted):
-            check_interrupted()
-    (stopped,) = workers.stop()
-    assert stopped.result
-    assert stopped.result.status == "interrupted"
+    perform(workers, task(100), task(101))
 
 
 def test_what_a_worker_logs_arrives_in_the_sweeps_log(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        finish(workers, task(1, do="log"))
+        perform(workers, task(1, do="log"))
     found = [record for record in caplog.record_tuples if record[0] == "mnist_sweep.stub"]
     assert found == [("mnist_sweep.stub", logging.INFO, "100% of it")]
-
-
-def test_a_run_that_somebody_else_stops_is_taken_up_again(workers: Workers) -> None:
-    """Where it is, in a process: its worker leaves."""
-    if workers.size == 1:
-        pytest.skip("the signal would be the sweep's own")
-    results = workers.perform([task(1, once="terminate"), task(2)])
-    assert {number: result.status for number, result in results.items()} == {1: "finished", 2: "finished"}
-    assert told(results[1])["process"]
