@@ -16,64 +16,34 @@ BEST = Path("checkpoints") / "best.ckpt"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run returns: plain numbers and paths.
+    """What a run returns: plain numbers and paths."""
 
-    Attributes:
-        status: how the run ended.
-        reason: of a failure, one word: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``, ``crashed`` or
-            ``error``; else None.
-        detail: of a failure, one line; else None.
-        objective: the best epoch's value of the config's objective; None where no epoch ended.
-        metrics: by name, the best epoch's for training and validation, and the test set's where it was opened.
-        best_epoch: the best epoch, counted from 1; None where no epoch ended.
-        epochs: epochs that were run.
-        seconds: the whole run, all its attempts.
-        train_seconds: the epochs, validation included; what an attempt lost is not counted.
-        parameters: trainable numbers of the network.
-        dataset: the data set really used.
-        seed: of the run.
-        device: ``cpu``, or the name of the GPU.
-        threads: of the processor.
-        precision: ``32`` or ``bf16``.
-        mlflow_run_id: None without tracking.
-        overrides: of the command.
-        command: repeats the run exactly on the same kind of machine.
-        folder: of the run.
-        checkpoint: the best epoch's, within the folder; None where no epoch ended.
-        history: the metrics of each epoch.
-        multiply_adds: of the network, for one image.
-        attempts: 1, or more where a run was resumed after its process had died or was interrupted.
-        duplicate_of: name of the equal run whose numbers these are; None for a run that was trained.
-        test_opened_at: when the test set was opened for it (ISO 8601, UTC); None where it was not.
-        confusion: of the best epoch on the validation set, counts, a row for each true class.
-    """
-
-    status: Status
-    reason: str | None
-    detail: str | None
-    objective: float | None
-    metrics: dict[str, float]
-    best_epoch: int | None
-    epochs: int
-    seconds: float
-    train_seconds: float
-    parameters: int | None
-    dataset: str
+    status: Status  #: how the run ended
+    reason: str | None  #: of a failure, one word: diverged, out_of_memory, infeasible, timeout, crashed or error
+    detail: str | None  #: of a failure, one line
+    objective: float | None  #: the best epoch's value of the config's objective; None where no epoch ended
+    metrics: dict[str, float]  #: by name, the best epoch's, and the test set's where it was opened
+    best_epoch: int | None  #: counted from 1; None where no epoch ended
+    epochs: int  #: that were run
+    seconds: float  #: of the whole run, all its attempts
+    train_seconds: float  #: of the epochs, validation included; what an attempt lost is not counted
+    parameters: int | None  #: trainable numbers of the network
+    dataset: str  #: the data set really used
     seed: int
-    device: str
-    threads: int
-    precision: str
-    mlflow_run_id: str | None
-    overrides: list[str]
-    command: str
-    folder: str
-    checkpoint: str | None
-    history: list[dict[str, float]] = field(default_factory=list)
-    multiply_adds: int | None = None
-    attempts: int = 1
-    duplicate_of: str | None = None
-    test_opened_at: str | None = None
-    confusion: list[list[int]] | None = None
+    device: str  #: ``cpu``, or the name of the GPU
+    threads: int  #: of the processor
+    precision: str  #: ``32`` or ``bf16``
+    mlflow_run_id: str | None  #: None without tracking
+    overrides: list[str]  #: of the command
+    command: str  #: repeats the run exactly on the same kind of machine
+    folder: str  #: of the run
+    checkpoint: str | None  #: the best epoch's, within the folder; None where no epoch ended
+    history: list[dict[str, float]] = field(default_factory=list)  #: the metrics of each epoch
+    multiply_adds: int | None = None  #: of the network, for one image
+    attempts: int = 1  #: more where a run was resumed after its process had died or was interrupted
+    duplicate_of: str | None = None  #: name of the equal run whose numbers these are; None for a run that was trained
+    test_opened_at: str | None = None  #: when the test set was opened for it (ISO 8601, UTC)
+    confusion: list[list[int]] | None = None  #: of the best epoch on validation, counts, a row for each true class
 
     @property
     def path(self) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mnist_sweep import hardware, run_report
-from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, signalled
 from mnist_sweep.result import BEST, Result, Status
@@ -73,11 +73,15 @@ def train(
         RunFailure: ``result.json`` cannot be written.
         Interrupted: after everything has been recorded.
     """
-    started = time.monotonic()
-    config, device = _settled(command.config)
-    threads = config.trainer.threads or trainer.ALL_THREADS
+    started, config = time.monotonic(), command.config
+    hardware.check_accelerator(config.trainer.accelerator)
+    device = _device(config.trainer.accelerator)
+    precision, why = hardware.precision(config.trainer.precision, device.type == "cuda")
+    if why:
+        log.info("trained in %s: %s (trainer.precision)", precision, why)
+    config = config.with_precision(precision)
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-    record = RunRecord(command, config, name, threads)
+    record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> bool:
         record.epoch(epoch, values, fit.train_seconds)
@@ -101,23 +105,9 @@ def train(
         return _Run(record, fit).perform(parent, tags or {}, test=test, pictures=pictures)
 
 
-def _settled(config: schema.Config) -> tuple[schema.Config, torch.device]:
-    """The config with the precision that ``auto`` comes to on this machine, and the device to train on.
-
-    Raises:
-        RequestError: there is no GPU where one was asked for.
-    """
-    hardware.check_accelerator(config.trainer.accelerator)
-    device = _device(wanted=config.trainer.accelerator != "cpu")
-    precision, why = hardware.precision(config.trainer.precision, device.type == "cuda")
-    if why:
-        log.info("trained in %s: %s (trainer.precision)", precision, why)
-    return config.with_precision(precision), device
-
-
-def _device(wanted: bool) -> torch.device:
-    """A GPU where it is wanted and there."""
-    return torch.device("cuda:0" if wanted and torch.cuda.is_available() else "cpu")
+def _device(accelerator: str) -> torch.device:
+    """The device for an ``accelerator``: a GPU where there is one, unless it is ``cpu``."""
+    return torch.device("cuda:0" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclasses.dataclass
@@ -140,21 +130,21 @@ class _Run:
             fit.run()
             if fit.stopped:
                 status = "pruned"
-            elif test:
-                self._test()
+            elif test and fit.network:
+                self._test(fit.network)
         except Interrupted as error:
             status, interruption = "interrupted", error
         except RunFailure as error:
             status, reason, detail = "failed", error.reason, error.detail
         except Exception as error:
-            status, reason, detail = "failed", _reason(error), one_line(error, 500)
-            if reason == "error":
+            memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
+            status, reason, detail = "failed", "out_of_memory" if memory else "error", one_line(error, 500)
+            if not memory:
                 log.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        if fit.network is not None:
+        if fit.network:
             record.progress.history, record.progress.train_seconds = fit.history, fit.train_seconds
         confusion = fit.validation.confusion.tolist() if fit.validation else None
-        more = {"confusion": confusion, "test_opened_at": self.opened}
-        result = record.result(status, reason=reason, detail=detail, **more)
+        result = record.result(status, reason, detail, confusion=confusion, test_opened_at=self.opened)
         if self.tested:
             result.metrics.update(self.tested[1].metrics)
         if status == "finished" and record.mlflow.tracked:
@@ -165,34 +155,23 @@ class _Run:
             raise interruption
         return result
 
-    def _test(self) -> None:
+    def _test(self, network: nn.Module) -> None:
         """Open the test set: once, for the best epoch's network, and say so."""
-        assert self.fit.network is not None
-        self.opened = _now()
+        self.opened, settings = _now(), self.record.config.data
         self.record.mlflow.tags({"test.opened_at": self.opened})
         log.info("the test set is opened (%s)", self.opened)
-        settings = self.record.config.data
         images = data.test_set(settings.name, settings.root)
-        self.tested = images, evaluate(self.fit.network, images, "test")
+        self.tested = images, evaluate(network, images, "test")
 
     def _report(self, result: Result, pictures: bool) -> None:
         """Keep what a finished run shows in MLflow."""
         fit, run, config = self.fit, self.record.mlflow, self.record.config
-        assert fit.network is not None
-        assert fit.held_out is not None
-        assert fit.validation is not None
-        if not pictures:
+        if fit.validation and not pictures:
             run_report.keep_trial(run, result, fit.validation)
-            return
-        run_report.keep(run, config, result, fit.network, fit.held_out, fit.validation)
+        elif fit.network and fit.held_out and fit.validation:
+            run_report.keep(run, config, result, fit.network, fit.held_out, fit.validation)
         if self.tested:
             run_report.keep_test(run, config, result, *self.tested)
-
-
-def _reason(error: Exception) -> str:
-    """A word for programs."""
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
-    return "out_of_memory" if memory else "error"
 
 
 def _now() -> str:
@@ -215,12 +194,15 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
     """
-    results = [_finished(folder) for folder in folders]
-    models = {  # all of them, before the first is measured
-        result.folder: trained_model.read(Path(result.folder) / BEST)
-        for result in results
-        if "test/loss" not in result.metrics
-    }
+    results, models = [], {}
+    for folder in folders:
+        result = Result.found(folder)
+        if result is None or result.status != "finished":
+            what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
+            raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
+        results.append(dataclasses.replace(result, folder=str(folder)))
+        if "test/loss" not in result.metrics:
+            models[str(folder)] = trained_model.read(folder / BEST)
     opened = _now()
     if models:
         if on_open:
@@ -230,29 +212,16 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
     return [_tested(each, models[each.folder], opened) if each.folder in models else each for each in results]
 
 
-def _finished(folder: Path) -> Result:
-    """The result of a run that has finished, in the folder where it is now."""
-    result = Result.found(folder)
-    if result is None or result.status != "finished":
-        what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
-        raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
-    return dataclasses.replace(result, folder=str(folder))
-
-
 def _tested(result: Result, model: TrainedModel, opened: str) -> Result:
     """A finished run's result, completed by its measures on the test set."""
     folder = RunFolder(Path(result.folder))
     config = folder.config() or model.config
     images = data.test_set(config.data.name, config.data.root)
-    found = evaluate(model.network, images, "test", _device(wanted=result.device != "cpu"))
-    settings = config.tracking if result.mlflow_run_id else None
-    run = MLflowRun(settings, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
-    result = dataclasses.replace(
-        result,
-        metrics={**result.metrics, **found.metrics},
-        test_opened_at=opened,
-        mlflow_run_id=run.run_id or result.mlflow_run_id,
-    )
+    found = evaluate(model.network, images, "test", _device(result.device))
+    tracking = config.tracking if result.mlflow_run_id else None
+    run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
+    run_id, metrics = run.run_id or result.mlflow_run_id, {**result.metrics, **found.metrics}
+    result = dataclasses.replace(result, metrics=metrics, test_opened_at=opened, mlflow_run_id=run_id)
     run.tags({"test.opened_at": opened})
     run_report.keep_test(run, config, result, images, found)
     run.note(run_report.note(config, result))

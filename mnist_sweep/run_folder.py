@@ -40,22 +40,16 @@ def lock(file: Path, message: str) -> Iterator[None]:
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """How far a run has come; see `Result` for what is not said here."""
 
-    Attributes:
-        attempts, device, threads, mlflow_run_id, seconds, train_seconds: see `Result`; no attempt is known yet as 0.
-        history: the metrics of each epoch.
-        times: when each epoch ended, in milliseconds since 1970.
-    """
-
-    attempts: int = 0
+    attempts: int = 0  #: 0 = none was begun
     device: str = "cpu"
     threads: int = 1
     mlflow_run_id: str | None = None
     seconds: float = 0.0
     train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)  #: when each epoch ended, in milliseconds since 1970
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,6 @@ class RunRecord:
         config: of the command, with the precision that ``auto`` came to.
         device: ``cpu``, or the name of the GPU.
         threads: of the processor.
-
-    Attributes:
-        command: repeats the run anywhere: all that bears on the numbers is written out.
-        folder: of the run.
-        mlflow: the MLflow run; nothing is tracked until `open`.
-        progress: how far the run has come, with its earlier attempts.
     """
 
     def __init__(self, command: CommandLine, config: schema.Config, device: str, threads: int) -> None:
@@ -50,10 +44,12 @@ class RunRecord:
         }
         if IMAGE_SETS[config.data.name].torchvision:
             exact["data.root"] = str(Path(config.data.root).resolve())
+        #: Repeats the run anywhere: all that bears on the numbers is written out.
         self.command = command.without("name").with_(exact)
         self.folder = RunFolder.of(config)
+        #: Nothing is tracked until `open`.
         self.mlflow = MLflowRun(None, Path(config.output), str(config.name))
-        self.progress = Progress()
+        self.progress = Progress()  #: of all attempts
         self._started = time.monotonic()
 
     def begin(self, *, resume: bool = False) -> None:
@@ -66,10 +62,6 @@ class RunRecord:
 
     def open(self, parent: str | None, tags: Mapping[str, Any]) -> None:
         """Make the MLflow run, or go on with that of an earlier attempt, and describe the run there.
-
-        Args:
-            parent: MLflow's id of the parent run.
-            tags: for MLflow.
 
         Raises:
             RequestError: a file of the data set is damaged.
@@ -107,13 +99,8 @@ class RunRecord:
         """That the run has taken, with those of earlier attempts."""
         return round(self.progress.seconds + time.monotonic() - self._started, 3)
 
-    def result(self, status: Status, *, reason: str | None = None, detail: str | None = None, **more: Any) -> Result:
-        """The result of the run as it stands.
-
-        Args:
-            status: how the run ended.
-            reason, detail, more: fields of the `Result`.
-        """
+    def result(self, status: Status, reason: str | None, detail: str | None, **more: Any) -> Result:
+        """The result of the run as it stands; `more` are other fields of it."""
         config, progress, layers = self.config, self.progress, self.config.model.layers()
         history = progress.history
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
@@ -171,8 +158,7 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
 
     Args:
         command: of the run; its config has a name. A run that was begun with other settings keeps those.
-        parent: MLflow's id of the parent run.
-        tags: for MLflow.
+        parent, tags: as for `RunRecord.open`.
         reason: one word for programs: ``crashed``, ``timeout`` or ``error``.
         detail: one line for people.
 
@@ -197,4 +183,4 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
         record.begin(resume=True)
     with contextlib.suppress(RequestError):  # a damaged file of the data set is the business of those that read it
         record.open(parent, tags)
-    return record.close(record.result("failed", reason=reason, detail=detail, seconds=round(before.seconds, 3)))
+    return record.close(record.result("failed", reason, detail, seconds=round(before.seconds, 3)))

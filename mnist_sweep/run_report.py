@@ -30,8 +30,7 @@ def keep(
         run: of MLflow, open.
         config, result: of the run.
         network: with the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        images: the validation images, by which the best epoch was chosen.
-        found: on these, by this network.
+        images, found: those of validation, and what this network does on them.
     """
     with harmless("the pictures of this run could not be drawn"):
         for name, figure in network_pictures(config, result, network, images).items():
@@ -62,15 +61,7 @@ def keep_test(run: MLflowRun, config: schema.Config, result: Result, images: Ima
 def keep_model(
     run: MLflowRun, result: Result, network: nn.Module, images: ImageSet, parameters: Mapping[str, str]
 ) -> None:
-    """Keep the network as the run's model.
-
-    Args:
-        run: of MLflow, open.
-        result: of the run; its best checkpoint is in its folder.
-        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        images: the first few are the model's example.
-        parameters: to find the model by, dotted names.
-    """
+    """Keep the network as the run's model, to be found by parameters; the first images are its example."""
     with harmless("the model of this run could not be kept"):
         example = (images.take(torch.arange(_EXAMPLES)).cpu().float() / 255).numpy()
         checkpoint = Path(result.folder) / BEST
@@ -146,15 +137,5 @@ def note(config: schema.Config, result: Result) -> str:
     for layer in config.model.layers():
         output = " × ".join(map(str, layer.output))
         lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
-    network = config.model
-    return "\n".join(
-        [
-            *lines,
-            f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |",
-            "",
-            f"Blocks: convolution ({network.padding} padding){', batch norm' if network.batch_norm else ''}, "
-            f"{network.activation}, {network.pool} pooling{'; global average pooling' if network.global_pool else ''}; "
-            f"dropout {network.dropout:g}; softmax at the end.",
-            f"\nAgain:\n\n```\n{result.command}\n```",
-        ]
-    )
+    total = f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |"
+    return "\n".join([*lines, total, f"\nAgain:\n\n```\n{result.command}\n```"])

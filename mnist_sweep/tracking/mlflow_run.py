@@ -3,19 +3,17 @@
 import importlib.metadata
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
+from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
 from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +54,6 @@ class MLflowRun:
         parent: MLflow's id of the parent run.
         tags: that the run has from its first moment, so that it can be found if the process dies in the next.
         resume: MLflow's id of an earlier run to go on with; where it is gone, there is a new one.
-
-    Attributes:
-        run_id: MLflow's id of the run; None without tracking.
-        tracked: whether anything is kept.
     """
 
     def __init__(
@@ -72,32 +66,28 @@ class MLflowRun:
         tags: Mapping[str, Any] | None = None,
         resume: str | None = None,
     ) -> None:
-        self.run_id: str | None = None
-        self.tracked = False
+        self.run_id: str | None = None  #: MLflow's id of the run; None without tracking
+        self.tracked = False  #: whether anything is kept
         self._client: Any = None
         self._machine: Any = None
-        self._earlier: Run | None = None
+        self._earlier: Any = None
         self._times: dict[int, int] = {}
         if isinstance(settings, options.MLflow):
             with harmless(f"{settings.uri} cannot be used; going on without it"):
                 self._client, experiment = open_experiment(settings, output)
                 self._earlier = self._reopened(resume) if resume else None
-                first = {key: str(value) for key, value in (tags or {}).items()}
-                if self._earlier is None:
-                    first |= {"mlflow.parentRunId": parent} if parent else {}
-                    self.run_id = self._client.create_run(experiment, run_name=name, tags=first).info.run_id
-                else:
-                    self.run_id = resume
-                self.tracked = True
-                if self._earlier:
-                    self.tags(first)
+                first = {
+                    key: str(value) for key, value in {"mlflow.parentRunId": parent, **(tags or {})}.items() if value
+                }
+                run = self._earlier or self._client.create_run(experiment, run_name=name, tags=first)
+                self.run_id, self.tracked = run.info.run_id, True
 
-    def _reopened(self, run_id: str) -> "Run | None":
+    def _reopened(self, run_id: str) -> Any:
         """An earlier run, which goes on; None where there is none, or it was deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
-            earlier: Run = self._client.get_run(run_id)
+            earlier = self._client.get_run(run_id)
         except MlflowException:
             return None
         if earlier.info.lifecycle_stage != "active":
@@ -132,13 +122,12 @@ class MLflowRun:
     def metrics(
         self, values: Mapping[str, float], step: int, *, time_ms: int | None = None, of_model: bool = False
     ) -> None:
-        """Log metrics, at most 1,000.
+        """Log metrics of an epoch, at most 1,000, by name.
 
         Args:
-            values: by name.
-            step: the epoch, counted from 1.
-            time_ms: when the epoch ended, in milliseconds since 1970; None = at the first call for this step.
-            of_model: say of the model that the run has kept that these are its metrics, too.
+            values, step: of the epoch, counted from 1.
+            time_ms: when it ended, in milliseconds since 1970; None = now, or as at an earlier call for this epoch.
+            of_model: they are those of the model that the run has kept, too.
         """
         from mlflow.entities import Metric
 
@@ -183,13 +172,9 @@ class MLflowRun:
 
     @_guarded
     def dataset(self, name: str, digest: str, source: Path, context: str, profile: Mapping[str, Any]) -> None:
-        """Log a data set as an input of the run.
+        """Log a data set in a folder as an input, for ``training`` or ``testing``.
 
-        Args:
-            name, digest: by which MLflow knows it. The digest has at most 36 characters.
-            source: the folder of its files.
-            context: ``training`` or ``testing``.
-            profile: what there is to know of it. MLflow keeps the first one of a name and digest.
+        MLflow knows it by name and digest, of at most 36 characters, and keeps the first profile of these.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -215,11 +200,9 @@ class MLflowRun:
         if self._earlier and model_of(client, run_id):  # kept by an earlier attempt, whose process died later
             return
         experiment = client.get_run(run_id).info.experiment_id
-        model = client.create_logged_model(
-            experiment, "model", run_id, params=dict(parameters), model_type="classifier"
-        )
+        model = client.create_logged_model(experiment, "model", run_id, params={**parameters}, model_type="classifier")
         required = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIRED]
-        outer = mlflow.get_tracking_uri()
+        outer: Any = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets together with its own
         mlflow.set_tracking_uri(client.tracking_uri)  # of the whole process: MLflow logs models by no client
         try:
             with warnings.catch_warnings():
@@ -251,15 +234,7 @@ def warm_up() -> None:
 
 
 def close_running(settings: options.Tracking, study: str, reason: str, keep: str | None, state: State) -> None:
-    """Close the runs of a study whose process died.
-
-    Args:
-        settings: the config's ``tracking``.
-        study: its id, as in the runs' tag ``study.id``.
-        reason: becomes a tag.
-        keep: the id of the run that is alive: the sweep's own.
-        state: what they become.
-    """
+    """Close the runs of a study, by its id, whose process died, with a reason; `keep` is the sweep's own run."""
     if isinstance(settings, options.MLflow):
         with harmless("the runs of a session that died could not be closed"):
             client = client_of(settings.uri)

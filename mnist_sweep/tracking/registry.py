@@ -4,14 +4,11 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.tracking.store import client_of, harmless, model_of
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +33,7 @@ def register(
     Args:
         settings: the config's ``tracking``.
         run_id: MLflow's id of the run that has the model.
-        dataset: its data set.
-        digest: of the data set's bytes.
+        dataset, digest: its data set, and that of the data set's bytes.
         accuracy: on its test set.
 
     Returns:
@@ -47,7 +43,7 @@ def register(
         name = registered_name(dataset)
         with harmless("the model could not be registered"):
             client = client_of(settings.uri)
-            version = _version(client, name, run_id, digest, accuracy)
+            version = _version(client, name, run_id, {"test/accuracy": str(accuracy), "dataset.digest": digest})
             champion, why = _compared(_champion(client, name), version, digest, accuracy)
             if champion:
                 client.set_registered_model_alias(name, CHAMPION, str(version))
@@ -56,13 +52,9 @@ def register(
     return None
 
 
-def _version(client: "MlflowClient", name: str, run_id: str, digest: str, accuracy: float) -> int:
+def _version(client: Any, name: str, run_id: str, tags: dict[str, str]) -> int:
     """The version that a run's model is registered as; a new one, unless an earlier session has made it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
+    if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name, description="The winners of sweeps; the best of them is the champion.")
     for version in client.search_model_versions(f"name='{name}'"):
         if version.run_id == run_id:
@@ -70,7 +62,6 @@ def _version(client: "MlflowClient", name: str, run_id: str, digest: str, accura
     if (model_id := model_of(client, run_id)) is None:
         raise RuntimeError(f"run {run_id} has no model")
     source = client.get_logged_model(model_id).artifact_location  # MLflow looks models:/ID up in its default store
-    tags = {"test/accuracy": str(accuracy), "dataset.digest": digest}
     number = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id).version
     # a version in a database does not know its model; the model says which versions it became, for MLflow's UI
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": number}])})
@@ -91,7 +82,7 @@ def _compared(present: Any, version: int, digest: str, accuracy: float) -> tuple
     return True, f"the new champion: test/accuracy {accuracy:.4f}, version {present.version} has {before:.4f}"
 
 
-def _champion(client: "MlflowClient", name: str) -> Any:
+def _champion(client: Any, name: str) -> Any:
     """The champion's version; None where there is none."""
     from mlflow.exceptions import MlflowException
 
@@ -111,17 +102,17 @@ def is_there(tracking_uri: str) -> bool:
         return True
     try:
         with Path(tracking_uri.removeprefix("sqlite:///")).open("rb") as file:
-            head = file.read(len(_SQLITE))
+            if file.read(len(_SQLITE)) in (_SQLITE, b""):
+                return True
+            why = "the file is no SQLite database"
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise RequestError(f"--tracking-uri={tracking_uri}: {error.strerror}; allowed: {_STORES}") from error
-    if head not in (_SQLITE, b""):
-        raise RequestError(f"--tracking-uri={tracking_uri}: the file is no SQLite database; allowed: {_STORES}")
-    return True
+        why = str(error.strerror)
+    raise RequestError(f"--tracking-uri={tracking_uri}: {why}; allowed: {_STORES}")
 
 
-def _answering(tracking_uri: str) -> "MlflowClient":
+def _answering(tracking_uri: str) -> Any:
     """The client of a store that answers.
 
     Raises:
@@ -131,21 +122,25 @@ def _answering(tracking_uri: str) -> "MlflowClient":
         client = client_of(tracking_uri)
         client.search_registered_models(max_results=1)
     except Exception as error:  # MLflow's, and those of what it stands on
-        said = f"--tracking-uri={tracking_uri}: cannot be used ({one_line(error)})"
-        raise RequestError(f"{said}; allowed: {_STORES}") from error
+        what = f"--tracking-uri={tracking_uri}: cannot be used ({one_line(error)})"
+        raise RequestError(f"{what}; allowed: {_STORES}") from error
     return client
 
 
+def registered(tracking_uri: str, names: list[str]) -> str | None:
+    """The address of the first of these that has a champion; None where none has.
+
+    Raises:
+        RequestError: the store cannot be used.
+    """
+    if not is_there(tracking_uri):
+        return None
+    client = _answering(tracking_uri)
+    return next((f"models:/{name}@{CHAMPION}" for name in names if _champion(client, name)), None)
+
+
 def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
-    """Fetch a model from MLflow.
-
-    Args:
-        uri: such as ``models:/mnist_sweep@champion`` or ``models:/mnist_sweep/3``.
-        tracking_uri: of the store.
-        folder: where to put it.
-
-    Returns:
-        Our own checkpoint in it.
+    """Fetch a model, such as ``models:/mnist_sweep@champion``, into a folder; our own checkpoint in it.
 
     Raises:
         RequestError: there is no such store or model, or it is not one of ours.
@@ -160,13 +155,9 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    name, alias = address["name"], address["alias"]
+    name, alias, number = address["name"], address["alias"], address["version"]
     try:
-        found = (
-            client.get_model_version_by_alias(name, alias)
-            if alias
-            else client.get_model_version(name, address["version"])
-        )
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
         mlflow.artifacts.download_artifacts(found.source, dst_path=str(folder), tracking_uri=tracking_uri)
     except (MlflowException, OSError) as error:
         names = ", ".join(f"models:/{each.name}@{CHAMPION}" for each in client.search_registered_models()) or "none"
@@ -174,15 +165,3 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     if not (files := sorted(folder.rglob("*.ckpt"))):
         raise RequestError(f"{uri}: not a model of mnist_sweep; allowed: one that a sweep registered")
     return files[0]
-
-
-def registered(tracking_uri: str, names: list[str]) -> str | None:
-    """The address of the first of these that has a champion; None where none has.
-
-    Raises:
-        RequestError: the store cannot be used.
-    """
-    if not is_there(tracking_uri):
-        return None
-    client = _answering(tracking_uri)
-    return next((f"models:/{name}@{CHAMPION}" for name in names if _champion(client, name)), None)
