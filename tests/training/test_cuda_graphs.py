@@ -1,6 +1,6 @@
 """A step as a CUDA graph, without a GPU: with a stand-in that keeps what a graph keeps."""
 
-import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mnist_sweep import run
-from mnist_sweep.config.command import compose
-from mnist_sweep.errors import Interrupted
-from mnist_sweep.result import last_checkpoint
 from mnist_sweep.training import cuda_graphs
-from tests.conftest import SMALL, Perform, interrupt_in
+from tests.training.fitting import failing_in, fit
 
 Function = Callable[[], tuple[torch.Tensor, ...]]
 Recorder = Callable[[Callable[[], None], Function], tuple[Callable[[], Any], tuple[torch.Tensor, ...]]]
@@ -29,28 +25,23 @@ def recorder(prepare: Callable[[], None], function: Function) -> tuple[Callable[
     places = tuple(output.clone() for output in function())
     hook.remove()
     (optimizer,) = optimizers
-    inside, memory = kept(optimizer), addresses(optimizer)
+    inside, memory = settings(optimizer), addresses(optimizer)
 
     def replay() -> None:
-        outside = kept(optimizer)
+        outside = settings(optimizer)
         assert addresses(optimizer) == memory  # a graph would go on with what was there
-        swap(optimizer, inside)
-        for place, output in zip(places, function(), strict=True):
-            place.copy_(output)
-        swap(optimizer, outside)
+        for now in (inside, outside):
+            for group, values in zip(optimizer.param_groups, now, strict=True):
+                group.update(values)
+            if now is inside:
+                for place, output in zip(places, function(), strict=True):
+                    place.copy_(output)
 
     return replay, places
 
 
-def kept(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Its settings."""
+def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-
-
-def swap(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:
-    """Give it these."""
-    for group, values in zip(optimizer.param_groups, settings, strict=True):
-        group.update(values)
 
 
 def addresses(optimizer: torch.optim.Optimizer) -> list[int]:
@@ -67,8 +58,7 @@ class Generator:
         recording: it refuses every draw; what a recording that fails leaves of it.
     """
 
-    def __init__(self) -> None:
-        self.recording = False
+    recording = False
 
     def get_state(self) -> torch.Tensor:
         return torch.get_rng_state()
@@ -83,37 +73,29 @@ class Generator:
         self.recording = other.recording
 
 
-def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
-    """Fails while it records, when steps have been made already."""
-    recorder(prepare, function)
-    generator: Any = cuda_graphs._generator(torch.device("cuda"))
-    generator.recording = True
-    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …")
-
-
 @pytest.fixture
-def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], None]:
-    """To be called with what records: from now on a run on the CPU takes it."""
+def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Generator]:
+    """To be called with what records: from now on a training on the CPU takes it."""
 
-    def install(recorder: Recorder) -> None:
+    def install(recorder: Recorder) -> Generator:
+        generator = Generator()
         monkeypatch.setattr(cuda_graphs, "supported", lambda _: True)
         monkeypatch.setattr(cuda_graphs, "_record", recorder)
-        rmsprop = sys.modules[torch.optim.RMSprop.__module__]
-        monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
-        generator = Generator()
         monkeypatch.setattr(cuda_graphs, "_generator", lambda _: generator)
         monkeypatch.setattr(cuda_graphs, "_failed", [])
+        rmsprop = sys.modules[torch.optim.RMSprop.__module__]
+        monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
+        return generator
 
     return install
 
 
-def history(folder: Path, name: str, *items: str) -> list[dict[str, float]]:
-    """Of a run with batch norm and dropout, whose numbers change with all that a recording could leave behind."""
-    given = [*SMALL, "model.batch_norm=true", "model.dropout=0.5", "trainer.max_epochs=2", "data.batch_size=30"]
-    given += ["trainer.gradient_clip=1.0", "trainer.accelerator=cpu", f"output={folder}", f"name={name}", *items]
-    result = run.run(compose(given), given)
-    assert result.status == "finished", result.detail
-    return result.history
+def history(folder: Path, *items: str) -> list[dict[str, float]]:
+    """Of a training with batch norm and dropout, whose numbers change with all that a recording could leave behind."""
+    common = ["model.batch_norm=true", "model.dropout=0.5", "trainer.max_epochs=2", "data.batch_size=30"]
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # else it would go on with the one before
+    found: list[dict[str, float]] = fit(folder, *common, "trainer.gradient_clip=1.0", *items).history
+    return found
 
 
 EXACT_RATE = f"optimizer.lr={2**-8}"  # in single precision, too, in which a graph has it
@@ -122,25 +104,17 @@ EXACT_RATE = f"optimizer.lr={2**-8}"  # in single precision, too, in which a gra
 @pytest.mark.parametrize(
     "items",
     [
-        [],
         ["optimizer=adamw", "optimizer.weight_decay=0.5"],
         ["optimizer=rmsprop", "optimizer.momentum=0.5"],
-        ["optimizer=sgd", "optimizer.momentum=0.5", "optimizer.nesterov=true"],
-        [
-            "optimizer=sgd",
-            "optimizer.momentum=0.0",
-            "optimizer.nesterov=false",
-            "scheduler=step",
-            "scheduler.step_size=1",
-            "scheduler.gamma=0.5",
-        ],
+        ["optimizer=sgd", "optimizer.momentum=0.5", "scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.5"],
+        ["optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false", "data.augmentation.rotation=5.0"],
     ],
     ids=" ".join,
 )
 def test_a_recorded_step_computes_the_same(
-    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], items: list[str]
+    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], Generator], items: list[str]
 ) -> None:
-    plain = history(tmp_path, "plain", EXACT_RATE, *items)
+    plain = history(tmp_path, EXACT_RATE, *items)
     recordings = []
 
     def record(prepare: Callable[[], None], function: Function) -> Any:
@@ -148,91 +122,72 @@ def test_a_recorded_step_computes_the_same(
         return recordings[-1]
 
     as_if_on_a_gpu(record)
-    assert history(tmp_path, "usual", EXACT_RATE, *items) == plain
+    assert history(tmp_path, EXACT_RATE, *items) == plain
     assert len(recordings) == 1
-    history(tmp_path, "not-wanted", "trainer.cuda_graphs=false")
+    history(tmp_path, "trainer.cuda_graphs=false")
     assert len(recordings) == 1
 
 
-@pytest.mark.parametrize("items", [["scheduler=cosine"], ["scheduler=onecycle", "trainer.ema_decay=0.9"]], ids=" ".join)
-def test_a_recorded_step_follows_the_schedule(
-    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], items: list[str]
-) -> None:
-    plain = history(tmp_path, "plain", "optimizer.lr=0.01", *items)
+def test_a_recorded_step_follows_the_schedule(tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], Generator]) -> None:
+    items = ["optimizer.lr=0.01", "trainer.ema_decay=0.9", "scheduler=onecycle"]
+    plain = history(tmp_path, *items)
     as_if_on_a_gpu(recorder)
-    recorded = history(tmp_path, "recorded", "optimizer.lr=0.01", *items)
-    constant = history(tmp_path, "constant", "optimizer.lr=0.01", *items[1:])
-    losses = [[epoch["train/loss"] for epoch in each] for each in (plain, recorded, constant)]
+    losses = [[epoch["train/loss"] for epoch in each] for each in (plain, history(tmp_path, *items))]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[2] != pytest.approx(losses[0], rel=1e-3)
+    assert [epoch["train/loss"] for epoch in history(tmp_path, *items[:2])] != pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_run_goes_on_with_a_recorded_step(
-    perform: Perform, as_if_on_a_gpu: Callable[[Recorder], None], tmp_path: Path, optimizer: str
+def test_a_training_goes_on_with_a_recorded_step(
+    as_if_on_a_gpu: Callable[[Recorder], Generator], tmp_path: Path, optimizer: str
 ) -> None:
     items = ["trainer.max_epochs=3", "model.dropout=0.5", f"optimizer={optimizer}", EXACT_RATE]
-    settings = []
-    for name, do in (("plain", None), ("recorded", recorder)):
-        if do:
-            as_if_on_a_gpu(do)
-        with pytest.raises(Interrupted):
-            perform(*items, f"name={name}", report=interrupt_in(3))
-        checkpoint = torch.load(last_checkpoint(tmp_path / "runs" / name), weights_only=True)
-        settings.append(checkpoint["optimizer_states"][0]["param_groups"])
-    assert settings[0] == settings[1]
-    resumed = [perform(*items, f"name={name}", resume=True).history for name in ("plain", "recorded")]
-    assert resumed[0] == resumed[1] == perform(*items, "name=whole", "trainer.cuda_graphs=false").history
+    whole = fit(tmp_path / "whole", *items).history
+    kept = []
+    for name in ("plain", "recorded"):
+        if name == "recorded":
+            as_if_on_a_gpu(recorder)
+        with pytest.raises(KeyError):
+            fit(tmp_path / name, *items, on_epoch=failing_in(3))
+        state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        kept.append(state["classifier"]["optimizer"]["param_groups"])
+        assert fit(tmp_path / name, *items).history == whole
+    assert kept[0] == kept[1]
 
 
-def test_every_batch_is_of_the_recorded_form(
-    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forms = set()
-    call = cuda_graphs.Recorded.__call__
-
-    def watched(self: Any, *batch: torch.Tensor) -> Any:
-        forms.add(tuple((place.shape, place.dtype) for place in self._batch))
-        forms.add(tuple((given.shape, given.dtype) for given in batch))
-        return call(self, *batch)
-
-    monkeypatch.setattr(cuda_graphs.Recorded, "__call__", watched)
-    as_if_on_a_gpu(recorder)
-    history(tmp_path, "any", "data.batch_size=23", "data.augmentation.rotation=5.0")
-    assert len(forms) == 1
+def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
+    """Fails while it records, when steps have been made already."""
+    recorder(prepare, function)
+    generator: Any = cuda_graphs._generator(torch.device("cuda"))
+    generator.recording = True
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …")
 
 
 def test_where_a_step_cannot_be_recorded_training_goes_on_as_if_nothing_had_been(
     tmp_path: Path,
-    as_if_on_a_gpu: Callable[[Recorder], None],
+    as_if_on_a_gpu: Callable[[Recorder], Generator],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def never(*_: Any) -> Any:
         raise AssertionError("a second recording takes more memory that is never given back")
 
-    plain = history(tmp_path, "plain")
-    as_if_on_a_gpu(failing)
-    said = (
-        "trained without CUDA graphs: CUDA error: operation not permitted when stream is capturing "
-        "CUDA kernel errors might be … (trainer.cuda_graphs)"
-    )
-    with caplog.at_level(logging.WARNING):
-        assert history(tmp_path, "asked", "trainer.cuda_graphs=true") == plain
-    assert [message for message in caplog.messages if "graphs" in message] == [said]
-    generator: Any = cuda_graphs._generator(torch.device("cuda"))
-    assert not generator.recording
-    caplog.clear()
-    monkeypatch.setattr(cuda_graphs, "_record", never)
-    with caplog.at_level(logging.WARNING):
-        assert history(tmp_path, "after-it") == plain
-    assert [message for message in caplog.messages if "graphs" in message] == [said]
+    plain = history(tmp_path)
+    generator = as_if_on_a_gpu(failing)
+    for _ in range(2):
+        caplog.clear()
+        assert history(tmp_path, "trainer.cuda_graphs=true") == plain
+        assert [message for message in caplog.messages if "graphs" in message] == [
+            "trained without CUDA graphs: CUDA error: operation not permitted when stream is capturing "
+            "CUDA kernel errors might be … (trainer.cuda_graphs)"
+        ]
+        assert not generator.recording
+        monkeypatch.setattr(cuda_graphs, "_record", never)
 
 
 def test_on_a_processor_one_line_says_that_there_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        asked = history(tmp_path, "asked", "trainer.cuda_graphs=true")
+    asked = history(tmp_path, "trainer.cuda_graphs=true")
     assert "trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)" in caplog.messages
     caplog.clear()
-    assert history(tmp_path, "plain") == asked
+    assert history(tmp_path) == asked
     assert "CUDA graphs" not in caplog.text

@@ -1,4 +1,4 @@
-"""What a trained network does, as arrays; and that a hostile file does nothing."""
+"""A network in a file: it keeps its numbers, also one of version 1; and a hostile file does nothing."""
 
 import os
 import pickle
@@ -8,55 +8,79 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.calibration import calibration_curve
 
-from mnist_sweep import run
-from mnist_sweep.config import metrics
-from mnist_sweep.config.command import compose
 from mnist_sweep.errors import RequestError
-from mnist_sweep.result import BEST, Result
-from mnist_sweep.training import data
-from mnist_sweep.training import trained_model as inspection
-from mnist_sweep.training.lightning_module import Classifier
-from tests.conftest import SMALL
+from mnist_sweep.training import data, trained_model
+from mnist_sweep.training.evaluate import evaluate
+from tests.training.fitting import fit
+
+#: Written by version 1: 1,000 images of mnist5k, three epochs, `model.filters=[2] model.pool_size=4 model.hidden=[]`.
+VERSION_1 = Path(__file__).parent / "version1.ckpt"
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """A run of a second."""
-    given = [*SMALL, f"output={tmp_path_factory.mktemp('inspected')}", "name=small"]
-    return run.run(compose(given), given)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A training of a second."""
+    return fit(tmp_path_factory.mktemp("small"))
 
 
-def test_a_checkpoint_gives_the_numbers_of_its_run(small: Result) -> None:
-    classifier = inspection.load(Path(small.folder) / BEST)
-    assert isinstance(classifier, Classifier)
-    _, validation = data.training_and_validation("mnist5k", "data", 0, 200)
-    said = inspection.probabilities(classifier, validation.images)
-    assert said.shape == (500, 10)
-    assert said.sum(axis=1) == pytest.approx(np.ones(500), abs=1e-5)
-    right = (said.argmax(axis=1) == validation.labels.numpy()).mean()
-    assert right == pytest.approx(small.metrics["val/accuracy"])
-    assert small.confusion is not None
-    assert np.trace(small.confusion) / 500 == pytest.approx(right)
-    served = inspection.served(classifier)
+def best(trained: Any) -> Path:
+    return trained.folder / "checkpoints" / "best.ckpt"
+
+
+def test_a_file_gives_the_numbers_of_its_training(small: Any) -> None:
+    model = trained_model.read(best(small))
+    assert model.config == small.config
+    np.testing.assert_array_equal(model.probabilities(small.held_out.images), small.validation.probabilities)
+    assert evaluate(model.network, small.held_out, "val").metrics == small.validation.metrics
+    served = trained_model.served(model.network)
     with torch.no_grad():
-        assert np.allclose(served(validation.images.float() / 255).numpy(), said, atol=1e-6)
+        shares = served(small.held_out.images.float() / 255).numpy()
+    np.testing.assert_allclose(shares, small.validation.probabilities, atol=1e-6)
+    assert model.probabilities(small.held_out.images[:0]).shape == (0, 10)
 
 
-def test_filters_and_activation_maps(small: Result) -> None:
-    classifier = inspection.load(Path(small.folder) / BEST)
-    assert isinstance(classifier, Classifier)
-    _, validation = data.training_and_validation("mnist5k", "data", 0, 200)
-    assert inspection.first_filters(classifier).shape == (4, 3, 3)
-    chosen = inspection.one_of_each(validation.labels)
-    assert validation.labels[chosen].tolist() == list(range(10))
-    maps = inspection.activation_maps(classifier, validation.images[chosen])
+def test_a_file_of_version_1_gives_the_numbers_that_version_1_measured(tmp_path: Path) -> None:
+    model = trained_model.read(VERSION_1)
+    _, validation = data.parts(model.config.data)
+    found = evaluate(model.network, validation, "val").metrics
+    assert found["val/accuracy"] == 0.816
+    assert found["val/loss"] == pytest.approx(0.5436859893798828, rel=1e-5)
+    trained_model.save(tmp_path / "new.ckpt", model.network, model.config)
+    assert evaluate(trained_model.read(tmp_path / "new.ckpt").network, validation, "val").metrics == found
+    old = torch.load(VERSION_1, weights_only=True)
+    torch.save({"members": [{key: old[key] for key in ("hyper_parameters", "state_dict")}] * 2}, tmp_path / "two.ckpt")
+    ensemble = evaluate(trained_model.read(tmp_path / "two.ckpt").network, validation, "val").metrics
+    assert ensemble == pytest.approx(found, rel=1e-5)
+
+
+def test_an_ensemble_in_one_file(small: Any, tmp_path: Path) -> None:
+    trained_model.save_ensemble([best(small), VERSION_1], tmp_path / "both.ckpt")
+    model = trained_model.read(tmp_path / "both.ckpt")
+    assert [member.config.model.filters for member in model.members] == [[4], [2]]
+    assert model.config == small.config
+    images = data.test_set("mnist5k", "").images[:70]
+    each = [member.probabilities(images) for member in model.members]
+    np.testing.assert_allclose(model.probabilities(images), np.mean(each, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(
+        trained_model.first_filters(model.network), trained_model.first_filters(model.members[0].network)
+    )
+    maps = [trained_model.activation_maps(network, images) for network in (model.network, model.members[0].network)]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_filters_and_activation_maps(small: Any) -> None:
+    model = trained_model.read(best(small))
+    assert trained_model.first_filters(model.network).shape == (4, 3, 3)
+    chosen = trained_model.one_of_each(small.held_out.labels)
+    assert small.held_out.labels[chosen].tolist() == list(range(10))
+    assert trained_model.images_at(small.held_out, chosen).shape == (10, 28, 28)
+    images = small.held_out.images[chosen]
+    maps = trained_model.activation_maps(model.network, images)
     assert [each.shape for each in maps] == [(10, 4, 14, 14)]
-    head = classifier.network.head
     with torch.no_grad():
-        through = head(torch.from_numpy(maps[-1])).softmax(dim=1).numpy()  # type: ignore[operator]
-    assert np.allclose(through, inspection.probabilities(classifier, validation.images[chosen]), atol=1e-5)
+        through = model.network.get_submodule("head")(torch.from_numpy(maps[-1])).softmax(dim=1).numpy()
+    assert np.allclose(through, model.probabilities(images), atol=1e-5)
 
 
 class Hostile:
@@ -71,33 +95,12 @@ def test_a_hostile_file_is_refused_and_nothing_is_executed(tmp_path: Path, monke
     torch.save({"state_dict": Hostile()}, "zip.ckpt")
     Path("raw.ckpt").write_bytes(pickle.dumps(Hostile()))
     Path("text.ckpt").write_text("name: one\nseed: 0\n")
-    torch.save({"state_dict": {}}, "other.ckpt")
-    for name in ("zip", "raw", "text", "other", "none"):
-        with pytest.raises(RequestError, match=f"{name}.ckpt") as caught:
-            inspection.load(Path(f"{name}.ckpt"))
+    Path("folder.ckpt").mkdir()
+    for name, content in (("other", {"state_dict": {}}), ("empty", {"members": []}), ("list", [1])):
+        torch.save(content, f"{name}.ckpt")
+    for name in ("zip", "raw", "text", "other", "empty", "list", "none", "folder"):
+        with pytest.raises(RequestError, match=f"{name}.ckpt.*; allowed: ") as caught:
+            trained_model.read(Path(f"{name}.ckpt"))
         assert "\n" not in str(caught.value)
         assert ("it holds more than plain data" in str(caught.value)) == (name == "zip")
     assert not Path("executed").exists()
-
-
-def test_calibration_is_that_of_scikit_learn() -> None:
-    draw = np.random.default_rng(0)
-    probabilities = draw.dirichlet(np.full(10, 0.3), 4_000)
-    labels = np.array([draw.choice(10, p=row) for row in probabilities])
-    found = metrics.calibration(probabilities, labels, 10)
-    assert found["images"].sum() == 4_000
-    right = probabilities.argmax(axis=1) == labels
-    true, mean = calibration_curve(right, probabilities.max(axis=1), n_bins=10)
-    filled = found["images"] > 0
-    assert found["accuracy"][filled] == pytest.approx(true)
-    assert found["confidence"][filled] == pytest.approx(mean)
-    assert metrics.calibration_error(found) < 0.05  # the labels were drawn by these very probabilities
-    sure = np.eye(10)[(labels + 1) % 10]
-    assert metrics.calibration_error(metrics.calibration(sure, labels)) == 1.0
-
-
-def test_the_most_confident_mistakes_come_first() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
-    assert metrics.confident_mistakes(probabilities, np.array([0, 0, 0, 1]), 5).tolist() == [1, 2]
-    assert metrics.confident_mistakes(probabilities, np.array([1, 0, 0, 1]), 2).tolist() == [0, 1]
-    assert metrics.confident_mistakes(probabilities, np.array([0, 1, 1, 1]), 2).tolist() == []

@@ -1,6 +1,6 @@
-"""The epochs of a run: the fast path against the plain one, every option, schedules, early stopping."""
+"""The epochs of a training: the fast path against the plain one, every option, early stopping, resuming."""
 
-import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,29 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mnist_sweep import evaluation, run
-from mnist_sweep.config.command import compose
-from mnist_sweep.result import BEST
-from mnist_sweep.training import data
-from mnist_sweep.training import trained_model as inspection
-from mnist_sweep.training.lightning_module import Classifier
-from mnist_sweep.training.models import ConvNet
-from tests.conftest import SMALL, Perform
-from tests.test_models import textbook
+from mnist_sweep.errors import Interrupted, RunFailure, check_interrupted, signals_as_flag
+from mnist_sweep.training import data, trained_model, trainer
+from mnist_sweep.training.evaluate import evaluate
+from tests.training.fitting import failing_in, fit
+from tests.training.test_models import textbook
+
+SGD = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
 
 
-def plain(items: list[str], optimizer: type[torch.optim.Optimizer], **settings: Any) -> dict[str, torch.Tensor]:
+def plain(trained: Any, optimizer: type[torch.optim.Optimizer], **settings: Any) -> dict[str, torch.Tensor]:
     """The weights after the epochs of a config, by a loop that could stand in a tutorial; without dropout."""
-    config = compose(items)
+    config = trained.config
     pl.seed_everything(config.seed, verbose=False)
-    network = ConvNet(config.model).to(memory_format=torch.contiguous_format)
+    images, _ = data.parts(config.data)
+    network: Any = config.model.build(*images.standardisation).to(memory_format=torch.contiguous_format)
     moves = optimizer(network.parameters(), **settings)
-    images, _ = data.training_and_validation("mnist5k", "data", 0, config.data.limit)
-    mean, deviation = images.standardisation
-    batches = data.Batches(images, config.data.batch_size, torch.Generator().manual_seed(config.seed))
-    network.train()
+    order = torch.Generator().manual_seed(config.seed)
     averages: dict[str, torch.Tensor] = {}
-    steps = 0
+    steps, size = 0, config.data.batch_size
     for _ in range(config.trainer.max_epochs):
-        for pixels, labels in batches:
-            logits, _ = textbook(network, config.model, (pixels - mean) / deviation)
-            loss = cross_entropy(logits, labels)
+        for chosen in torch.randperm(len(images), generator=order).split(size)[: len(images) // size]:
+            logits, _ = textbook(network, config.model, images.take(chosen).float() / 255)
+            loss = cross_entropy(logits, images.labels[chosen])
             moves.zero_grad()
             loss.backward()
             moves.step()
@@ -45,13 +41,7 @@ def plain(items: list[str], optimizer: type[torch.optim.Optimizer], **settings: 
             for name, weight in network.named_parameters():
                 kept = averages.get(name, weight.detach())
                 averages[name] = decay * kept + (1 - decay) * weight.detach()
-    return network.state_dict() | averages
-
-
-PLAIN = [*SMALL, "data.batch_size=25", "model.dropout=0", "trainer.precision=32", "trainer.max_epochs=2"]
-
-
-SGD = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
+    return {**network.state_dict(), **averages}
 
 
 @pytest.mark.parametrize(
@@ -66,40 +56,26 @@ SGD = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
         (["optimizer=sgd", "optimizer.lr=0.02", "model.batch_norm=true", "data.batch_size=200"], torch.optim.SGD, SGD),
     ],
 )
-def test_a_run_ends_with_the_weights_of_a_plain_loop(
+def test_a_training_ends_with_the_weights_of_a_plain_loop(
     items: list[str],
     optimizer: type[torch.optim.Optimizer],
     settings: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation, "GROUP", 3)  # eight steps an epoch, so that the last group has fewer
-    given = [*PLAIN, *items, f"output={tmp_path}", "name=it", "objective=train/loss"]
-    config = compose(given)
-    result = run.run(config, given)
-    assert (result.status, result.best_epoch) == ("finished", 2)
-    trained = inspection.load(tmp_path / "runs" / "it" / BEST)
-    assert isinstance(trained, Classifier)
-    ours = trained.network.state_dict()
-    wanted = plain(given, optimizer, **settings)
-    for name, value in ours.items():
-        torch.testing.assert_close(value, wanted[name], atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(data, "GROUP", 3)  # eight steps an epoch, so that the last group has fewer
+    common = ["data.batch_size=25", "model.dropout=0", "trainer.max_epochs=2", "objective=train/loss"]
+    trained = fit(tmp_path, *common, *items)
+    for name, wanted in plain(trained, optimizer, **settings).items():
+        torch.testing.assert_close(trained.network.state_dict()[name], wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_bf16_learns_as_well_and_is_measured_in_full_precision(tmp_path: Path) -> None:
-    found = {}
-    for precision in ("32", "bf16"):
-        given = [*SMALL, "data.limit=2000", "trainer.max_epochs=4", "data.batch_size=32", f"output={tmp_path}"]
-        given += [f"trainer.precision={precision}", f"name=p{precision}", "optimizer.lr=3e-3"]
-        found[precision] = run.run(compose(given), given)
-        assert found[precision].precision == precision
-        assert f"trainer.precision={precision}" in found[precision].command
-    assert abs(found["32"].metrics["val/accuracy"] - found["bf16"].metrics["val/accuracy"]) < 0.03
-    assert found["32"].history != found["bf16"].history
-    classifier = inspection.load(tmp_path / "runs" / "pbf16" / BEST)
-    _, validation = data.training_and_validation("mnist5k", "data", 0, 2000)
-    said = inspection.probabilities(classifier, validation.images).argmax(axis=1)
-    assert (said == validation.labels.numpy()).mean() == found["bf16"].metrics["val/accuracy"]
+    common = ["data.limit=2000", "trainer.max_epochs=4", "data.batch_size=32", "optimizer.lr=3e-3"]
+    full, half = (fit(tmp_path / each, *common, f"trainer.precision={each}") for each in ("32", "bf16"))
+    assert abs(full.history[-1]["val/accuracy"] - half.history[-1]["val/accuracy"]) < 0.03
+    assert full.history != half.history
+    assert evaluate(half.network, half.held_out, "val").metrics == half.validation.metrics
 
 
 @pytest.mark.parametrize(
@@ -110,74 +86,104 @@ def test_bf16_learns_as_well_and_is_measured_in_full_precision(tmp_path: Path) -
         ["optimizer=rmsprop", "scheduler=onecycle", "model.batch_norm=true", "trainer.gradient_clip=1.0"],
         ["model=mlp", "model.activation=gelu", "trainer.precision=bf16"],
         ["model=lenet5", "model.activation=sigmoid", "data.augmentation.shift=0.1", "data.augmentation.scale=0.1"],
-        [
-            "model.filters=[4,6]",
-            "model.convolutions=2",
-            "model.padding=valid",
-            "model.global_pool=true",
-            "model.hidden=[]",
-        ],
+        ["model.filters=[4,6]", "model.convolutions=2", "model.padding=valid", "model.global_pool=true"],
         ["model.filters=[16]", "model.batch_norm=true", "trainer.precision=bf16", "trainer.ema_decay=0.99"],
     ],
 )
-def test_every_option_trains(perform: Perform, items: list[str]) -> None:
-    result = perform(*items, "trainer.max_epochs=2")
-    assert result.status == "finished"
-    assert result.epochs == 2
+def test_every_option_trains_and_goes_on_where_it_was_interrupted_as_if_it_had_not_been(
+    tmp_path: Path, items: list[str]
+) -> None:
+    items = [*items, "trainer.max_epochs=3", "data.batch_size=50", "optimizer.lr=0.01", "objective=train/loss"]
+    whole = fit(tmp_path / "whole", *items)
+    assert len(whole.history) == 3
+    for _ in range(2):  # the second attempt does not come any further than the first
+        with pytest.raises(KeyError, match="2"):
+            fit(tmp_path / "parts", *items, on_epoch=failing_in(2))
+    heard: list[int] = []
+    resumed = fit(tmp_path / "parts", *items, on_epoch=lambda epoch, _: not heard.append(epoch))
+    assert heard == [2, 3]
+    assert resumed.history == whole.history
+    assert (resumed.validation.probabilities == whole.validation.probabilities).all()
+    assert all(map(torch.equal, resumed.network.state_dict().values(), whole.network.state_dict().values()))
+    assert resumed.train_seconds > 0
 
 
-def learning_rates(perform: Perform, *items: str) -> list[float]:
-    """The learning rate of each step."""
-    seen: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+def test_the_best_epoch_of_an_earlier_attempt_stays_the_best(tmp_path: Path) -> None:
+    items = ["trainer.max_epochs=3", "optimizer.lr=1e-12", "model.dropout=0"]  # no epoch is better than the first
+    with pytest.raises(KeyError):
+        fit(tmp_path, *items, on_epoch=failing_in(3))
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"of an epoch that is now trained again")
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    resumed = fit(moved, *items)
+    assert resumed.validation.metrics["val/loss"] == resumed.history[0]["val/loss"]
+    network = trained_model.read(moved / "checkpoints" / "best.ckpt").network
+    assert evaluate(network, resumed.held_out, "val").metrics == resumed.validation.metrics
+
+
+@pytest.mark.parametrize("content", [b"half a file", {"loops": {}, "best": {}}])
+def test_a_last_state_that_cannot_be_read_is_a_new_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: Any
+) -> None:
+    whole = fit(tmp_path / "whole")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.write_bytes(content) if isinstance(content, bytes) else torch.save(content, last)
+    (last.parent / "best.ckpt").write_bytes(b"of nothing that is left")
+    assert fit(tmp_path).history == whole.history
+    assert [line for line in caplog.messages if "last.ckpt cannot be read" in line and "from the beginning" in line]
+
+
+def test_a_schedule_is_stretched_over_the_whole_training(tmp_path: Path) -> None:
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    items = ["data.batch_size=50", "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=0.1"]
     try:
-        perform("optimizer.lr=0.1", "data.batch_size=50", "trainer.max_epochs=4", *items)
+        fit(tmp_path / "cycle", *items, "scheduler=onecycle")
+        fit(tmp_path / "steps", *items, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
     finally:
         hook.remove()
-    return seen
+    assert len(rates) == 32
+    assert (rates[0], max(rates[:16]), rates[15]) == pytest.approx((0.1 / 25, 0.1, 0.1 / 25 / 1e4), rel=0.02)
+    assert rates[16:] == pytest.approx([0.1] * 8 + [0.01] * 8)
 
 
-def test_step_schedule(perform: Perform) -> None:
-    rates = learning_rates(perform, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
-    assert rates == pytest.approx([0.1] * 8 + [0.01] * 8)
+def test_early_stopping_counts_from_the_best(tmp_path: Path) -> None:
+    trained = fit(tmp_path, "trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-12", "model.dropout=0")
+    assert (len(trained.history), trained.stopped) == (3, False)
 
 
-def test_cosine_schedule(perform: Perform) -> None:
-    rates = learning_rates(perform, "scheduler=cosine", "scheduler.final_lr=0.02")
-    assert rates == pytest.approx([0.02 + 0.04 * (1 + math.cos(math.pi * step / 16)) for step in range(16)])
+def test_the_best_epoch_by_a_loss_is_the_lowest(tmp_path: Path) -> None:
+    trained = fit(tmp_path, "trainer.max_epochs=4", "objective=val/loss", "optimizer.lr=0.05")
+    assert trained.validation.metrics["val/loss"] == min(epoch["val/loss"] for epoch in trained.history)
 
 
-def test_onecycle_schedule_peaks_at_the_learning_rate(perform: Perform) -> None:
-    rates = learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", "optimizer.lr=0.1")
-    assert rates[0] == pytest.approx(0.1 / 25)
-    assert max(rates) == pytest.approx(0.1, rel=0.02)
-    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
+def test_a_training_ends_early_where_it_is_told_to(tmp_path: Path) -> None:
+    trained = fit(tmp_path, "trainer.max_epochs=3", on_epoch=lambda epoch, _: epoch < 2)
+    assert (trained.stopped, len(trained.history)) == (True, 2)
+    assert trained.history == fit(tmp_path, "trainer.max_epochs=3").history[:2]
 
 
-@pytest.mark.parametrize("warmup", ["0.01", "0.0625", "0.1"])
-def test_onecycle_warms_up_for_two_steps_at_least(perform: Perform, warmup: str) -> None:
-    rates = learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", f"scheduler.warmup={warmup}")
-    assert rates[:2] == pytest.approx([0.1 / 25, 0.1])
-    assert rates[1:] == sorted(rates[1:], reverse=True)
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunFailure, match=r"diverged: train/loss became (nan|inf) in epoch 1"):
+        fit(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=20")
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_too_few_steps_for_onecycle_are_made_at_the_peak(perform: Perform, epochs: int) -> None:
-    few = ["data.batch_size=200", f"trainer.max_epochs={epochs}"]
-    assert learning_rates(perform, "scheduler=onecycle", "optimizer=sgd", *few) == [0.1] * epochs
+@pytest.mark.parametrize("when", ["in an epoch", "at its end"])
+def test_a_signal_ends_a_training_as_an_interruption(tmp_path: Path, when: str) -> None:
+    config = fit(tmp_path / "other").config.model_copy(update={"name": "it"})
+    made = trainer.Fit(config, tmp_path, torch.device("cpu"), lambda *_: True, lambda: None)
 
+    def check() -> None:
+        if when == "in an epoch":
+            signal.raise_signal(signal.SIGTERM)
+        check_interrupted()
 
-def test_early_stopping(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-9")
-    assert result.status == "finished"
-    assert result.epochs <= 10
+    def on_epoch(*_: Any) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
 
-
-def test_early_stopping_counts_from_the_best(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-12", "model.dropout=0")
-    assert (result.epochs, result.best_epoch) == (3, 1)
-
-
-def test_the_best_epoch_by_a_loss_is_the_lowest(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=4", "objective=val/loss", "optimizer.lr=0.05")
-    assert result.objective == min(epoch["val/loss"] for epoch in result.history)
+    made.check, made.on_epoch = check, on_epoch
+    with signals_as_flag(), pytest.raises(Interrupted) as caught:
+        made.run()
+    assert caught.value.exit_code == 143
+    assert len(made.history) == (when == "at its end")
