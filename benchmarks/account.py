@@ -1,7 +1,8 @@
-"""What the account costs: python benchmarks/account.py [rounds] [override …]
+"""What MLflow costs: python benchmarks/account.py [rounds] [override …]
 
-A default trial, with the time that is spent in MLflow, in figures and in the model that is kept, and its share of the
-trial. The process is warm, as a worker is: libraries are loaded, one trial has been kept before.
+A default trial, with the time that is spent on its MLflow run and its pictures, and their share of the trial; then a
+single run, which keeps all pictures and its model. The process is warm, as a worker is: libraries are loaded, one run
+has been kept before.
 """
 
 import functools
@@ -11,8 +12,9 @@ import time
 from collections import Counter
 from typing import Any
 
-from mnist_sweep import run, run_report, tracking
-from mnist_sweep.config.command import compose
+from mnist_sweep import run, run_report
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.tracking import MLflowRun
 from mnist_sweep.training import datasets
 
 SMALL = ["data=mnist5k", "data.limit=500", "trainer.max_epochs=1"]
@@ -44,37 +46,38 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def trial(folder: str, name: str, items: list[str]) -> float:
-    """A run as a trial's is; its seconds."""
-    given = [*items, f"output={folder}", f"name={name}"]
-    result = run.run(compose(given), given)
+def seconds(command: CommandLine, folder: str, name: str, pictures: bool) -> float:
+    """Of a run."""
+    result = run.train(command.with_(output=folder, name=name), pictures=pictures)
     if result.status != "finished":
         raise SystemExit(f"{name} {result.status}: {result.detail}")
     return result.seconds
 
 
-def main(rounds: int, items: list[str]) -> None:
-    """Run the trials and print the best share."""
-    items = [f"data={datasets.obtain(compose(items).data)}", *items]
-    print(f"data set: {items[0]}; without MNIST itself, MNIST_SWEEP_DATA names its folder", flush=True)
+def main(rounds: int, command: CommandLine) -> None:
+    """Run trials and single runs, and print the best share of each."""
+    command = command.add(f"data={datasets.obtain(command.config.data)}")
+    print(f"data set: {command.config.data.name}; without MNIST itself, MNIST_SWEEP_DATA names its folder", flush=True)
     clock = Clock()
-    methods = [name for name, value in vars(tracking.Account).items() if callable(value) and not name.startswith("_")]
+    methods = [name for name, value in vars(MLflowRun).items() if callable(value) and not name.startswith("_")]
     for method in [*methods, "__init__"]:
-        clock.watch(tracking.Account, method)
+        clock.watch(MLflowRun, method)
     clock.watch(run_report, "keep")
-    shares = []
+    clock.watch(run_report, "keep_trial")
     with tempfile.TemporaryDirectory() as folder:
-        trial(folder, "warm", [*items, *SMALL])
-        for index in range(rounds):
-            clock.seconds.clear()
-            seconds = trial(folder, f"trial{index}", items)
-            spent = sum(clock.seconds.values())
-            shares.append(spent / seconds)
-            print(f"trial {index}: {seconds:.1f} s, of which the account {spent:.2f} s ({100 * spent / seconds:.1f}%)")
-            for name, took in clock.seconds.most_common(8):
-                print(f"    {name:<16} {took:.2f} s")
-    print(f"the account's share of a trial, best of {rounds}: {100 * min(shares):.1f}%")
+        seconds(command.add(*SMALL), folder, "warm", pictures=True)
+        for kind, pictures in (("trial", False), ("single run", True)):
+            shares = []
+            for index in range(rounds):
+                clock.seconds.clear()
+                whole = seconds(command, folder, f"{kind.replace(' ', '-')}{index}", pictures)
+                spent = sum(clock.seconds.values())
+                shares.append(spent / whole)
+                print(f"{kind} {index}: {whole:.1f} s, of which MLflow {spent:.2f} s ({100 * spent / whole:.1f}%)")
+                for name, took in clock.seconds.most_common(8):
+                    print(f"    {name:<16} {took:.2f} s", flush=True)
+            print(f"MLflow's share of a {kind}, best of {rounds}: {100 * min(shares):.1f}%")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2:])
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, CommandLine.of(sys.argv[2:]))
