@@ -48,4 +48,5 @@ def _execute(folder: Path) -> list[str]:
     client = nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(folder)}})
     client.execute(env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)})
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [output["data"]["text/plain"] for cell in cells for output in cell.outputs if "data" in output]
+    results = [output for cell in cells for output in cell.outputs if output.output_type == "execute_result"]
+    return [result["data"]["text/plain"] for result in results]

@@ -104,7 +104,7 @@ def test_a_run_from_python(tmp_path: Path) -> None:
     [
         (lambda output: ms.train("optimizer.lrr=1", output), "the nearest known one is optimizer.lr"),
         (lambda output: ms.train("+sweep=optuna", output), r"allowed: mnist_sweep\.sweep"),
-        (lambda output: ms.sweep("sweep.space.optimizer.lr.high=x", output), "optimizer.lr.high"),
+        (lambda output: ms.sweep("sweep.space.optimizer.lr.high=x", output), r"sweep\.space\.optimizer\.lr=.*high"),
         (lambda _: ms.train("output=/dev/null"), "/dev/null cannot be written"),
         (lambda _: ms.load("nowhere.ckpt"), "nowhere.ckpt: no such file"),
     ],
