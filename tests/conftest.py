@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,23 +113,6 @@ def _one_thread() -> None:
     """Results must not depend on the machine's cores, nor on the threads of the test before."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep ends without its report, which has tests of its own and takes most of a small sweep's time."""
-    monkeypatch.setattr("mnist_sweep.sweep.report.report", lambda *_: None)
-
-
-@pytest.fixture
-def fresh_stubs() -> Iterator[None]:
-    """Nothing has been performed by the stubs, and nothing twists their results."""
-    from tests import stubs
-
-    stubs.performed.clear()
-    stubs.twist.clear()
-    yield
-    stubs.twist.clear()
 
 
 def interrupt_in(last: int) -> Callable[[int, dict[str, float]], bool]:

@@ -85,15 +85,8 @@ def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_stopped_after_an_epoch_is_pruned(perform: Perform) -> None:
-    heard: list[tuple[int, dict[str, float]]] = []
-
-    def on_epoch(epoch: int, values: dict[str, float]) -> bool:
-        heard.append((epoch, dict(values)))
-        return epoch < 2
-
-    result = perform("trainer.max_epochs=5", on_epoch=on_epoch)
-    assert result.status == "pruned"
-    assert heard == [(1, result.history[0]), (2, result.history[1])]
+    result = perform("trainer.max_epochs=5", on_epoch=lambda epoch, _: epoch < 2)
+    assert (result.status, result.epochs) == ("pruned", 2)
 
 
 def test_divergence_is_a_failure_with_a_reason(perform: Perform) -> None:
@@ -188,13 +181,12 @@ def test_a_run_whose_time_is_over_fails_by_itself(perform: Perform, monkeypatch:
     result = perform("trainer.max_epochs=1000000", limit_seconds=1.5)
     assert (result.status, result.reason) == ("failed", "timeout")
     assert result.detail == f"longer than 1.5 s ({result.epochs} epochs done)"
-    load = data.training_and_validation
 
-    def slow(*arguments: Any) -> Any:
+    def slow(settings: Any, parts: Any = data.parts) -> Any:
         time.sleep(0.3)
-        return load(*arguments)
+        return parts(settings)
 
-    monkeypatch.setattr(data, "training_and_validation", slow)
+    monkeypatch.setattr(data, "parts", slow)
     result = perform("name=slow", limit_seconds=0.3)
     assert (result.reason, result.detail) == ("timeout", "longer than 0.3 s (0 epochs done)")
 
