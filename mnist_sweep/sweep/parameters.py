@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any
 
 from omegaconf import OmegaConf
@@ -106,7 +107,8 @@ def encoded(value: Any) -> Any:
 def decoded(distribution: Distribution, drawn: Any) -> Any:
     """The value for the config of what Optuna drew."""
     if isinstance(distribution, FloatDistribution) and distribution.step:
-        return round(drawn, 12)  # 0.3, where floats give 0.1 + 0.2
+        low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
+        return float(low + step * round((drawn - distribution.low) / distribution.step))  # 0.3, not 0.1 + 0.2
     return json.loads(drawn) if isinstance(drawn, str) and drawn[:1] in ("[", "{", '"') else drawn
 
 
@@ -114,8 +116,9 @@ def first(distribution: Distribution, count: int) -> list[Any]:
     """The first values that Optuna can draw; only one of a range without a step."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices[:count])
-    low, step = distribution.low, distribution.step or distribution.high + 1
-    return [low + step * index for index in range(min(count, round((distribution.high - low) // step) + 1))]
+    low, step = distribution.low, distribution.step
+    steps = round((distribution.high - low) / step) if step else 0
+    return [low + (step or 0) * index for index in range(min(count, steps + 1))]
 
 
 def ends(item: int | str | Distribution) -> list[Any]:
@@ -204,7 +207,8 @@ def _distribution(name: str, item: Any) -> Distribution:
     """What is drawn from choices, or between bounds."""
     try:
         if isinstance(item, Mapping) and "choices" in item:
-            return CategoricalDistribution([encoded(choice) for choice in _Choices.model_validate(item).choices])
+            rest = {part: value for part, value in item.items() if part not in _Range.model_fields}
+            return CategoricalDistribution([encoded(choice) for choice in _Choices.model_validate(rest).choices])
         leaf = _Range.model_validate(item)
         with warnings.catch_warnings(action="ignore"):  # the range ends with the last step, where that is below `high`
             if all(isinstance(number, int) for number in (item["low"], item["high"], item.get("step") or 1)):

@@ -104,7 +104,7 @@ class Space:
         """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
         before = {*self.keys}
         settled = {name: v for name, v in parameter.when.items() if not {key_of(name), name.partition(".")[0]} & before}
-        return replace(parameter, when=settled).active(self.base)
+        return all(parameter.when.values()) and replace(parameter, when=settled).active(self.base)
 
     @property
     def keys(self) -> list[str]:

@@ -1,5 +1,6 @@
-"""The search space: what it proposes, and that every proposal composes."""
+"""The search space: what it proposes, that every proposal composes, and that encoding undoes suggesting."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,128 +8,148 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import FixedTrial
 
-from mnist_sweep.config.command import compose
-from mnist_sweep.config.overrides import override
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
-from mnist_sweep.sweep.leaves import Walk
 from mnist_sweep.sweep.space import Space
 
-BASE = compose([]).parameters()
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+BASE = CommandLine().config.parameters()
+UNPOOLED = CommandLine.of(["model.pool_size=1"])  # networks of any depth are possible
 
 
-def proposals(space: Space, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def draws(space: Space, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The values of so many random trials."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    drawn = []
-    for _ in range(count):
-        trial = study.ask()
-        drawn.append(space.suggest(trial))
-        study.tell(trial, 0.0)
-    return drawn
+    return [space.suggest(study.ask()) for _ in range(count)]
 
 
-def default(*items: str) -> Space:
-    return Space.of(compose(["+sweep=optuna", *items]), ["+sweep=optuna", *items])
+@functools.cache
+def default(*overrides: str) -> Space:
+    """The default space with further overrides."""
+    return Space.of(CommandLine.of(["+sweep=optuna", *overrides]))
 
 
-@pytest.mark.untraced
-def test_every_proposal_of_the_default_space_composes_as_proposed() -> None:
-    for values in proposals(default(), 40):
-        config = compose([override(key, value) for key, value in values.items()])
-        assert {key: config.parameters()[key] for key in values} == values
+def test_every_draw_of_the_default_space_composes_as_it_was_drawn() -> None:
+    for values in draws(default(), 10):
+        parameters = CommandLine().with_(values).config.parameters()
+        assert {key: parameters[key] for key in values} == values
 
 
-def test_lists_have_the_length_that_was_drawn() -> None:
-    drawn = proposals(default(), 60)
+def test_the_default_space_draws_within_its_bounds() -> None:
+    drawn = draws(default(), 60)
     assert {len(values["model.filters"]) for values in drawn} == {1, 2, 3}
+    assert {values["optimizer"] for values in drawn} == {"adam", "adamw", "sgd"}
     for values in drawn:
         assert len(values["model.filters"]) == len(values["model.kernel_size"]) == len(values["model.pool_size"])
         assert all(8 <= filters <= 64 for filters in values["model.filters"])
         assert isinstance(values["trainer.max_epochs"], int)
         assert 1e-4 <= values["optimizer.lr"] <= 0.3
+        assert ("optimizer.momentum" in values) == (values["optimizer"] == "sgd")
+    assert drawn == draws(default(), 60)
+    assert drawn != draws(default(), 60, seed=1)
 
 
 def test_what_the_user_sets_is_not_searched() -> None:
     space = default("optimizer=sgd", "optimizer.lr=0.05", "model.filters=[8,16]")
     assert space.fixed == ["model.filters", "optimizer", "optimizer.lr"]
-    for values in proposals(space, 10):
+    for values in draws(space, 10):
         assert not {"optimizer", "optimizer.lr", "model.filters"} & set(values)
         assert 0.5 <= values["optimizer.momentum"] <= 0.99  # its condition holds: sgd was set
         assert len(values["model.kernel_size"]) == 2  # follows the filters that were set
-    assert all("optimizer.momentum" not in values for values in proposals(default("optimizer=adam"), 10))
+    assert all("optimizer.momentum" not in values for values in draws(default("optimizer=adam"), 10))
+
+
+def test_what_is_set_as_a_mapping_is_not_searched() -> None:
+    space = (
+        "{optimizer: {_group_: [adam, sgd], lr: {low: 0.1, high: 0.2}}, data.augmentation: {choices: [{rotation: 5}]}}"
+    )
+    space = f"++sweep.space={space}"
+    assert default("sweep/space=empty", space, "optimizer={lr: 0.1}").fixed == ["optimizer.lr"]
+    assert default("sweep/space=empty", space, "data.augmentation={rotation: 1.0}").fixed == ["data.augmentation"]
 
 
 def test_one_more_key_and_a_narrower_range() -> None:
     space = default("+sweep.space.model.activation={choices: [relu, tanh]}", "sweep.space.optimizer.lr.high=0.001")
-    drawn = proposals(space, 30)
+    drawn = draws(space, 30)
     assert {values["model.activation"] for values in drawn} == {"relu", "tanh"}
     assert max(values["optimizer.lr"] for values in drawn) <= 0.001
 
 
-def test_the_defaults_are_a_proposal() -> None:
-    space = default()
-    parameters = space.encode({})
+def test_null_and_a_part_of_a_mapping_may_be_drawn() -> None:
+    space = default(
+        "+sweep.space.data.limit={choices: [null, 500]}", "+sweep.space.data.augmentation={choices: [{shift: 0.1}]}"
+    )
+    assert {values["data.limit"] for values in draws(space, 20)} == {None, 500}
+    assert draws(space, 1)[0]["data.augmentation"] == {"shift": 0.1}
+
+
+def test_the_configs_own_values_are_a_point_of_the_default_space() -> None:
+    parameters = default().encode({})
     assert parameters is not None
-    values = space.suggest(optuna.trial.FixedTrial(parameters))
-    kept = {key: BASE[key] for key in values if key not in ("model.kernel_size", "model.pool_size")}
-    assert values == kept | {"model.kernel_size": [3, 3], "model.pool_size": [2, 2]}
+    values = default().suggest(FixedTrial(parameters))
+    lists = {"model.kernel_size": [3, 3], "model.pool_size": [2, 2]}  # one number stands for both blocks
+    assert values == {key: BASE[key] for key in values} | lists
 
 
-def test_defaults_outside_the_space_are_none() -> None:
-    assert default("sweep.space.optimizer.lr.high=0.0005").encode({}) is None
-    assert default("sweep.space.data.batch_size.choices=[32,64]").encode({}) is None
-
-
-leaf = st.one_of(
-    st.tuples(st.integers(1, 50), st.integers(0, 50), st.booleans()).map(
-        lambda t: {"low": t[0], "high": t[0] + t[1], "log": t[2]}
-    ),
-    st.tuples(st.integers(1, 50), st.integers(1, 10), st.integers(1, 3)).map(
-        lambda t: {"low": t[0], "high": t[0] + t[1] * t[2], "step": t[2]}
-    ),
-    st.lists(st.integers(1, 100), min_size=1, max_size=4, unique=True).map(lambda items: {"choices": items}),
+@pytest.mark.parametrize(
+    "override",
+    ["sweep.space.optimizer.lr.high=0.0005", "sweep.space.data.batch_size.choices=[32,64]"],
 )
+def test_own_values_outside_the_space_are_no_point_of_it(override: str) -> None:
+    assert default(override).encode({}) is None
 
 
-@pytest.mark.untraced
-@settings(deadline=None, max_examples=50)
+def test_of_another_studys_values_what_fits_is_taken() -> None:
+    space = default("sweep.space.model.dropout.high=0.2", "optimizer=sgd")
+    taken = space.partial({"model.dropout": 0.5, "optimizer.momentum": 0.6, "model.filters": [16, 32], "gone": 1})
+    assert taken == {
+        "model.filters.length": 2, "model.filters[0]": 16, "model.filters[1]": 32, "optimizer.momentum": 0.6,
+    }  # fmt: skip
+
+
+ranges = st.builds(
+    lambda low, width, log: {"low": low, "high": low + width, "log": log},
+    st.integers(1, 50), st.integers(0, 50), st.booleans(),
+)  # fmt: skip
+steps = st.builds(
+    lambda low, count, step, rest: {"low": low, "high": low + count * step + rest, "step": step},
+    st.integers(1, 50), st.integers(0, 10), st.integers(1, 3), st.integers(0, 2),
+)  # fmt: skip
+choices = st.lists(st.integers(1, 100), min_size=1, max_size=4, unique=True).map(lambda items: {"choices": items})
+leaves = st.one_of(ranges, steps, choices)
+
+
+@settings(max_examples=40)
 @given(
-    st.fixed_dictionaries(
-        {
-            "filters": st.one_of(
-                st.builds(lambda n, each: {"length": n, "each": each}, st.integers(0, 3), leaf),
-                st.builds(lambda each: {"length": {"low": 1, "high": 3}, "each": each}, leaf),
-                st.lists(st.lists(st.integers(1, 9), max_size=3), min_size=1, max_size=3, unique_by=str).map(
-                    lambda items: {"choices": items}
-                ),
-            ),
-            "hidden": st.builds(lambda each: {"length": "model.filters", "each": each}, leaf),
-        }
+    st.one_of(
+        st.builds(lambda count, each: {"length": count, "each": each}, st.integers(0, 3), leaves),
+        leaves.map(lambda each: {"length": {"low": 1, "high": 3}, "each": each}),
+        st.lists(st.lists(st.integers(1, 9), max_size=3), min_size=1, max_size=3, unique_by=str).map(
+            lambda items: {"choices": items}
+        ),
     ),
+    leaves,
+    st.integers(1, 50),
     st.integers(0, 2**16),
 )
-def test_any_space_composes_and_encodes_back(model: Mapping[str, Any], seed: int) -> None:
-    space = Space({"model": model}, BASE)
-    drawn = proposals(space, 3, seed)
-    config = compose([override("model.pool_size", 1), *(override(key, item) for key, item in drawn[0].items())])
-    assert {key: config.parameters()[key] for key in drawn[0]} == drawn[0]
+def test_any_space_composes_and_encodes_back(filters: Any, hidden: Any, percent: int, seed: int) -> None:
+    widths = {"filters": filters, "hidden": {"length": "model.filters", "each": hidden}}
+    dropout = {"low": 0.01, "high": 0.01 + percent / 100, "step": 0.03}
+    space = Space({"model": {**widths, "dropout": dropout}}, BASE)
+    drawn = draws(space, 3, seed)
+    parameters = UNPOOLED.with_(drawn[0]).config.parameters()
+    assert {key: parameters[key] for key in drawn[0]} == drawn[0]
     for values in drawn:
-        parameters = space.encode(values)
-        assert parameters is not None
-        assert space.suggest(optuna.trial.FixedTrial(parameters)) == values
-
-
-def test_the_keys_of_another_option_are_not_the_bases() -> None:
-    tree = {
-        "optimizer": {"_group_": ["adam", "sgd"]},
-        "model": {"dropout": {"choices": [0.1, 0.2], "when": {"optimizer.lr": BASE["optimizer.lr"]}}},
-    }
-    for values in proposals(Space(tree, BASE), 20):
-        assert ("model.dropout" in values) == (values["optimizer"] == BASE["optimizer"])
+        encoded = space.encode(values)
+        assert encoded is not None
+        assert space.suggest(FixedTrial(encoded)) == values
+        assert encoded.keys() <= space.distributions().keys()
 
 
 discrete = st.one_of(
-    st.tuples(st.integers(1, 9), st.integers(0, 2)).map(lambda t: {"low": t[0], "high": t[0] + t[1]}),
+    st.builds(lambda low, width: {"low": low, "high": low + width}, st.integers(1, 9), st.integers(0, 2)),
     st.integers(1, 3).map(lambda n: {"choices": [1, "two words", [3, None], {"four": "it's"}][:n]}),
     st.integers(0, 2).map(lambda n: {"low": 0.1, "high": 0.1 + 0.2 * n, "step": 0.2}),
 )
@@ -150,82 +171,45 @@ def conditional_trees(draw: st.DrawFn) -> dict[str, Any]:
     return tree
 
 
-@pytest.mark.untraced
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(conditional_trees(), st.integers(0, 2**16))
-def test_all_points_are_counted_and_each_is_encoded(tree: dict[str, Any], seed: int) -> None:
+def test_all_points_are_counted_and_each_is_encoded(tree: Mapping[str, Any], seed: int) -> None:
     space = Space(tree, BASE)
-    found, path = [], list[int]()
-    while True:
-        walk = Walk(path)
-        found.append(space.suggest(walk))
-        path = walk.next()
-        if not path:
-            break
+    found = list(space.grid(1000))
     assert len({repr(sorted(values.items())) for values in found}) == len(found)
-    assert space.points(1_000_000) == len(found)
-    assert space.points(len(found)) in (None, len(found))
-    assert all(values in found for values in proposals(space, 5, seed))
+    assert space.points(len(found)) == len(found)
+    assert space.points(len(found) - 1) is None
+    assert all(values in found for values in draws(space, 5, seed))
     for values in found[:20]:
-        parameters = space.encode(values)
-        assert parameters is not None
-        assert space.suggest(optuna.trial.FixedTrial(parameters)) == values
-        assert space.partial(values) == parameters
-        for key, spec in tree.items():
-            for on, allowed in spec.get("when", {}).items():
-                known = values.get(on, BASE.get(on))
-                assert (key in values) == (known in (allowed if isinstance(allowed, list) else [allowed]))
-
-
-def test_part_of_another_studys_values() -> None:
-    space = default("sweep.space.model.dropout.high=0.2", "optimizer=sgd")
-    taken = space.partial({"model.dropout": 0.5, "optimizer.momentum": 0.6, "model.filters": [16, 32], "gone": 1})
-    assert taken == {
-        "model.filters.length": 2, "model.filters[0]": 16, "model.filters[1]": 32, "optimizer.momentum": 0.6,
-    }  # fmt: skip
-
-
-def test_null_and_parts_of_a_mapping_may_be_drawn() -> None:
-    space = default(
-        "+sweep.space.data.limit={choices: [null, 500]}", "+sweep.space.data.augmentation={choices: [{shift: 0.1}]}"
-    )
-    assert {values["data.limit"] for values in proposals(space, 20)} == {None, 500}
+        encoded = space.encode(values)
+        assert encoded is not None
+        assert space.suggest(FixedTrial(encoded)) == values
+        assert space.partial(values) == encoded
+        for key, leaf in tree.items():
+            for on, allowed in leaf.get("when", {}).items():
+                assert (key in values) == (
+                    values.get(on, BASE[on]) in (allowed if isinstance(allowed, list) else [allowed])
+                )
 
 
 def test_a_space_without_end_is_not_counted() -> None:
     assert default().points(10) is None
-    assert "optimizer.lr" in default().continuous
+    assert default().continuous == ["model.dropout", "optimizer.lr", "optimizer.momentum"]
 
 
-def test_the_same_seed_proposes_the_same() -> None:
-    assert proposals(default(), 5) == proposals(default(), 5)
-    assert proposals(default(), 5) != proposals(default(), 5, seed=1)
-
-
-def test_what_is_set_as_a_mapping_is_not_searched() -> None:
-    def fixed(space: str, *items: str) -> list[str]:
-        request = ["+sweep=optuna", "sweep/space=empty", f"++sweep.space={space}", *items]
-        return Space.of(compose(request), request).fixed
-
-    rate = "{optimizer: {_group_: [adam, sgd], lr: {low: 0.1, high: 0.2}}, model.pool: {choices: [max, avg]}}"
-    assert fixed(rate, "optimizer={lr: 0.1}") == ["optimizer.lr"]
-    assert fixed(rate, "optimizer=sgd", "optimizer.lr=0.1") == ["optimizer", "optimizer.lr"]
-    turned = "{data.augmentation: {choices: [{rotation: 5}, {rotation: 9}]}, model.pool: {choices: [max, avg]}}"
-    assert fixed(turned, "data.augmentation={rotation: 1.0}") == ["data.augmentation"]
-
-
-def test_an_empty_mapping_for_the_space_is_no_empty_space() -> None:
-    with pytest.raises(RequestError, match=r"sweep\.space=\{\}: adds nothing .* allowed: sweep/space=empty"):
-        default("sweep.space={}")
+def test_the_keys_of_another_option_are_not_the_bases() -> None:
+    tree = {
+        "optimizer": {"_group_": ["adam", "sgd"]},
+        "model": {"dropout": {"choices": [0.1, 0.2], "when": {"optimizer.lr": BASE["optimizer.lr"]}}},
+    }
+    for values in draws(Space(tree, BASE), 20):
+        assert ("model.dropout" in values) == (values["optimizer"] == BASE["optimizer"])
 
 
 def test_dotted_names_and_trees_are_one_tree() -> None:
     leaf = {"low": 0.1, "high": 0.2}
     tree = {"data.augmentation.shift": leaf, "data": {"augmentation": {"rotation": leaf}}, "model.dropout": leaf}
-    keys = {dimension.key for dimension in Space(tree, BASE).dimensions}
-    assert keys == {"data.augmentation.shift", "data.augmentation.rotation", "model.dropout"}
-    with pytest.raises(RequestError, match=r"sweep\.space\.model\.pool: model is there twice"):
-        Space({"model": 3, "model.pool": {"choices": ["max", "avg"]}}, BASE)
+    assert set(Space(tree, BASE).keys) == {"data.augmentation.shift", "data.augmentation.rotation", "model.dropout"}
 
 
 @pytest.mark.parametrize("first", ["optimizer", "optimizer.weight_decay"])
@@ -237,9 +221,34 @@ def test_the_order_of_the_leaves_does_not_matter(first: str) -> None:
         "model.dropout": {"low": 0.0, "high": 0.5, "when": {"optimizer.weight_decay": 0.0}},
     }
     space = Space({first: leaves.pop(first), **leaves}, BASE)
-    keys = [dimension.key for dimension in space.dimensions]
-    assert keys.index("optimizer") < keys.index("optimizer.weight_decay") < keys.index("model.dropout")
+    assert space.keys == ["optimizer", "optimizer.weight_decay", "model.dropout"]
     for option in ("adam", "sgd"):
         wanted = {"optimizer": option, "optimizer.weight_decay": 0.0, "model.dropout": 0.25}
-        drawn = space.suggest(optuna.trial.FixedTrial(wanted))
-        assert drawn == wanted
+        assert space.suggest(FixedTrial(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("override", "largest"),
+    [
+        ("~sweep.space.trainer", 10),
+        ("sweep.space.trainer.max_epochs.high=11", 11),
+        ("+sweep.space.trainer.max_epochs.choices=[2,4]", 4),
+        ("+sweep.space.trainer.max_epochs={choices: [2,4], when: {optimizer: sgd}}", 10),
+    ],
+)
+def test_the_largest_value_that_a_trial_can_have(override: str, largest: int) -> None:
+    assert default(override).largest("trainer.max_epochs") == largest
+
+
+def test_a_change_of_the_space_shows_in_its_fingerprint() -> None:
+    before, now = default().fingerprint(), default("sweep.space.optimizer.lr.high=0.1").fingerprint()
+    assert {key for key in before if before[key] != now[key]} == {"sweep.space.optimizer.lr"}
+    assert (before["sweep.space.optimizer.lr"], now["sweep.space.optimizer.lr"]) == (
+        "0.0001 … 0.3, log",
+        "0.0001 … 0.1, log",
+    )
+
+
+def test_an_empty_mapping_for_the_space_is_no_empty_space() -> None:
+    with pytest.raises(RequestError, match=r"sweep\.space=\{\}: adds nothing .* allowed: sweep/space=empty"):
+        default("sweep.space={}")

@@ -1,16 +1,12 @@
 """What is drawn only under a condition, and what no trial can draw."""
 
+from typing import Any
+
 import pytest
 
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.space import Space
-from tests.test_space import BASE, default, proposals
-
-
-def test_a_conditional_key_is_drawn_where_its_condition_holds() -> None:
-    drawn = proposals(default(), 60)
-    assert {values["optimizer"] for values in drawn} == {"adam", "adamw", "sgd"}
-    assert all(("optimizer.momentum" in values) == (values["optimizer"] == "sgd") for values in drawn)
+from tests.sweep.test_space import BASE, default, draws
 
 
 def test_conditions_of_a_tree_hold_for_all_in_it() -> None:
@@ -31,7 +27,7 @@ def test_conditions_of_a_tree_hold_for_all_in_it() -> None:
     ]
     assert sorted(space.conditional) == ["optimizer", "trainer.max_epochs", "trainer.patience"]
     seen = set()
-    for values in proposals(space, 100):
+    for values in draws(space, 100):
         keys = frozenset(values) - {"model.batch_norm"}
         assert ("optimizer" in keys) == values["model.batch_norm"]
         assert ("trainer.patience" in keys) == (values.get("optimizer") == "sgd")
@@ -46,7 +42,7 @@ def test_conditions_within_each_other_hold_both() -> None:
         "optimizer": {"_group_": ["adam", "adamw", "sgd"]},
         "loss": {"when": {"optimizer": ["adam", "adamw"]}, "label_smoothing": smoothing},
     }
-    drawn = proposals(Space(tree, BASE), 40)
+    drawn = draws(Space(tree, BASE), 40)
     assert {values["optimizer"] for values in drawn} == {"adam", "adamw", "sgd"}
     assert all(("loss.label_smoothing" in values) == (values["optimizer"] == "adamw") for values in drawn)
 
@@ -54,28 +50,33 @@ def test_conditions_within_each_other_hold_both() -> None:
 def test_a_condition_on_the_length_of_a_list() -> None:
     space = default("+sweep.space.model.batch_norm={choices: [true, false], when: {model.filters.length: [2, 3]}}")
     assert "model.batch_norm" in space.conditional
-    drawn = proposals(space, 40)
+    drawn = draws(space, 40)
     assert {len(values["model.filters"]) for values in drawn} == {1, 2, 3}
-    for values in drawn:
-        assert ("model.batch_norm" in values) == (len(values["model.filters"]) > 1)
+    assert all(("model.batch_norm" in values) == (len(values["model.filters"]) > 1) for values in drawn)
 
 
 def test_a_condition_on_what_is_not_drawn_goes_by_the_configs_own_value() -> None:
     tree = {"model": {"dropout": {"choices": [0.1, 0.2], "when": {"model.pool": "max"}}, "pool": {"choices": ["avg"]}}}
-    assert proposals(Space(tree, BASE), 1) == [{"model.pool": "avg"}]
-    assert set(*proposals(Space(tree, BASE, fixed=["model.pool"]), 1)) == {"model.dropout"}
+    assert draws(Space(tree, BASE), 1) == [{"model.pool": "avg"}]
+    assert set(*draws(Space(tree, BASE, fixed=["model.pool"]), 1)) == {"model.dropout"}
 
 
 def test_a_key_whose_condition_cannot_hold_is_not_searched() -> None:
     space = default("optimizer=adam", "model.filters=[8,8]")
     assert space.inactive == ["optimizer.momentum"]
-    assert "optimizer.momentum" not in {key for key, _, _ in space.describe()}
+    assert "optimizer.momentum" not in space.keys
     assert default("optimizer=sgd").inactive == []
     assert default().inactive == []  # the option of the group is drawn
     every = ["optimizer=adam", "optimizer.lr=0.01", "data.batch_size=32", "model.filters=[8]", "model.kernel_size=3"]
-    every += ["model.pool_size=2", "model.dropout=0", "trainer.max_epochs=1"]
     with pytest.raises(RequestError, match="nothing is left to search"):
-        default(*every)
+        default(*every, "model.pool_size=2", "model.dropout=0", "trainer.max_epochs=1")
+
+
+@pytest.mark.parametrize("when", [{"optimizer": "sgd"}, {"optimizer": []}])
+def test_conditions_that_contradict_each_other_never_hold(when: dict[str, Any]) -> None:
+    pool = {"choices": ["max", "avg"], "when": when}
+    tree = {"optimizer": {"_group_": ["adam", "sgd"]}, "model": {"when": {"optimizer": "adam"}, "pool": pool}}
+    assert Space(tree, BASE).inactive == ["model.pool"]
 
 
 def test_what_depends_on_an_inactive_key_is_inactive_by_its_own_value() -> None:
@@ -87,13 +88,11 @@ def test_what_depends_on_an_inactive_key_is_inactive_by_its_own_value() -> None:
     }
     space = Space(tree, {**BASE, "model.pool": "max", "optimizer.weight_decay": 0.0, "model.filters": [8, 8]})
     assert space.inactive == ["model.dropout", "optimizer.weight_decay"]
-    assert [dimension.key for dimension in space.dimensions] == ["loss.label_smoothing"]
+    assert space.keys == ["loss.label_smoothing"]
 
 
-def test_a_list_that_follows_choices_of_several_lengths_is_conditional() -> None:
-    def conditional(choices: list[list[int]]) -> list[str]:
-        leaf = {"length": "model.filters", "each": {"choices": [3, 5]}}
-        return Space({"model": {"filters": {"choices": choices}, "kernel_size": leaf}}, BASE).conditional
-
-    assert conditional([[2], [2, 2]]) == ["model.kernel_size"]
-    assert conditional([[2, 4], [4, 2]]) == []
+@pytest.mark.parametrize(("choices", "conditional"), [([[2], [2, 2]], True), ([[2, 4], [4, 2]], False)])
+def test_a_list_that_follows_choices_of_several_lengths_is_conditional(choices: Any, conditional: bool) -> None:
+    leaf = {"length": "model.filters", "each": {"choices": [3, 5]}}
+    space = Space({"model": {"filters": {"choices": choices}, "kernel_size": leaf}}, BASE)
+    assert (space.conditional == ["model.kernel_size"]) == conditional
