@@ -2,10 +2,10 @@
 
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,78 +17,63 @@ from tests.conftest import ROOT
 from tests.servers import free_port
 
 
-@pytest.fixture
-def log() -> Iterator[None]:
-    """The package's log as it was, since a command directs it to standard error."""
-    log, last = logging.getLogger("mnist_sweep"), logging.lastResort
-    assert last is not None
-    before = log.handlers, log.level, log.propagate, last.level
-    yield
-    log.handlers, log.level, log.propagate, last.level = before
-
-
-def interrupted() -> int:
+def ended_by(error: Exception | None) -> int:
+    """A command that raises this, or that a signal stops."""
+    if error:
+        raise error
     signal.raise_signal(signal.SIGTERM)
     check_interrupted()
     return cli.DONE
 
 
-def refused() -> int:
-    raise RequestError("a=1: allowed: 2")
-
-
-def failed() -> int:
-    raise RunFailure("error", "no luck")
-
-
-@pytest.mark.usefixtures("log")
 @pytest.mark.parametrize(
-    ("command", "code", "line"),
+    ("error", "code", "line"),
     [
-        (lambda: 0, 0, ""),
-        (failed, 1, "failed: error: no luck\n"),
-        (refused, 2, "error: a=1: allowed: 2\n"),
-        (interrupted, 143, "interrupted by SIGTERM\n"),
+        (RunFailure("error", "no luck"), 1, "failed: error: no luck\n"),
+        (RequestError("a=1: allowed: 2"), 2, "error: a=1: allowed: 2\n"),
+        (None, 143, "interrupted by SIGTERM\n"),
     ],
 )
 def test_a_command_ends_with_one_line_and_its_exit_code(
-    command: Any, code: int, line: str, capsys: pytest.CaptureFixture[str]
+    error: Exception | None, code: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli.run_command(command) == code
+    log, last = logging.getLogger("mnist_sweep"), logging.lastResort
+    for thing, name in ((log, "handlers"), (log, "level"), (log, "propagate"), (last, "level")):
+        monkeypatch.setattr(thing, name, getattr(thing, name))  # as they were, afterwards
+    assert cli.run_command(lambda: ended_by(error)) == code
     assert capsys.readouterr() == ("", line)
 
 
+def program(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 def test_a_wrong_argument_is_named_and_nothing_heavy_is_imported() -> None:
-    script = "import sys; from mnist_sweep import cli; sys.argv[1:] = ['predict', '--nothing', 'x.png']; cli.main()"
-    seen = "import atexit, sys; atexit.register(lambda: print([m for m in ('torch', 'mlflow') if m in sys.modules]))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{seen}\n{script}"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    done = program(
+        "import atexit, sys; atexit.register(lambda: print([m for m in ('torch', 'mlflow') if m in sys.modules]))\n"
+        "from mnist_sweep import cli; sys.argv[1:] = ['predict', '--nothing', 'x.png']; cli.main()"
     )
     said = "error: unrecognized arguments: --nothing; mnist-sweep predict --help tells what is allowed\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "[]\n", said)
 
 
-@pytest.mark.parametrize("module", ["predict", "export", "ensemble", "demo", "ui", "scores"])
-def test_each_command_is_a_module_too(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"mnist_sweep.{module}", "--nothing"], cwd=ROOT, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith(f"; python -m mnist_sweep.{module} --help tells what is allowed\n")
-    assert done.stderr.count("\n") == 1
-
-
 def test_the_console_script_runs_and_sweeps_as_well(tmp_path: Path) -> None:
-    script = (
-        f"import sys; sys.argv[1:] = ['optimizer.lrr=1', 'output={tmp_path}']; from mnist_sweep import cli; cli.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    words = ["optimizer.lrr=1", f"output={tmp_path}"]
+    done = program(f"import sys; from mnist_sweep import cli; sys.argv[1:] = {words}; cli.main()")
     said = "error: optimizer.lrr=1: unknown key; the nearest known one is optimizer.lr\n"
     assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_each_command_is_a_module_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(cli, "module_main", called.append)
+    for name in cli.COMMANDS:
+        runpy.run_module(f"mnist_sweep.{name}", run_name="__main__")
+        with pytest.raises(RequestError, match=rf".; python -m mnist_sweep\.{name} --help tells what is allowed$"):
+            cli.perform(name, ["--nothing"])
+    assert called == list(cli.COMMANDS)
 
 
 def test_the_ui_is_opened_on_a_database_at_a_free_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

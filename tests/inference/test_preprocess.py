@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from mnist_sweep.inference import preprocess
+from mnist_sweep.inference.preprocess import BOX, Array, PictureError, decode, normalised, read
 from mnist_sweep.training import data
 from tests.styles import STYLES
 
 
-def drawn(height: int, width: int, top: int, left: int, size: int, paper: int, ink: int) -> preprocess.Array:
+def drawn(height: int, width: int, top: int, left: int, size: int, paper: int, ink: int) -> Array:
     """A thick "7" of this size on a sheet of paper."""
     sheet = np.full((height, width), paper, dtype=np.uint8)
     wide = max(2, size // 6)
@@ -30,44 +30,34 @@ def drawn(height: int, width: int, top: int, left: int, size: int, paper: int, i
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    height=st.integers(60, 500), width=st.integers(60, 500), part=st.floats(0.2, 0.8), x=st.floats(0.1, 0.9),
-    y=st.floats(0.1, 0.9), paper=st.integers(0, 255), ink=st.integers(0, 255),
-)  # fmt: skip
+@given(sides=st.tuples(*[st.integers(60, 500)] * 2), at=st.tuples(*[st.floats(0.1, 0.9)] * 2), part=st.floats(0.2, 0.8),
+       paper=st.integers(0, 255), ink=st.integers(0, 255))  # fmt: skip
 def test_any_sheet_becomes_mnists_form(
-    height: int, width: int, part: float, x: float, y: float, paper: int, ink: int
+    sides: tuple[int, int], at: tuple[float, float], part: float, paper: int, ink: int
 ) -> None:
     if abs(paper - ink) < 80:
         ink = (paper + 128) % 256
-    size = int(part * (min(height, width) - 8))
-    top, left = 4 + int(y * (height - size - 8)), 4 + int(x * (width - size - 8))
-    found = preprocess.normalised(drawn(height, width, top, left, size, paper, ink))
-    assert found.shape == (28, 28)
-    assert found.dtype == np.uint8
-    assert found.max() == 255
+    size = int(part * (min(sides) - 8))
+    top, left = (4 + int(share * (side - size - 8)) for side, share in zip(sides, at, strict=True))
+    found = normalised(drawn(*sides, top, left, size, paper, ink))
+    assert (found.shape, found.dtype, found.max()) == ((28, 28), np.uint8, 255)
     rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
-    assert max(np.ptp(rows), np.ptp(columns)) + 1 <= preprocess.BOX
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 <= BOX
     centre = np.array(ndimage.center_of_mass(found.astype(float)))
     assert np.abs(centre - 13.5).max() <= 1.0
 
 
-def test_mnists_own_digits_stay_as_they_are(mnist: Path) -> None:
-    training, _ = data.training_and_validation("mnist", str(mnist), 0, None)
-    images = training.images[:300, 0].numpy()
-    same = [np.array_equal(preprocess.normalised(image), image) for image in images]
-    inverted = [np.array_equal(preprocess.normalised(255 - image), image) for image in images]
-    assert np.mean(same) > 0.95
-    assert same == inverted
-
-
-@pytest.mark.parametrize("style", ["enlarged", "noisy"])
-def test_a_photographed_digit_is_near_the_original(style: str) -> None:
+def test_mnists_own_digits_stay_as_they_are_and_a_photographed_one_is_near() -> None:
     training, _ = data.training_and_validation("mnist5k", "data", 0, 200)
-    draw, near = np.random.default_rng(0), []
-    for image in training.images[:60, 0].numpy():
-        found = preprocess.normalised(STYLES[style][0](image, draw))
-        near.append(np.corrcoef(found.ravel(), image.ravel())[0, 1])
-    assert np.median(near) > 0.8
+    images = training.images[:, 0].numpy()
+    same = [np.array_equal(normalised(image), image) for image in images]
+    assert np.mean(same) > 0.95
+    assert same == [np.array_equal(normalised(255 - image), image) for image in images]
+    for style in ("enlarged", "noisy"):
+        draw = np.random.default_rng(0)
+        taken = [normalised(STYLES[style][0](image, draw)) for image in images[:60]]
+        near = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(taken, images, strict=False)]
+        assert np.median(near) > 0.8
 
 
 def packed(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -78,17 +68,8 @@ def packed(*chunks: tuple[bytes, bytes]) -> bytes:
     return whole
 
 
-def png(
-    width: int,
-    height: int,
-    depth: int = 8,
-    *,
-    before: tuple[bytes, bytes] = (b"tEXt", b"a\0b"),
-    after: tuple[bytes, bytes] = (b"tEXt", b"a\0b"),
-) -> bytes:
-    """A PNG of a few bytes that claims to be so large, with a chunk before its pixels and one after them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    return packed((b"IHDR", header), before, (b"IDAT", zlib.compress(bytes(1000))), after, (b"IEND", b""))
+def header(width: int, height: int, depth: int = 8) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -97,14 +78,15 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
+PIXELS, END = (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80), dtype=np.uint8))
 BAD = {
     "a text": (b"hello", "not a PNG or JPEG"),
     "nothing": (b"", "empty"),
     "a cut JPEG": (encoded(NOISE, "JPEG")[:300], "damaged or cut"),
     "a cut PNG": (encoded(NOISE, "PNG")[:300], "damaged or cut"),
-    "a bomb": (png(50_000, 50_000, 1), "pixels"),
-    "a smaller bomb": (png(11_000, 11_000, 1), "11,000 × 11,000 pixels"),
+    "a bomb": (packed(header(50_000, 50_000, 1), PIXELS, END), "pixels"),
+    "a smaller bomb": (packed(header(11_000, 11_000), PIXELS, END), "11,000 × 11,000 pixels"),
     "an animation": (
         encoded(NOISE, "PNG", save_all=True, append_images=[NOISE.rotate(90)], duration=9), "animation of 2 pictures"),
     "another kind": (encoded(NOISE, "GIF"), "not a PNG or JPEG"),
@@ -118,8 +100,8 @@ def test_what_is_no_picture_gets_one_line(name: str, tmp_path: Path) -> None:
     content, said = BAD[name]
     path = tmp_path / "it.png"
     path.write_bytes(content)
-    with pytest.raises(preprocess.PictureError, match=said) as caught:
-        preprocess.normalised(preprocess.read(path))
+    with pytest.raises(PictureError, match=said) as caught:
+        normalised(read(path))
     assert "\n" not in str(caught.value)
 
 
@@ -129,9 +111,8 @@ def test_a_damaged_file_never_crashes(at: int, value: int, length: int) -> None:
     for kind in ("PNG", "JPEG"):
         content = bytearray(encoded(NOISE, kind))
         content[at % len(content)] = value
-        with contextlib.suppress(preprocess.PictureError):
-            found = preprocess.normalised(preprocess.decode(bytes(content[: max(20, len(content) - length)])))
-            assert found.shape == (28, 28)
+        with contextlib.suppress(PictureError):
+            assert normalised(decode(bytes(content[: max(20, len(content) - length)]))).shape == (28, 28)
 
 
 @pytest.mark.parametrize(("tag", "value"), [(0x11A, 72.0), (0x128, 2)])
@@ -141,7 +122,7 @@ def test_odd_exif_is_no_hindrance_and_the_picture_is_turned(tag: int, value: flo
     exif[0x112], exif[tag] = 6, value  # lies on its side
     content = encoded(NOISE.resize((80, 60)), "JPEG", exif=exif)
     at = content.index(tag.to_bytes(2, "big"))
-    assert preprocess.decode(content[: at + 2] + b"\x00\x07" + content[at + 4 :]).shape == (80, 60)
+    assert decode(content[: at + 2] + b"\x00\x07" + content[at + 4 :]).shape == (80, 60)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "I;16", "I;16 with 8 bits"])
@@ -153,15 +134,14 @@ def test_every_kind_of_pixel(mode: str) -> None:
         picture = Image.merge("LA", [Image.new("L", (90, 100)), Image.fromarray(255 - grey)]).convert(mode)
     else:
         picture = Image.fromarray(grey).convert(mode)
-    found = preprocess.normalised(preprocess.decode(encoded(picture, "PNG")))
-    wanted = preprocess.normalised(grey)
-    assert np.abs(found.astype(int) - wanted.astype(int)).mean() < 3
+    found = normalised(decode(encoded(picture, "PNG")))
+    assert np.abs(found.astype(int) - normalised(grey).astype(int)).mean() < 3
 
 
 @pytest.mark.parametrize("chunk", [(b"gAMA", b"a"), (b"tRNS", b""), (b"cHRM", b"\0"), (b"iCCP", b"")])
 def test_an_odd_chunk_is_one_line(chunk: tuple[bytes, bytes]) -> None:
     """Of which Pillow lets out struct.error and IndexError, where it stands after the pixels."""
-    with pytest.raises(preprocess.PictureError, match=r"^damaged or cut \(.+\)$"):
-        preprocess.decode(png(8, 8, after=chunk))
-    with contextlib.suppress(preprocess.PictureError):
-        assert preprocess.decode(png(8, 8, before=chunk)).shape == (8, 8)
+    with pytest.raises(PictureError, match=r"^damaged or cut \(.+\)$"):
+        decode(packed(header(8, 8), PIXELS, chunk, END))
+    with contextlib.suppress(PictureError):
+        assert decode(packed(header(8, 8), chunk, PIXELS, END)).shape == (8, 8)
