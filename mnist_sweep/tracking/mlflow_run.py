@@ -76,9 +76,8 @@ class MLflowRun:
             with harmless(f"{settings.uri} cannot be used; going on without it"):
                 self._client, experiment = open_experiment(settings, output)
                 self._earlier = self._reopened(resume) if resume else None
-                first = {
-                    key: str(value) for key, value in {"mlflow.parentRunId": parent, **(tags or {})}.items() if value
-                }
+                known = {"mlflow.parentRunId": parent, **(tags or {})}
+                first = {key: str(value) for key, value in known.items() if value is not None}
                 run = self._earlier or self._client.create_run(experiment, run_name=name, tags=first)
                 self.run_id, self.tracked = run.info.run_id, True
 

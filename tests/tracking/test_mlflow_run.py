@@ -56,7 +56,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(store: Path) -> Result:
     """A single run with the test set."""
     items = ["optimizer=sgd", "trainer.patience=9", "trainer.precision=32", "trainer.max_epochs=2"]
-    return run.train(tracked(store, "whole", *items), test=True, tags={"study": "none"})
+    return run.train(tracked(store, "whole", *items), test=True, tags={"study": "none", "trial": 0})
 
 
 def test_what_mlflow_knows_of_a_run(store: Path, whole: Result) -> None:
@@ -68,7 +68,7 @@ def test_what_mlflow_knows_of_a_run(store: Path, whole: Result) -> None:
     assert {key: value for key, value in found.data.params.items() if key not in same} == asked
     assert (found.data.params["optimizer"], found.data.params["model.filters"]) == ("sgd", "[4]")
     tags = found.data.tags
-    assert (tags["command"], tags["study"], tags["device"]) == (whole.command, "none", "cpu")
+    assert (tags["command"], tags["study"], tags["trial"], tags["device"]) == (whole.command, "none", "0", "cpu")
     assert (tags["dataset"], tags["dataset.digest"]) == ("mnist5k", datasets.verify(config.data))
     assert tags["version.torch"]
     assert tags["test.opened_at"] == whole.test_opened_at
