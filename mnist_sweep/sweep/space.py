@@ -241,9 +241,8 @@ class Space:
 
         def choose(name: str, distribution: Distribution) -> Any:
             found[name] = distribution
-            return (
-                max(parameters.ends(distribution)) if name.endswith(".length") else parameters.first(distribution, 1)[0]
-            )
+            values = parameters.ends(distribution)
+            return parameters.encoded(max(values) if name.endswith(".length") else max(values, key=length_of))
 
         self.walk(choose, everywhere=True)
         return found

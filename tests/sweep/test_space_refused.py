@@ -26,8 +26,8 @@ from tests.sweep.test_space import BASE, default
             "model.filters.length=0.5 never occurs; allowed: whole numbers from 0",
         ),
         (
-            "+sweep.space.model.dropout.when={model.pool: [min]}",
-            "model.pool=min never occurs; should be 'max' or 'avg'",
+            "+sweep.space.model.dropout.when={data.batch_size: [all]}",
+            "data.batch_size=all never occurs; should be a valid",
         ),
     ],
 )
