@@ -3,9 +3,9 @@
 import importlib
 
 from mnist_sweep.result import Result
+from mnist_sweep.version import __version__
 
 importlib.import_module("mnist_sweep.sweep")  # the subpackage, so that importing it later does not hide the function
 from mnist_sweep.api import load, predict, sweep, train  # noqa: E402
 
-__version__ = "0.1.0"
 __all__ = ["Result", "__version__", "load", "predict", "sweep", "train"]

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-import mnist_sweep
+from mnist_sweep.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "optuna", "mlflow", "hydra-core", "numpy")
 
@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "optuna", "mlflow", "h
 @functools.cache
 def tags() -> dict[str, str]:
     """The versions of Python, of this package and of those that bear on the numbers; the commit of the checkout."""
-    found = {"version.python": platform.python_version(), "version.mnist_sweep": mnist_sweep.__version__}
+    found = {"version.python": platform.python_version(), "version.mnist_sweep": __version__}
     found |= {f"version.{package}": importlib.metadata.version(package) for package in _PACKAGES}
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside somebody else's checkout?
