@@ -19,10 +19,8 @@ from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import write_json
 from mnist_sweep.sweep import lock, samplers
 from mnist_sweep.sweep.candidates import Candidate, Candidates
-from mnist_sweep.sweep.session import common
+from mnist_sweep.sweep.session import prepared
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import objectives
-from mnist_sweep.sweep.workers.resources import divide
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +42,12 @@ def plan(command: CommandLine) -> Path:
     """
     config = command.config
     assert config.sweep is not None
-    space = Space.of(command)
+    space, resources, common, _, explained = prepared(command)
     folder = Path(config.output) / "runs" / config.sweep.name
     lock.check_folders(config.sweep, folder, new=False)
-    for line in samplers.check(config.sweep, space, len(objectives(config))):
+    for line in explained:
         log.info("%s", line)
-    resources = divide(command)
-    possible, impossible = _draw(config, space, common(command, resources))
+    possible, impossible = _draw(config, space, common)
     if not possible:
         raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {impossible[-1]}")
     seconds = _seconds(config, possible, _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)

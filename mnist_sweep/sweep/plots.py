@@ -61,7 +61,7 @@ def draw(study: Study) -> dict[str, Any]:
 
 def _make_legible(name: str, figure: Any, study: Study, coordinates: list[str]) -> None:
     """Whole names, plain numbers, and no axis that one outlier decides."""
-    figure.update_layout(title=None, margin={"t": 40}, template="plotly_white", font={"size": 13})
+    figure.update_layout(title=None, width=None, margin={"t": 40}, template="plotly_white", font={"size": 13})
     kind = name.partition("_")[0]
     if kind == "parallel":  # Optuna cuts names to 20 letters
         figure.update_layout(width=max(900, 130 * len(coordinates)), margin={"b": 90})
@@ -70,6 +70,10 @@ def _make_legible(name: str, figure: Any, study: Study, coordinates: list[str]) 
         figure.update_layout(showlegend=False, xaxis_title="epoch", yaxis_title=study.goals[0].metric)
     if kind == "slices":
         figure.update_xaxes(exponentformat="none")  # 0.0001 rather than 100µ
+        for trace in figure.data:
+            axis = figure.layout[f"xaxis{(trace.xaxis or 'x')[1:]}"]
+            if axis.type == "log" and max(trace.x) > 30 * min(trace.x):
+                axis.dtick = 1  # only the powers of ten: there is room for no more
     if kind in ("history", "slices", "learning"):
         figure.update_yaxes(range=_range(study))
 

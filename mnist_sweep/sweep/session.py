@@ -56,12 +56,15 @@ def check(command: CommandLine) -> None:
     Raises:
         RequestError: the space, the sampler or the first trials do not fit, or there is no GPU.
     """
-    _plan(command)
+    prepared(command)
 
 
 @functools.lru_cache(maxsize=1)
-def _plan(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[initial_trials.Initial], list[str]]:
-    """What follows from the command line alone: for a sweep that is checked and then run, it is found out once."""
+def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[initial_trials.Initial], list[str]]:
+    """Space, resources, what all trials have in common, the first trials, and what is to be said of all this.
+
+    It follows from the command line alone. For a sweep that is checked and then run, it is found out once.
+    """
     config = command.config
     assert config.sweep is not None
     space, resources, goals = Space.of(command), divide(command), objectives(config)
@@ -107,7 +110,7 @@ def opened(command: CommandLine) -> Iterator["Session"]:
     Raises:
         RequestError: as in `check`; another process works on this sweep; or the study was begun otherwise.
     """
-    space, resources, shared, first, explained = _plan(command)
+    space, resources, shared, first, explained = prepared(command)
     config = command.config
     assert config.sweep is not None
     output, name = Path(config.output), config.sweep.name

@@ -114,23 +114,20 @@ def _say(what: str, text: str) -> None:
 def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
     """The winner's scores in lines: candidates, validation, selection bias, improvement over the baseline, test set."""
     noise = f"; noise between seeds {winner['noise']:.4f}" if winner["noise"] is not None else ""
-    openings = winner["test_openings"]
+    openings, gain = winner["test_openings"], winner["gain"]
+    improvement: list[str] = []
+    if gain and gain["trial"] == winner["trial"]:
+        improvement = [f"trial {gain['trial']} is the baseline, the config's own values: nothing better was found"]
+    elif gain:
+        improvement = [f"better by {interval(gain, '+')} than the baseline, trial {gain['trial']}, seed by seed"]
     return [
         f"trial {winner['trial']} (candidates: {len(winner['candidates'])}; new seeds: {len(winner['seeds'])})",
         f"{winner['metric']} {interval(winner['validation'])}{noise}",
         f"the first score was optimistic by {winner['luck']:+.4f} (selection bias)",
-        *([improvement(winner)] if winner["gain"] else []),
+        *improvement,
         f"test/accuracy {interval(winner['test_accuracy'])} ({dataset})",
         *([f"the test set has been opened {openings} times for this study"] if openings > 1 else []),
     ]
-
-
-def improvement(winner: dict[str, Any]) -> str:
-    """By how much the winner beats the baseline, which was trained again, too."""
-    baseline = winner["gain"]["trial"]
-    if baseline == winner["trial"]:
-        return f"trial {baseline} is the baseline, the config's own values: nothing better was found"
-    return f"better by {interval(winner['gain'], '+')} than the baseline, trial {baseline}, seed by seed"
 
 
 def interval(spread: dict[str, Any], sign: str = "") -> str:

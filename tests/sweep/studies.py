@@ -40,15 +40,10 @@ def result_of(folder: Path, name: str, value: float, **changes: Any) -> Result:
 
 
 def trial_of(
-    folder: Path,
-    number: int,
-    values: Sequence[float] = (),
-    curve: Sequence[float] = (),
-    params: dict[str, Any] | None = None,
-    space: Mapping[str, BaseDistribution] = LR,
-    attributes: dict[str, Any] | None = None,
-    **changes: Any,
-) -> FrozenTrial:
+    folder: Path, number: int, values: Sequence[float] = (), curve: Sequence[float] = (), *,
+    params: dict[str, Any] | None = None, space: Mapping[str, BaseDistribution] = LR,
+    attributes: Mapping[str, Any] | None = None, **changes: Any,
+) -> FrozenTrial:  # fmt: skip
     """A trial with these values, complete, or with this curve, pruned; `changes` are of its result."""
     params = params or dict.fromkeys(space, 0.001 * (number + 1))
     kept = dataclasses.asdict(result_of(folder, run_name("sweep", number), *values[:1] or (0.0,), **changes))

@@ -28,9 +28,8 @@ def images() -> ImageSet:
 
 def untrained(folder: Path, number: int) -> torch.nn.Module:
     """A network with random weights, kept as the best one of a trial."""
-    config = CommandLine.of(SMALL).config
     torch.manual_seed(number)
-    network = config.model.build(0.13, 0.31)
+    network = (config := CommandLine.of(SMALL).config).model.build(0.13, 0.31)
     trained_model.save(RunFolder(folder / "runs" / f"sweep-{number:04d}").best, network, config)
     return network
 
@@ -70,6 +69,5 @@ def test_a_class_that_all_trials_recognise_alike_has_no_importances(tmp_path: Pa
     assert shares.sum(axis=0) == pytest.approx([0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
     assert class_importances(studies.study_of(trials[:3]), tmp_path / "runs") is None  # too few
     for number in range(11):
-        kept = studies.result_of(tmp_path, f"sweep-{number:04d}", 0.9, confusion=np.diag([50] * 10).tolist())
-        kept.write()
+        studies.result_of(tmp_path, f"sweep-{number:04d}", 0.9, confusion=np.diag([50] * 10).tolist()).write()
     assert class_importances(studies.study_of(trials), tmp_path / "runs") is None  # all alike

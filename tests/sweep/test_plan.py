@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.sweep import plan
-from mnist_sweep.sweep.candidates import Candidate
 from tests.sweep import studies
 
 #: Six points; two of them pool what a convolution without padding has made smaller.
@@ -44,18 +44,14 @@ def test_a_plan_says_what_a_sweep_would_be(tmp_path: Path, caplog: pytest.LogCap
 
 def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundredth of a second for an image, whatever the network."""
-    probed: list[int] = []
-
-    def probe(candidate: Candidate, images: int) -> float:
-        probed.append(int(candidate.costs["multiply_adds"]))
-        return 0.01 * (3 * images + 500)
-
+    probe = Mock(side_effect=lambda _, images: 0.01 * (3 * images + 500))
     monkeypatch.setattr(plan, "_probe", probe)
     content = plan_of(tmp_path, "sweep.workers=2", "sweep.trials=3", "trainer.max_epochs=6", *FEW)
     assert content["points"] == 6
     assert 0.1 < content["impossible"] < 0.6
     assert content["duplicates"] > 0.8
-    assert probed[0] == probed[1] < probed[2]  # the first one pays for what is loaded once
+    costs = [call.args[0].costs["multiply_adds"] for call in probe.call_args_list]
+    assert costs[0] == costs[1] < costs[2]  # the first one pays for what is loaded once
     assert content["seconds_a_trial"] == pytest.approx(dict.fromkeys(("mean", "shortest", "longest"), 6 * 11.0))
     assert content["minutes"] == pytest.approx(3 * 66 / 2 / 60)
     one = plan_of(tmp_path, "sweep.workers=2", "sweep.trials=1", "trainer.max_epochs=6", *FEW)

@@ -1,6 +1,7 @@
 """Optuna's plots of a study in which most trials are pruned."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from optuna import visualization
@@ -67,9 +68,6 @@ def test_several_objectives_importance_is_for_being_good_in_the_first(tmp_path: 
 def test_a_plot_that_fails_leaves_the_others(
     study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: object) -> None:
-        raise ValueError("no\nplot")
-
-    monkeypatch.setattr(visualization, "plot_timeline", fail)
+    monkeypatch.setattr(visualization, "plot_timeline", Mock(side_effect=ValueError("no\nplot")))
     assert "timeline" not in plots.draw(study)
     assert "the plot timeline could not be drawn (ValueError: no plot)" in caplog.text

@@ -1,37 +1,16 @@
 """The report of a sweep of networks that nobody trained."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from mnist_sweep.config import metrics
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import plots, report
 from mnist_sweep.training import trained_model
 from tests.sweep import studies
 from tests.sweep.test_summary import WINNER
-
-
-class Recorded:
-    """What MLflow is asked to keep."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
-
-    def file(self, path: Path) -> None:
-        self.kept[path.name] = path
-
-    def figure(self, figure: Any, file: str) -> None:
-        self.kept[file] = figure
-
-    def table(self, columns: Any, file: str) -> None:
-        self.kept[file] = columns
-
-    def note(self, markdown: str) -> None:
-        self.kept["note"] = markdown
 
 
 def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
@@ -40,9 +19,8 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     trials += [studies.trial_of(tmp_path, number, curve=[0.1 * number]) for number in (4, 5)]
     study, command = studies.study_of(trials), studies.sweep_of(tmp_path)
     config = command.config
-    names = [f"sweep-{number:04d}" for number in range(4)]
     seeds = ["sweep-0001-seed1", "sweep-0001-seed2"]
-    for index, name in enumerate([*names, *seeds]):
+    for index, name in enumerate([*(f"sweep-{number:04d}" for number in range(4)), *seeds]):
         trained_model.save(RunFolder(tmp_path / "runs" / name).best, config.model.build(0.13, 0.31), config)
         confusion = [[50 - index if i == j else index * (j == i + 1) for j in range(10)] for i in range(10)]
         history = [{"train/loss": 1.0, "val/loss": 1.0, "train/accuracy": 0.5, "val/accuracy": 0.5}]
@@ -50,9 +28,9 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
         studies.result_of(tmp_path, name, 0.5 + index / 10, **found).write()
     checkpoints = [str(RunFolder(Path("moved/since/runs") / name).best) for name in seeds]
     winner = WINNER | {"checkpoints": checkpoints, "model": {"name": "mnist_sweep_mnist5k", "version": 3}}
-    run, folder = Recorded(), tmp_path / "runs" / "sweep"
+    run, folder = Mock(), tmp_path / "runs" / "sweep"
     folder.mkdir()
-    path = report.report(command, study, winner, folder, 90.0, run)  # type: ignore[arg-type]
+    path = report.report(command, study, winner, folder, 90.0, run)
     assert path
     assert path == folder / "report.html"
     page = path.read_text()
@@ -67,34 +45,32 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     assert {"winner-activations", "winner-confusion_matrix_validation", "winner-calibration_validation"} <= shown
     assert "The winner (seed 2): curves." in page
     assert "Registered as mnist_sweep_mnist5k, version 3." in page
-    layers = config.model.layers()
-    assert f'<td class="number">{sum(layer.parameters for layer in layers):,}</td>' in page
-    assert run.kept["report.html"] == path
-    assert {"study/confusion_of_the_best.png", "study/missed_by_all.png"} <= set(run.kept)
-    leaders = run.kept["leaderboard_0006.json"]
+    assert f'<td class="number">{sum(layer.parameters for layer in config.model.layers()):,}</td>' in page
+    run.file.assert_called_once_with(path)
+    kept = {call.args[1] for call in run.figure.call_args_list}
+    assert {"study/confusion_of_the_best.png", "study/missed_by_all.png"} <= kept
+    leaders, name = run.table.call_args.args
+    assert name == "leaderboard_0006.json"
     assert leaders["trial"] == ["0", "1", "2", "3", "5", "4"]  # the pruned ones by the best value that they reached
     assert leaders["val/accuracy"][-2:] == ["0.5000", "0.4000"]
-    assert json.dumps(leaders)
-    assert run.kept["note"].endswith(f"The winner again:\n\n```\n{winner['command']}\n```")
+    assert run.note.call_args.args[0].endswith(f"The winner again:\n\n```\n{winner['command']}\n```")
 
 
 def test_of_a_front_without_a_winner(tmp_path: Path) -> None:
     trials = [studies.trial_of(tmp_path, number, [0.9 + number / 100, 1000.0 + number]) for number in range(3)]
-    run, folder = Recorded(), tmp_path / "runs" / "sweep"
+    run, folder = Mock(), tmp_path / "runs" / "sweep"
     folder.mkdir(parents=True)
     study = studies.study_of(trials, "val/accuracy", "parameters")
-    path = report.report(studies.sweep_of(tmp_path), study, None, folder, 60.0, run)  # type: ignore[arg-type]
+    path = report.report(studies.sweep_of(tmp_path), study, None, folder, 60.0, run)
     assert path
     page = path.read_text()
     assert "The front has 3 members." in page
     assert '<figure id="pareto_front">' in page
     assert 'id="winner"' not in page
-    assert "The first of the front again:" in run.kept["note"]
+    assert "The first of the front again:" in run.note.call_args.args[0]
 
 
 def test_a_sweep_does_not_fail_over_its_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    study = studies.study_of([studies.trial_of(tmp_path, 0, [0.9])])
-    winner = WINNER | {"test_accuracy": metrics.spread([0.9])}
-    made = report.report(studies.sweep_of(tmp_path), study, winner, tmp_path / "nowhere", 1.0, Recorded())  # type: ignore[arg-type]
-    assert made is None
+    study, nowhere = studies.study_of([studies.trial_of(tmp_path, 0, [0.9])]), tmp_path / "nowhere"
+    assert report.report(studies.sweep_of(tmp_path), study, WINNER, nowhere, 1.0, Mock()) is None
     assert "the report could not be made; everything else is as it should be" in caplog.text

@@ -19,17 +19,13 @@ WINNER: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ([0.5], "0.5000"),
-        ([0.92, 0.92, 0.92], "0.9200 (equal for all 3 seeds)"),
-        ([0.99 - 0.98, 0.51 - 0.5], "0.0100 (equal for all 2 seeds)"),  # but for their last bits
-        ([0.90, 0.92, 0.94], "0.9200 (95% interval 0.8703 … 0.9697)"),
-    ],
-)
-def test_an_interval_in_words(values: list[float], said: str) -> None:
-    assert summary.interval(metrics.spread(values)) == said
+def test_an_interval_in_words() -> None:
+    for values, words in {
+        (0.5,): "0.5000",
+        (0.99 - 0.98, 0.51 - 0.5): "0.0100 (equal for all 2 seeds)",  # but for their last bits
+        (0.90, 0.92, 0.94): "0.9200 (95% interval 0.8703 … 0.9697)",
+    }.items():
+        assert summary.interval(metrics.spread(values)) == words
 
 
 def test_the_winner_in_words() -> None:
@@ -67,16 +63,15 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     folder = tmp_path / "runs" / "sweep"
     folder.mkdir(parents=True)
     path = summary.write(command.config, study, WINNER, folder, 12.34567, "an id")
-    content = json.loads(path.read_text())
-    assert content["trials"] == {"complete": 3, "pruned": 1, "fail": 0}
-    assert (content["infeasible"], content["failures"]) == (1, {"infeasible": 1})
-    assert content["duplicates"] == {"trials": 1, "share": 0.25}
-    assert (content["study"], content["objective"], content["direction"]) == ("sweep", "val/accuracy", "maximize")
-    assert (content["seconds"], content["dataset"], content["mlflow_run_id"]) == (12.346, "mnist5k", "an id")
-    best = content["best"]
-    assert (best["trial"], best["value"], best["values"]) == (0, 0.97, {"val/accuracy": 0.97})
-    assert (best["params"], best["command"]) == ({"optimizer.lr": 0.001}, "python -m mnist_sweep name=sweep-0000")
-    assert content["winner"] == json.loads(json.dumps(WINNER))
+    expected = {
+        "study": "sweep", "objective": "val/accuracy", "direction": "maximize", "seconds": 12.346, "dataset": "mnist5k",
+        "trials": {"complete": 3, "pruned": 1, "fail": 0}, "infeasible": 1, "failures": {"infeasible": 1},
+        "duplicates": {"trials": 1, "share": 0.25}, "mlflow_run_id": "an id", "winner": json.loads(json.dumps(WINNER)),
+        "objectives": [{"metric": "val/accuracy", "direction": "maximize"}],
+        "best": {"trial": 0, "value": 0.97, "values": {"val/accuracy": 0.97}, "params": {"optimizer.lr": 0.001},
+                 "command": "python -m mnist_sweep name=sweep-0000", "mlflow_run_id": None},
+    }  # fmt: skip
+    assert json.loads(path.read_text()) == expected
     summary.show(command, study, WINNER, folder)
     said = [line.split(maxsplit=2) for line in caplog.messages]
     assert ["1", "impossible", "proposals, drawn again"] in said
@@ -85,10 +80,7 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     assert f"or as an overlay   python -m mnist_sweep --config-dir {folder}/conf experiment=best" in caplog.messages
     assert ["winner", "trial", "1 (candidates: 2; new seeds: 2)"] in said
     assert f"compare the runs   mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in caplog.messages
-    (folder / "conf" / "experiment" / "best.yaml").unlink()
-    (folder / "conf" / "experiment").rmdir()
-    (folder / "conf" / "experiment").touch()
-    summary.show(command, study, None, folder)
+    summary.show(command, study, None, path)  # a folder in which nothing can be written
     assert "best trial again   python -m mnist_sweep name=sweep-0000" in caplog.messages
     assert "the best trial could not be left as an overlay" in caplog.text
 
@@ -101,8 +93,5 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     content = json.loads(summary.write(command.config, study, None, folder, 1.0, None).read_text())
     assert sorted(each["trial"] for each in content["front"]) == [0, 1, 2]
     assert content["best"] is None
-    assert content["objectives"][1] == {"metric": "parameters", "direction": "minimize"}
     summary.show(command, study, None, folder)
-    table = capsys.readouterr().err
-    assert "sweep on mnist5k: 3 complete; the front of 3" in table
-    assert "2,000" in table
+    assert "sweep on mnist5k: 3 complete; the front of 3" in capsys.readouterr().err
