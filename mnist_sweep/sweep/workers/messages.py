@@ -10,25 +10,15 @@ from mnist_sweep.result import Result
 
 @dataclass(frozen=True)
 class Task:
-    """One run for a worker.
+    """One run for a worker."""
 
-    Attributes:
-        id: no two tasks that run at the same time share one.
-        command: of the run, with its name.
-        parent: MLflow's id of the parent run.
-        tags: for MLflow.
-        resume: go on from the last checkpoint in the run's folder.
-        limit_seconds: that the run may take; None = no limit.
-        pictures: whether a finished run makes its pictures and exports its model.
-    """
-
-    id: int
-    command: CommandLine
-    parent: str | None = None
-    tags: dict[str, Any] = field(default_factory=dict)
-    resume: bool = False
-    limit_seconds: float | None = None
-    pictures: bool = False
+    id: int  # no two tasks that run at the same time share one
+    command: CommandLine  # with the run's name
+    parent: str | None = None  # MLflow's id of the parent run
+    tags: dict[str, Any] = field(default_factory=dict)  # for MLflow
+    resume: bool = False  # go on from the last checkpoint in the run's folder
+    limit_seconds: float | None = None  # that the run may take
+    pictures: bool = False  # whether a finished run makes its pictures and exports its model
 
 
 @dataclass(frozen=True)

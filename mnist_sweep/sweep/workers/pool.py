@@ -145,12 +145,13 @@ class Workers:
         """Hear what the workers say within this time, in seconds, and kill those that hang."""
         heard = wait([worker.connection for worker in self._workers.values()], timeout)
         for place, worker in self._workers.items():
-            limit = worker.task.limit_seconds if worker.task and worker.process else None
+            task = worker.task if worker.process else None
             if worker.connection in heard:
                 self._hear(place, worker)
-            elif limit and time.monotonic() > worker.begun + limit + _GRACE:
+            elif task and task.limit_seconds and time.monotonic() > worker.begun + task.limit_seconds + _GRACE:
                 worker.close()
-                self._abandon(worker, "timeout", f"longer than {limit:g} s, and did not answer any more")
+                detail = f"longer than {task.limit_seconds:g} s, and did not answer any more"
+                self._finish(worker, self._abandon(task, "timeout", detail))
                 self._replace(place)
 
     def _hear(self, place: int, worker: Handle) -> None:
@@ -167,7 +168,7 @@ class Workers:
                 about = "answer", worker.task.id, epoch
                 report = Report(worker.task.id, epoch, values, lambda go_on: worker.send((*about, go_on)))
                 self._events.append(report)
-            case ("finished", result, memory_mb) if worker.task:
+            case ("finished", result, memory_mb):
                 self._finish(worker, result)
                 worker.ready = True
                 if memory_mb > worker.first_mb + self._growth or (result and result.reason == "out_of_memory"):
@@ -179,42 +180,36 @@ class Workers:
 
     def _replace(self, place: int, detail: str = "") -> None:
         """Start another worker in the place of one, and decide what becomes of its task."""
-        old = self._workers[place]
+        old, new = self._workers[place], self._start(place)
         ended = old.close()
-        detail = detail or ended
+        detail, self._workers[place] = detail or ended, new
         self._deaths[place] += 1
         if self._deaths[place] == _MOST_DEATHS:
             self._failure = RunFailure("crashed", f"a worker cannot start: {detail}{self._hint}")
-        if old.task and self._stopping:
+        if old.task is None:
+            return
+        if self._stopping:
             self._finish(old, None)
-        elif old.task and old.attempt == 2:
-            self._abandon(old, "crashed", f"its worker died twice ({detail})")
-        new = self._workers[place] = self._start(place)
-        if old.task:
-            log.warning("a worker died (%s); %s is tried once more", detail, _name(old.task))
+        elif old.attempt == 2:
+            self._finish(old, self._abandon(old.task, "crashed", f"its worker died twice ({detail})"))
+        else:
+            name = old.task.command.assigned()["name"]
+            log.warning("a worker died (%s); %s is tried once more", detail, name)
             new.task, new.attempt = dataclasses.replace(old.task, resume=True), old.attempt
             new.send(new.task)
 
     def _finish(self, worker: Handle, result: Result | None) -> None:
-        assert worker.task
-        self._events.append(Finished(worker.task, result))
+        if worker.task:
+            self._events.append(Finished(worker.task, result))
         worker.task = None
 
-    def _abandon(self, worker: Handle, reason: str, detail: str) -> None:
+    def _abandon(self, task: Task, reason: str, detail: str) -> Result | None:
         """Record a run that could not record itself."""
         from mnist_sweep.run_record import abandon
 
-        task, result = worker.task, None
-        assert task
         try:
-            result = abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
-        except RequestError as error:  # a file of the configs has changed; other tasks would fare no better
-            line = f"{_name(task)} could be composed when it was proposed, and now cannot: {error}"
-            self._failure = RunFailure("error", line)
-        except RunFailure as error:  # the disk is full
-            self._failure = error
-        self._finish(worker, result)
-
-
-def _name(task: Task) -> str:
-    return str(task.command.assigned().get("name", task.id))
+            return abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
+        except (RequestError, RunFailure) as error:  # a file of the configs has changed, or the disk is full
+            name = task.command.assigned()["name"]
+            self._failure = RunFailure("error", f"the failure of {name} cannot be recorded: {error}")
+            return None

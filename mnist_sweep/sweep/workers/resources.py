@@ -14,21 +14,13 @@ from mnist_sweep.sweep.workers.worker import train
 
 @dataclass(frozen=True)
 class Resources:
-    """How the machine is divided among workers.
+    """How the machine is divided among workers."""
 
-    Attributes:
-        workers: trials at a time.
-        threads: of the processor, for each.
-        gpus: as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = the CPU.
-        precision: of training.
-        why: that precision, in a few words; empty where it was asked for.
-    """
-
-    workers: int
-    threads: int
-    gpus: tuple[str, ...]
+    workers: int  # trials at a time
+    threads: int  # of the processor, for each
+    gpus: tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = the CPU
     precision: hardware.Precision
-    why: str
+    why: str  # that precision, in a few words; empty where it was asked for
 
 
 def divide(command: CommandLine) -> Resources:

@@ -23,16 +23,15 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.sweep.workers.messages import Task, Train
 from mnist_sweep.sweep.workers.worker import Worker
 
+#: The environment of a process, where the user's does not say otherwise.
 _ENVIRONMENT = {
     # oneDNN and torch's layer over it keep what they prepared for the last 1,024 shapes of tensors: over a sweep
     # hundreds of megabytes. One network of ten convolutions needs about 100.
     "LRU_CACHE_CAPACITY": "256",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages, where the system grants them to who asks
     "MLFLOW_CONFIGURE_LOGGING": "false",  # what it logs goes to the sweep, not to the terminal
 }
-#: glibc asks Linux for large pages, of 2 MB, for all that it allocates, where the system grants them to who asks
-#: ("Memory Allocation Tunables" in glibc's manual). Elsewhere nothing comes of it.
-_LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 @dataclass(eq=False)
@@ -79,7 +78,6 @@ def process(train: Train, environment: Mapping[str, str], common: CommandLine | 
         common: what all tasks have in common; their data set is loaded before the worker is ready.
     """
     ours, theirs = Pipe()
-    tunables = ":".join(filter(None, [_LARGE_PAGES, os.environ.get("GLIBC_TUNABLES")]))
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
     with theirs:  # closed here, so that the end of the process is the end of the connection
         code = f"from mnist_sweep.sweep.workers.worker import main; main({theirs.fileno()})"
@@ -88,7 +86,7 @@ def process(train: Train, environment: Mapping[str, str], common: CommandLine | 
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
-            env={**os.environ, **_ENVIRONMENT, "GLIBC_TUNABLES": tunables, "PYTHONPATH": path, **environment},
+            env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": path, **environment},
         )
     handle = Handle(ours, popen)
     handle.send((train, common))

@@ -18,7 +18,7 @@ import psutil
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import SIGNALS, Interrupted, RequestError, one_line
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.workers.messages import OnEpoch, Stopped, Task, Train
+from mnist_sweep.sweep.workers.messages import OnEpoch, Stopped, Task
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, connection: Connection, gone: Callable[[], None] | None = None) -> None:
         self._connection, self._gone = connection, gone or self.terminate
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()  # a signal's handler may log in the middle of a message
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None = look at the flags
         self._task: int | None = None  # the one that the sweep has sent last
         self._stopped: int | None = None  # by the sweep, that task
@@ -52,11 +52,16 @@ class Worker:
                 warm_up(common)
             self.send("ready", _memory_mb())
             while not self._terminated:
-                if isinstance(task := self._inbox.get(), Task):  # else an answer that nobody waits for any more
-                    self.send("finished", self._perform(train, task), math.inf if self._terminated else _memory_mb())
+                result, task = None, self._inbox.get()
+                if isinstance(task, Task):  # else an answer that nobody waits for any more
+                    with contextlib.suppress(Interrupted):
+                        result = train(task, self._on_epoch, self._signal)
+                    self.send("finished", result, math.inf if self._terminated else _memory_mb())
         except SystemExit as end:
             detail = f"exit code {end.code}"
         except Exception as error:  # a bug, or an import that fails
+            if self._task is not None:
+                log.exception("a bug in what performs task %d", self._task)
             detail = one_line(error)
         self.send("left", detail)
 
@@ -70,7 +75,7 @@ class Worker:
         self.send("log", record)
 
     def terminate(self, signum: int = signal.SIGTERM, _: FrameType | None = None) -> None:
-        """Stop the task and leave after it. It is a signal handler, too."""
+        """Stop the task and leave after it; a signal's handler, too."""
         self._terminated = signum
         self._inbox.put(None)
 
@@ -85,15 +90,6 @@ class Worker:
                 self._inbox.put(message)
         self._gone()
 
-    def _perform(self, train: Train, task: Task) -> Result | None:
-        try:
-            return train(task, self._on_epoch, self._signal)
-        except Interrupted:
-            return None
-        except Exception:
-            log.exception("a bug in what performs task %d", task.id)
-            raise
-
     def _on_epoch(self, epoch: int, values: dict[str, float]) -> bool:
         self.send("report", epoch, values)
         while not (signum := self._signal()):
@@ -107,8 +103,8 @@ class Worker:
 
 
 def main(descriptor: int) -> None:
-    """Be a worker's process; the descriptor is that of its connection to the sweep."""
-    worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))  # the cores are somebody else's now
+    """Be a worker's process; the descriptor is that of its connection to the sweep, without which it ends at once."""
+    worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))
     for signum in SIGNALS:
         signal.signal(signum, worker.terminate)
     logging.root.handlers = [logging.handlers.QueueHandler(worker)]  # type: ignore[arg-type]
