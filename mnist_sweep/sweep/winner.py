@@ -125,7 +125,7 @@ def _compared(
     baseline = study.baseline()
     improvement = None
     if baseline and baseline.number in scores:
-        improvement = {"trial": baseline.number, **better_by(goal, scores[best], scores[baseline.number])}
+        improvement = {"trial": baseline.number, **_better_by(goal, scores[best], scores[baseline.number])}
     variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
     return {
         "trial": best,
@@ -134,7 +134,7 @@ def _compared(
         "validation": metrics.spread(scores[best], share),
         "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
         "luck": goal.sign * (trial.values[index] - means[best]),
-        "lead": better_by(goal, scores[best], scores[others[0]]) if others else None,
+        "lead": _better_by(goal, scores[best], scores[others[0]]) if others else None,
         "gain": improvement,
         "candidates": [
             {"trial": each.number, "first": each.values[index]}
@@ -144,7 +144,7 @@ def _compared(
     }
 
 
-def better_by(goal: Objective, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+def _better_by(goal: Objective, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     """By how much scores are better than others, seed by seed: positive where they are, with the mean's interval."""
     return metrics.spread([goal.sign * (a - b) for a, b in zip(scores, others, strict=True)])
 

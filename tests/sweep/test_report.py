@@ -31,9 +31,8 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     run, folder = Mock(), tmp_path / "runs" / "sweep"
     folder.mkdir()
     path = report.report(command, study, winner, folder, 90.0, run)
-    assert path
     assert path == folder / "report.html"
-    page = path.read_text()
+    page = (folder / "report.html").read_text()
     assert "The winner is right on 92.00% of the test images." in page
     assert "the first score was optimistic by +0.0042 (selection bias)" in page
     assert "4 complete, 2 pruned trials in 1.5 minutes; seed 0" in page
@@ -61,9 +60,8 @@ def test_of_a_front_without_a_winner(tmp_path: Path) -> None:
     run, folder = Mock(), tmp_path / "runs" / "sweep"
     folder.mkdir(parents=True)
     study = studies.study_of(trials, "val/accuracy", "parameters")
-    path = report.report(studies.sweep_of(tmp_path), study, None, folder, 60.0, run)
-    assert path
-    page = path.read_text()
+    assert report.report(studies.sweep_of(tmp_path), study, None, folder, 60.0, run)
+    page = (folder / "report.html").read_text()
     assert "The front has 3 members." in page
     assert '<figure id="pareto_front">' in page
     assert 'id="winner"' not in page
