@@ -44,7 +44,7 @@ def _execute(folder: Path) -> list[str]:
     import nbclient
     import nbformat
 
-    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(folder)}})
     client.execute(env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)})
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

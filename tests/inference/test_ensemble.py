@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from mnist_sweep import cli, run_report
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.inference import ensemble
 from mnist_sweep.result import BEST, Result
@@ -113,7 +115,7 @@ def test_an_ensemble_is_a_model_in_mlflow_like_any_other(
     from PIL import Image
 
     result, store = made
-    client = client_of(store)
+    client: Any = client_of(store)
     found = client.get_run(result.mlflow_run_id)
     assert found.info.status == "FINISHED"
     assert found.data.metrics["test/accuracy"] == result.metrics["test/accuracy"]
@@ -141,25 +143,19 @@ def test_what_is_refused_or_fails_leaves_nothing_and_the_same_command_can_be_giv
     store = f"sqlite:///{first.parent.parent}/store.db"
     command = [".", "../second", "--tracking-uri", store]
 
-    def fails(error: BaseException) -> Any:
-        def raising(*_: Any) -> None:
-            raise error
-
-        return raising
-
-    other = replace(datasets.IMAGE_SETS["mnist5k"], files={"mnist_5k.csv.gz": "0" * 32})
-    for patched, name, value, said in (
-        (datasets.IMAGE_SETS, "mnist5k", other, r"mnist_5k\.csv\.gz is damaged"),
+    other = replace(IMAGE_SETS["mnist5k"], files={"mnist_5k.csv.gz": "0" * 32})
+    for target, name, effect, said in (
+        (datasets, "IMAGE_SETS", {"mnist5k": other}, r"mnist_5k\.csv\.gz is damaged"),
         (datasets, "missing", lambda _: [Path("gone")], r"data\.root=.*: gone is not there, .*; allowed: this command"),
-        (data, "test_set", fails(Interrupted(2)), "SIGINT"),
-        (run_report, "keep_part", fails(ValueError("a bug")), "a bug"),
+        (data, "test_set", Mock(side_effect=Interrupted(2)), "SIGINT"),
+        (run_report, "keep_part", Mock(side_effect=ValueError("a bug")), "a bug"),
     ):
         with monkeypatch.context() as patch:
-            (patch.setitem if isinstance(patched, dict) else patch.setattr)(patched, name, value)  # type: ignore[operator]
+            patch.setattr(target, name, effect)
             with pytest.raises((RequestError, Interrupted, ValueError), match=said):
                 cli.perform("ensemble", command)
         assert sorted(path.name for path in first.parent.iterdir()) == ["first", "second"]
-    client = client_of(store)
+    client: Any = client_of(store)
     (failed,) = client.search_runs([client.get_experiment_by_name("mnist_sweep").experiment_id])
     assert (failed.info.status, failed.data.tags["detail"]) == ("FAILED", "ValueError: a bug")
     assert cli.perform("ensemble", command[:2]) == cli.DONE
