@@ -11,16 +11,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from mnist_sweep.training.step import Outputs, TrainingStep
+from torch import nn
+from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
+
+#: A step: images (B, 1, 28, 28) and labels (B,) → the mean loss before it, a scalar, and the predicted classes (B,).
+Outputs = tuple[torch.Tensor, torch.Tensor]
+Step = Callable[[torch.Tensor, torch.Tensor], Outputs]
 
 #: Steps before one is recorded: libraries choose their kernels, and the optimizer makes its state.
 _WARM_UP = 3
 #: Why a recording failed in this process, where one did. None is tried after it, since torch never gives back what a
 #: failed one has taken of the GPU's memory (440 MB for the default network).
 _failed: list[str] = []
+#: One stream for all recordings of a process, since libraries keep memory for each.
+_stream = functools.cache(torch.cuda.Stream)
 
 
 def supported(device: torch.device) -> bool:
@@ -28,20 +34,20 @@ def supported(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> "TrainingStep | Recorded":
+def recorded(step: Step, network: nn.Module, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
     """The same step as a CUDA graph; as it is, and a line, where it cannot be recorded.
 
     Args:
-        step: network and optimizer stay where they are from now on.
+        step: of this network by this optimizer, which stay where they are from now on.
         images, labels: a batch of the form of all batches, on the GPU.
     """
     reason = _failed[0] if _failed else "" if supported(images.device) else "they need a GPU"
     if not reason:
-        network, optimizer, generator = step.network, step.optimizer, _generator(images.device)
         weights, states = copy.deepcopy((network.state_dict(), optimizer.state_dict()["state"]))
+        generator = torch.cuda.default_generators[images.device.index]  # what the layers draw from
         drawn, other = generator.get_state(), generator.clone_state()
         try:
-            return Recorded(step, images, labels)
+            return _recording(step, optimizer, images, labels)
         except RuntimeError as error:  # a layer that cannot be recorded, or no memory for it
             cause = error.__context__ or error  # what went wrong while it was recorded, rather than that it did
             reason = " ".join(str(cause).split())[:150]
@@ -59,54 +65,45 @@ def recorded(step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> 
     return step
 
 
-def _generator(device: torch.device) -> torch.Generator:
-    """What the layers on a GPU draw from."""
-    return torch.cuda.default_generators[device.index]
-
-
-class Recorded:
-    """A step that is called as `TrainingStep` is, with batches of the form that was recorded, and returns the same.
+def _recording(step: Step, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
+    """The step for batches of the form that is recorded.
 
     The learning rate, which a schedule may change between two calls, is a number of single precision there.
 
     Raises:
         RuntimeError: the step cannot be recorded.
     """
+    batch, groups = (images.clone(), labels.clone()), optimizer.param_groups
+    written: list[Any] = [group["lr"] for group in groups]
+    rates = [torch.tensor(float(rate), device=images.device) for rate in written]  # a number would be recorded itself
 
-    def __init__(self, step: TrainingStep, images: torch.Tensor, labels: torch.Tensor) -> None:
-        self._batch, self._groups = (images.clone(), labels.clone()), step.optimizer.param_groups
-        # a number would be part of the recording, and a schedule changes it
-        self._rates = [torch.tensor(float(group["lr"]), device=images.device) for group in self._groups]
-        self._written = [group["lr"] for group in self._groups]
+    def let(rates: list[Any], capturable: bool) -> None:
+        for group, rate in zip(groups, rates, strict=True):
+            group.update({"lr": rate} | ({"capturable": capturable} if "capturable" in group else {}))
 
-        def prepare() -> None:
-            for _ in range(_WARM_UP):
-                step(*self._batch)
-            for state in step.optimizer.state.values():  # RMSprop counts its steps on the processor
-                state.update({key: each.to(images.device) for key, each in state.items() if torch.is_tensor(each)})
-            self._set(self._rates, capturable=True)
+    def prepare() -> None:
+        for _ in range(_WARM_UP):
+            step(*batch)
+        for state in optimizer.state.values():  # RMSprop counts its steps on the processor
+            state.update({key: each.to(images.device) for key, each in state.items() if torch.is_tensor(each)})
+        let(rates, capturable=True)
 
-        try:
-            self._replay, self._outputs = _record(prepare, lambda: step(*self._batch))
-        finally:  # as schedules and checkpoints know them
-            self._set(self._written, capturable=False)
+    try:
+        replay, (loss, predicted) = _record(prepare, lambda: step(*batch))
+    finally:  # as schedules and checkpoints know them
+        let(written, capturable=False)
 
-    def _set(self, rates: list[Any], capturable: bool) -> None:
-        for group, rate in zip(self._groups, rates, strict=True):
-            group["lr"] = rate
-            if "capturable" in group:
-                group["capturable"] = capturable
-
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> Outputs:
-        for place, given in zip(self._batch, (images, labels), strict=True):
-            place.copy_(given)
-        for number, group in enumerate(self._groups):
-            if group["lr"] != self._written[number]:
-                self._written[number] = group["lr"]
-                self._rates[number].fill_(group["lr"])
-        self._replay()
-        loss, predicted = self._outputs
+    def call(images: torch.Tensor, labels: torch.Tensor) -> Outputs:
+        batch[0].copy_(images)
+        batch[1].copy_(labels)
+        for number, group in enumerate(groups):
+            if group["lr"] != written[number]:
+                written[number] = group["lr"]
+                rates[number].fill_(group["lr"])
+        replay()
         return loss.clone(), predicted.clone()  # the next ones are written over them
+
+    return call
 
 
 def _record(prepare: Callable[[], None], function: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
@@ -121,9 +118,3 @@ def _record(prepare: Callable[[], None], function: Callable[[], Outputs]) -> tup
     finally:  # also of a failure, before anything is put back
         torch.cuda.current_stream().wait_stream(stream)
     return graph.replay, outputs
-
-
-@functools.cache
-def _stream() -> torch.cuda.Stream:
-    """One for all recordings of a process, since libraries keep memory for each."""
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]

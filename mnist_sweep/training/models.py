@@ -10,28 +10,20 @@ from mnist_sweep.config import options
 from mnist_sweep.training import onednn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
+    "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU,
+}  # fmt: skip
 #: Activations that never decrease: the greatest of some activations is the activation of the greatest input.
 MONOTONE = {"relu", "sigmoid", "tanh"}
 
 
 class ConvNet(nn.Module):
-    """Images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
+    """Images (B, 1, 28, 28), 0 … 1 → logits (B, 10), through `blocks`, whose maps are (B, C, S, S), and `head`.
 
     A max-pool stands before a monotone activation: the result is the same for a quarter of the work.
 
     Args:
         model: the config's ``model``; see conf/model/convnet.yaml for the meaning of each key.
         mean, deviation: of the training pixels, scaled to [0, 1]; images are standardised by them.
-
-    Attributes:
-        blocks: (B, 1, 28, 28) standardised images → (B, C, S, S) maps.
-        head: maps → logits.
     """
 
     mean: torch.Tensor
@@ -81,11 +73,11 @@ def _block(model: options.ConvNet, channels: int, block: shapes.Block) -> nn.Seq
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, block.convolutions + 1):
         suffix = f"_{number}" if number > 1 else ""
-        convolution = nn.Conv2d(channels, block.width, block.kernel, padding=block.padding, bias=not model.batch_norm)
-        parts["convolution" + suffix] = convolution
+        bias = not model.batch_norm
+        parts[f"convolution{suffix}"] = nn.Conv2d(channels, block.width, block.kernel, padding=block.padding, bias=bias)
         if model.batch_norm:
-            parts["batch_norm" + suffix] = nn.BatchNorm2d(block.width)
-        last = "activation" + suffix
+            parts[f"batch_norm{suffix}"] = nn.BatchNorm2d(block.width)
+        last = f"activation{suffix}"
         parts[last] = ACTIVATIONS[model.activation]()
         channels = block.width
     if block.pool > 1:

@@ -22,17 +22,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, or an ensemble of several.
+    """A trained network, or an ensemble of several."""
 
-    Attributes:
-        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        config: of the run that trained it; of an ensemble, the first member's.
-        members: of an ensemble; empty for a single network.
-    """
-
-    network: nn.Module
-    config: schema.Config
-    members: tuple["TrainedModel", ...] = ()
+    network: nn.Module  # images (B, 1, 28, 28), 0 … 1 → logits (B, 10)
+    config: schema.Config  # of the run that trained it; of an ensemble, the first member's
+    members: tuple["TrainedModel", ...] = ()  # of an ensemble
 
     @torch.inference_mode()
     def probabilities(self, images: torch.Tensor) -> Array:
@@ -60,7 +54,7 @@ class Ensemble(nn.Module):
 
 
 def served(network: nn.Module) -> nn.Module:
-    """A copy as it is exported, on the CPU, in evaluation mode: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10)."""
+    """A copy as it is exported, on the CPU, to be used only: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10)."""
     return nn.Sequential(copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
 
 

@@ -39,48 +39,27 @@ class Fit(Callback):
     After each epoch the best network so far is in ``checkpoints/best.ckpt``, and all that is needed to go on in
     ``checkpoints/last.ckpt``. Where that file is there at the beginning, the training goes on from it, and its numbers
     are exactly those of an uninterrupted one.
-
-    Args:
-        config: of the run; its precision is a fixed one, and its data set is on disk.
-        folder: of the run.
-        device: ``cpu``, or a GPU.
-        on_epoch: is called after each epoch with its number, from 1, and its metrics by name; returns whether to go on.
-        check: is called between groups of batches, and raises where the training must end.
-        bars: show progress bars, on standard error.
-
-    Attributes:
-        network: images (B, 1, 28, 28), 0 … 1 → logits; None until it is built. It ends with the best epoch's weights.
-        images, held_out: for training and for validation; None until they are read.
-        history: the metrics of each epoch by name, the first epoch first.
-        validation: the best epoch's evaluation on the validation images; None until an epoch has ended.
-        stopped: whether `on_epoch` ended the training.
-        train_seconds: spent on the epochs, validation included, in all attempts; what an attempt lost is not counted.
     """
 
-    config: schema.Config
-    folder: Path
+    config: schema.Config  # of the run; its precision is a fixed one, and its data set is on disk
+    folder: Path  # of the run
     device: torch.device
-    on_epoch: Callable[[int, dict[str, float]], bool]
-    check: Callable[[], None]
-    bars: bool = False
-    network: nn.Module | None = field(default=None, init=False)
-    images: ImageSet | None = field(default=None, init=False)
+    on_epoch: Callable[[int, dict[str, float]], bool]  # hears of each epoch, from 1, and its metrics; whether to go on
+    check: Callable[[], None]  # is called between groups of batches, and raises where the training must end
+    bars: bool = False  # show progress, on standard error
+    # images (B, 1, 28, 28), 0 … 1 → logits (B, 10), and the validation images; None until they are there
+    network: nn.Module | None = field(default=None, init=False)  # it ends with the best epoch's weights
     held_out: ImageSet | None = field(default=None, init=False)
-    history: list[dict[str, float]] = field(default_factory=list, init=False)
-    validation: Evaluation | None = field(default=None, init=False)
-    stopped: bool = field(default=False, init=False)
-    train_seconds: float = field(default=0.0, init=False)
+    history: list[dict[str, float]] = field(default_factory=list, init=False)  # each epoch's metrics by name
+    validation: Evaluation | None = field(default=None, init=False)  # of the best epoch; None until one has ended
+    stopped: bool = field(default=False, init=False)  # whether `on_epoch` ended the training
+    train_seconds: float = field(default=0.0, init=False)  # all epochs, validation included; not what attempts lost
 
     def __post_init__(self) -> None:
         self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
         self._order = torch.Generator().manual_seed(self.config.seed)
         self._state: dict[str, Any] = {}
         self._began = math.inf
-
-    @property
-    def parameters(self) -> int | None:
-        """Trainable numbers of the network; None until it is built."""
-        return sum(each.numel() for each in self.network.parameters()) if self.network else None
 
     def run(self) -> None:
         """Train.
@@ -94,12 +73,12 @@ class Fit(Callback):
         torch.set_num_threads(settings.threads or ALL_THREADS)
         torch.backends.cudnn.allow_tf32 = False  # in which a GPU convolves with a mantissa of ten bits
         pl.seed_everything(self.config.seed, verbose=False)
-        self.images, self.held_out = data.parts(part)
-        if part.limit and part.limit > len(self.images):
-            log.warning("data.limit=%d: %s has %d training images", part.limit, part.name, len(self.images))
-        self.network = self.config.model.build(*self.images.standardisation).to(self.device)
+        images, self.held_out = data.parts(part)
+        if part.limit and part.limit > len(images):
+            log.warning("data.limit=%d: %s has %d training images", part.limit, part.name, len(images))
+        self.network = self.config.model.build(*images.standardisation).to(self.device)
         self._validation = self.held_out.to(self.device)
-        batches = data.Batches(self.images.to(self.device), part.batch_size, self._order, part.augmentation)
+        batches = data.Batches(images.to(self.device), part.batch_size, self._order, part.augmentation)
         self._classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps)
         self._resume()
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

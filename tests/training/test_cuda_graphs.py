@@ -81,7 +81,7 @@ def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Gene
         generator = Generator()
         monkeypatch.setattr(cuda_graphs, "supported", lambda _: True)
         monkeypatch.setattr(cuda_graphs, "_record", recorder)
-        monkeypatch.setattr(cuda_graphs, "_generator", lambda _: generator)
+        monkeypatch.setattr(torch.cuda, "default_generators", {None: generator})
         monkeypatch.setattr(cuda_graphs, "_failed", [])
         rmsprop = sys.modules[torch.optim.RMSprop.__module__]
         monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
@@ -158,8 +158,7 @@ def test_a_training_goes_on_with_a_recorded_step(
 def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
     """Fails while it records, when steps have been made already."""
     recorder(prepare, function)
-    generator: Any = cuda_graphs._generator(torch.device("cuda"))
-    generator.recording = True
+    torch.cuda.default_generators[None].recording = True  # type: ignore[call-overload]
     raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …")
 
 
