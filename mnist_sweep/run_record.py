@@ -75,6 +75,7 @@ class RunRecord:
             run.metrics(values, epoch, time_ms=progress.times[epoch - 1])
         run.parameters(config.parameters())
         run.tags({"command": self.command.shell(), "device": self.device, "threads": self.threads})
+        run.tags({"parameters": sum(layer.parameters for layer in config.model.layers())})
         run.tags({"attempts": progress.attempts if progress.attempts > 1 else None, **provenance.tags()})
         run.file(path / "config.yaml")
         run.file(path / "overrides.yaml")

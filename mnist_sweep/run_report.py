@@ -137,5 +137,9 @@ def note(config: schema.Config, result: Result) -> str:
     for layer in config.model.layers():
         output = " × ".join(map(str, layer.output))
         lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
-    total = f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |"
-    return "\n".join([*lines, total, f"\nAgain:\n\n```\n{result.command}\n```"])
+    lines.append(f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |\n")
+    network = config.model
+    norm, pool = ", batch norm" * network.batch_norm, "; global average pooling" * network.global_pool
+    blocks = f"convolution ({network.padding} padding){norm}, {network.activation}, {network.pool} pooling{pool}"
+    lines.append(f"Blocks: {blocks}; dropout {network.dropout:g}; softmax at the end.")
+    return "\n".join([*lines, f"\nAgain:\n\n```\n{result.command}\n```"])
