@@ -67,11 +67,7 @@ class CommandLine:
 
     @functools.cached_property
     def composed(self) -> DictConfig:
-        """What Hydra composes; values that refer to others still do.
-
-        Raises:
-            RequestError: Hydra refuses.
-        """
+        """What Hydra composes, or refuses; values that refer to others still do."""
         base, changed = self._base or (None, {})
         others = [key for key, value in changed.items() if (CONF / key).is_dir() or set(text(value)) & set("${")]
         if base and not others:  # single values, which are put into a copy in a tenth of Hydra's time
@@ -124,7 +120,3 @@ class CommandLine:
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the cached config: a worker composes its own
         return CommandLine, (self.overrides, self.config_dir)
-
-
-def compose(overrides: Iterable[str], config_dir: str | None = None) -> Config:  # until nothing calls it any more
-    return CommandLine.of(overrides, config_dir).config
