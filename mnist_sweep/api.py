@@ -53,20 +53,12 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has come to its end.
+    """A sweep that has come to its end."""
 
-    Attributes:
-        folder: holds ``sweep.json`` and the report.
-        best: the trial with the best first score, as in ``sweep.json``; None where several objectives leave a front.
-        winner: the best of the trials that were trained again, as in ``sweep.json``: its command, test accuracy and
-            registered model; None where none was chosen.
-        study: Optuna's study.
-    """
-
-    folder: Path
-    best: dict[str, Any] | None
-    winner: dict[str, Any] | None
-    study: "optuna.Study"
+    folder: Path  #: holds ``sweep.json`` and the report
+    best: dict[str, Any] | None  #: the trial with the best first score; None where several objectives leave a front
+    winner: dict[str, Any] | None  #: the best when trained again, with its test accuracy and registered model, if any
+    study: "optuna.Study"  #: Optuna's own
 
     def trials(self) -> "pandas.DataFrame":
         """A row for each trial: its number, value (one for each objective), duration, parameters and state."""
@@ -78,13 +70,11 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
     """Run a sweep, as ``python -m mnist_sweep +sweep=optuna`` does, or go on with one.
 
     Args:
-        overrides: as on the command line: ``sweep("sweep.trials=20")``.
-        config_dir: a further folder of configs, as with ``--config-dir``.
+        overrides, config_dir: as for `train`: ``sweep("sweep.trials=20")``.
 
     Raises:
-        RequestError: the request cannot be carried out.
+        RequestError, KeyboardInterrupt: as for `train`.
         RunFailure: no trial finished, or the same failure came again and again.
-        KeyboardInterrupt: Ctrl-C, after everything has been recorded.
     """
     chosen = any(key_of(item) == "sweep" for item in overrides)
     command = CommandLine.of(overrides if chosen else ("+sweep=optuna", *overrides), config_dir)
@@ -149,7 +139,7 @@ def default_store() -> str:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Within, a signal ends the work once everything has been recorded: as a KeyboardInterrupt or a SystemExit."""
+    """Within, a signal ends the work once everything has been recorded, as a KeyboardInterrupt or a SystemExit."""
     try:
         with signals_as_flag():
             yield
@@ -186,12 +176,9 @@ def check(command: CommandLine) -> None:
 
 
 def prepare(command: CommandLine) -> CommandLine:
-    """Have the data of a run or a sweep on disk, and give a run a name.
+    """The command line to carry out: of a run it has a name, and its data set is on disk.
 
     A missing data set is downloaded. Where that fails, ``data.fallback`` takes its place, after a warning.
-
-    Returns:
-        The command line to carry out.
 
     Raises:
         RequestError: a data file is damaged, or the data cannot be had and there is no fallback.
@@ -201,11 +188,9 @@ def prepare(command: CommandLine) -> CommandLine:
     config = command.config
     used = datasets.obtain(config.data)
     if used != config.data.name:
-        values = {"data": used}
-        if "data.name" in command.assigned():  # as data={name: mnist}
-            values["data.name"] = used
-        others = [item for item in command.overrides if key_of(item) != "data.name"]
-        command = CommandLine.of(others, command.config_dir).with_(values)
+        items = [item for item in command.overrides if key_of(item) != "data.name"]
+        within = {"data.name": used} if "data.name" in command.assigned() else {}  # as data={name: mnist}
+        command = CommandLine.of(items, command.config_dir).with_({"data": used, **within})
     if config.sweep is None and config.name is None:
         command = command.with_(name=f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     return command

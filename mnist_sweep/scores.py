@@ -31,27 +31,21 @@ def commands(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> list
     """The runs of a recipe with seeds 0, 1, …
 
     Raises:
-        RequestError: one cannot be composed, or its folder is that of another request, whose result would pass for its.
+        RequestError: one cannot be composed, or has a folder that is of another request.
     """
-    recipe_on_set = CommandLine.of([f"experiment={recipe}", f"data={dataset}", *more])
-    runs = [recipe_on_set.with_(seed=seed, name=f"score-{recipe}-{dataset}-{seed}") for seed in range(seeds)]
+    common = CommandLine.of([f"experiment={recipe}", f"data={dataset}", *more])
+    runs = [common.with_(seed=seed, name=f"score-{recipe}-{dataset}-{seed}") for seed in range(seeds)]
     for run in runs:
         folder = RunFolder.of(run.config)
         if changes := folder.differences(run.config):
-            more_changes = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-            raise RequestError(
-                f"{folder.path} is there already, of another request ({', '.join(changes[:3])}{more_changes}); "
-                "allowed: the same request, another output=, or this folder taken away"
-            )
+            allowed = "the same request, another output=, or this folder taken away"
+            said = f"{folder.path} is there already, of another request ({'; '.join(changes)})"
+            raise RequestError(f"{said}; allowed: {allowed}")
     return runs
 
 
 def score(runs: Sequence[CommandLine]) -> list[Result]:
-    """Train the runs one after another and measure each on the test set; those that are done are not repeated.
-
-    Raises:
-        RunFailure: a run failed.
-    """
+    """Train the runs one after another and measure each on the test set; those that are done are not repeated."""
     from mnist_sweep.run import train
 
     results = []

@@ -66,6 +66,7 @@ def test_the_console_script_runs_and_sweeps_as_well(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, said)
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_each_command_is_a_module_too(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr(cli, "module_main", called.append)

@@ -28,34 +28,25 @@ _TAKE_THE_BRUSH = """() => {
 
 
 def look(model: TrainedModel, drawing: Any) -> tuple[dict[str, float], Any, Any]:
-    """What a network sees in a drawing, a PIL image of one digit.
+    """What a network sees in a drawing, a PIL image of one digit; a PictureError where nothing is drawn.
 
     Returns:
         The probability of each class by its name; the picture that the network saw, 8 times as large; the network's
         activation maps as a PIL image (None where it has no blocks).
-
-    Raises:
-        PictureError: nothing is drawn.
     """
     digit = preprocess.normalised(np.asarray(preprocess.to_grey(drawing)))
     images = torch.from_numpy(digit)[None, None]
     (row,) = model.probabilities(images)
-    maps = None
+    large, maps = np.kron(255 - digit, np.ones((8, 8), dtype=np.uint8)), None
     if blocks := activation_maps(model.network, images):
         figure = figures.activations(digit[None], [int(row.argmax())], blocks, "what each block makes of it", each=8)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi="figure")
+        figure.savefig(file := io.BytesIO(), format="png", dpi="figure")
         maps = Image.open(file)
-    large = np.kron(255 - digit, np.ones((8, 8), dtype=np.uint8))
     return {str(label): float(share) for label, share in enumerate(row)}, large, maps
 
 
 def page(model: TrainedModel, name: str) -> Any:
-    """The page of a network, to be launched.
-
-    Raises:
-        RequestError: Gradio is not installed.
-    """
+    """The page of a network, to be launched; a RequestError where Gradio is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:

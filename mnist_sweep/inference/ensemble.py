@@ -35,20 +35,22 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
     Raises:
         RequestError: fewer than two, or runs that do not go together.
     """
+
+    def usable(run: Result) -> bool:
+        return run.status == "finished" and (Path(run.folder) / BEST).is_file()
+
     first, sweeps = folders[0], [folder for folder in folders if (folder / "sweep.json").is_file()]
     if sweeps and len(folders) > 1:
-        many = f"a sweep among {len(folders)} folders"
-        raise RequestError(f"{sweeps[0]}: {many}; allowed: one sweep, or folders of runs")
+        raise RequestError(f"{sweeps[0]}: a sweep among {len(folders)} folders; allowed: one, or folders of runs")
     if sweeps:  # its trials, and the best of them trained again with other seeds
-        ended = [file.parent for file in sorted(first.parent.glob(f"{first.name}-*/result.json"))]
-        runs = [_run(folder) for folder in ended if is_run_of(first.name, folder.name)]
-        runs = [run for run in runs if _usable(run)]
+        files = sorted(first.parent.glob(f"{first.name}-*/result.json"))
+        runs = [_run(file.parent) for file in files if is_run_of(first.name, file.parent.name)]
+        runs = [run for run in runs if usable(run)]
     else:
         runs = [_run(folder) for folder in dict.fromkeys(folders)]
-        if wrong := [run for run in runs if not _usable(run)]:
-            raise RequestError(
-                f"{wrong[0].folder}: the run is {wrong[0].status}; allowed: a finished one with its {BEST}"
-            )
+        for run in runs:
+            if not usable(run):
+                raise RequestError(f"{run.folder}: the run is {run.status}; allowed: a finished one with its {BEST}")
     for key in ("name", "split_seed"):  # else a member was trained on images that the choice is made by
         values = sorted({str(getattr(_config(run).data, key)) for run in runs})
         if len(values) > 1:
@@ -63,12 +65,9 @@ def _run(folder: Path) -> Result:
     """The result of a run, from wherever it was started."""
     if result := RunFolder(folder).result():
         return replace(result, folder=str(folder))
-    allowed = "the folder of a finished run, or of a sweep"
-    raise RequestError(f"{folder}: no result.json that can be read; allowed: {allowed}")
-
-
-def _usable(run: Result) -> bool:
-    return run.status == "finished" and (Path(run.folder) / BEST).is_file()
+    raise RequestError(
+        f"{folder}: no result.json that can be read; allowed: the folder of a finished run, or of a sweep"
+    )
 
 
 def _config(run: Result) -> schema.Config:
@@ -81,7 +80,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     """Average networks, measure the ensemble on validation and, once, on the test set, and record it like a run.
 
     Args:
-        runs: the members, see `members`.
+        runs: the members.
         folder: to be made; it is removed where anything fails.
         store: MLflow's tracking URI; None = the best member's, if it has one.
 
@@ -92,10 +91,8 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     config = _config(runs[0])
     datasets.verify(config.data)
     if missing := datasets.missing(config.data):
-        raise RequestError(
-            f"data.root={config.data.root}: {missing[0]} is not there, but the members are measured on it; "
-            "allowed: this command in the folder where they were trained, or the file put there"
-        )
+        allowed = "this command in the folder where the members were trained, or the file put there"
+        raise RequestError(f"data.root={config.data.root}: {missing[0]} is not there; allowed: {allowed}")
     if store:
         settings = config.tracking if isinstance(config.tracking, MLflow) else CommandLine.of([]).config.tracking
         config = config.model_copy(update={"tracking": settings.model_copy(update={"uri": store})})
@@ -120,17 +117,15 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
     test = data.test_set(config.data.name, config.data.root)
     tested = evaluate(network, test, "test")
     check_interrupted()
-    folders = [run.folder for run in runs]
-    again = ["python", "-m", "mnist_sweep.ensemble", *folders, "--name", f"{folder.name}-again", *options]
-    tags = {"ensemble": "true", "members": " ".join(Path(each).name for each in folders)}
+    again = [*(run.folder for run in runs), "--name", f"{folder.name}-again", *options]
+    tags = {"ensemble": "true", "members": " ".join(Path(run.folder).name for run in runs)}
     mlflow = tracking.MLflowRun(config.tracking, folder.parent.parent, folder.name, tags=tags)
-    result = Result(
-        status="finished", reason=None, detail=None, objective=found.metrics["val/accuracy"],
-        metrics=found.metrics | tested.metrics, best_epoch=None, epochs=0, seconds=0.0, train_seconds=0.0,
-        parameters=sum(run.parameters or 0 for run in runs), dataset=config.data.name, seed=config.seed,
-        device="cpu", threads=torch.get_num_threads(), precision="32", mlflow_run_id=mlflow.run_id, overrides=[],
-        command=shlex.join(again), folder=str(folder), checkpoint=str(BEST),
-        multiply_adds=sum(run.multiply_adds or 0 for run in runs), test_opened_at=opened,
+    result = replace(
+        runs[0], objective=found.metrics["val/accuracy"], metrics=found.metrics | tested.metrics, best_epoch=None,
+        epochs=0, train_seconds=0.0, parameters=sum(run.parameters or 0 for run in runs), device="cpu",
+        threads=torch.get_num_threads(), precision="32", mlflow_run_id=mlflow.run_id, overrides=[],
+        command=f"python -m mnist_sweep.ensemble {shlex.join(again)}", folder=str(folder), history=[],
+        multiply_adds=sum(run.multiply_adds or 0 for run in runs), attempts=1, test_opened_at=opened,
         confusion=found.confusion.tolist(),
     )  # fmt: skip
     try:
@@ -139,7 +134,9 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
         run_report.keep_part(mlflow, "validation", result, validation, found)
         run_report.keep_model(mlflow, result, network, validation, {"members": str(len(runs))})
         run_report.keep_test(mlflow, config, result, test, tested)
-        mlflow.note(_note(runs, result))
+        scores = [f"{part}/accuracy {result.metrics[f'{part}/accuracy']:.4f}" for part in ("val", "test")]
+        made_of = [f"- {run.folder}, val/accuracy {run.metrics['val/accuracy']:.4f}: `{run.command}`" for run in runs]
+        mlflow.note("\n".join([f"**{', '.join(scores)}**", "", *made_of, "", f"Again: `{result.command}`"]))
         mlflow.file(folder / BEST, "checkpoints")
         result = replace(result, seconds=round(time.monotonic() - started, 3))
         result.write()
@@ -147,17 +144,9 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
         mlflow.end("FAILED", "error", one_line(error))
         raise
     mlflow.end("FINISHED")
-    digest = datasets.verify(config.data)
-    tracking.register(config.tracking, mlflow.run_id, config.data.name, digest, result.metrics["test/accuracy"])
+    digest, accuracy = datasets.verify(config.data), result.metrics["test/accuracy"]
+    tracking.register(config.tracking, mlflow.run_id, config.data.name, digest, accuracy)
     return result
-
-
-def _note(runs: Sequence[Result], result: Result) -> str:
-    """The ensemble in Markdown: its scores, its members, its command."""
-    scores = " and ".join(f"**{part}/accuracy {result.metrics[f'{part}/accuracy']:.4f}**" for part in ("val", "test"))
-    lines = [f"The mean of {len(runs)} networks' probabilities: {scores} (opened {result.test_opened_at})", ""]
-    lines += [f"- {run.folder}, val/accuracy {run.metrics['val/accuracy']:.4f}: `{run.command}`" for run in runs]
-    return "\n".join([*lines, "", "Again:", "", "```", result.command, "```"])
 
 
 def perform(options: argparse.Namespace) -> int:
@@ -175,10 +164,9 @@ def perform(options: argparse.Namespace) -> int:
         runs = members(folders, options.top)
         result = make(runs, folder, options.tracking_uri)
     except OSError as error:
-        allowed = "folders that can be read and written"
-        raise RequestError(f"{error.filename}: {error.strerror}; allowed: {allowed}") from error
-    val, best, test = result.metrics["val/accuracy"], runs[0].metrics["val/accuracy"], result.metrics["test/accuracy"]
-    said = "%d members: val/accuracy %.4f, of the best member %.4f; test/accuracy %.4f on %s"
-    log.info(said, len(runs), val, best, test, result.dataset)
+        raise RequestError(f"{error.filename}: {error.strerror}; allowed: a folder that can be used") from error
+    before, now = runs[0].metrics["val/accuracy"], result.metrics["val/accuracy"]
+    tested = f"test/accuracy {result.metrics['test/accuracy']:.4f} on {result.dataset}"
+    log.info("%d members: val/accuracy %.4f, of the best member %.4f; %s", len(runs), now, before, tested)
     print(result.path)
     return 0

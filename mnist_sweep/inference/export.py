@@ -33,7 +33,6 @@ def onnx(model: TrainedModel, file: Path) -> float:
         The greatest difference between ONNX Runtime's probabilities and the network's on `CHECKED` images.
 
     Raises:
-        RequestError: a file of the network's data set is damaged.
         RunFailure: they differ by more than `TOLERANCE`.
     """
     network, images = served(model.network), _images(model)

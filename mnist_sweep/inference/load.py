@@ -26,14 +26,6 @@ def chosen(options: argparse.Namespace) -> tuple[TrainedModel, str]:
 
 
 def registered(uri: str, store: str) -> TrainedModel:
-    """A model that is registered in MLflow.
-
-    Args:
-        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        store: MLflow's tracking URI.
-
-    Raises:
-        RequestError: there is no such store or model, or it is not one of ours.
-    """
+    """A model in MLflow's store, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; it raises as `chosen` does."""
     with tempfile.TemporaryDirectory() as folder:
         return trained_model.read(tracking.checkpoint_of(uri, store, Path(folder)))

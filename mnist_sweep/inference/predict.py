@@ -28,17 +28,11 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network sees in a picture.
+    """What a network sees in a picture."""
 
-    Attributes:
-        image: its path, as given.
-        digit: the most probable class.
-        probabilities: of the ten classes; they sum to 1.
-    """
-
-    image: str
-    digit: int
-    probabilities: list[float]
+    image: str  #: its path, as given
+    digit: int  #: the most probable class
+    probabilities: list[float]  #: of the ten classes; they sum to 1
 
 
 def predictions(network: nn.Module, dataset: str, paths: Sequence[Path]) -> Iterator[Prediction | PictureError]:

@@ -95,25 +95,15 @@ def to_grey(picture: Image.Image) -> Image.Image:
 
 
 def as_it_is(grey: Array) -> Array:
-    """A picture, (28, 28) uint8, white on black, for a network of another data set than MNIST's digits.
-
-    Raises:
-        PictureError: it has another size.
-    """
+    """The same picture, for a network of another data set than MNIST's; a PictureError where it is not 28 × 28."""
     if grey.shape != (IMAGE_SIZE, IMAGE_SIZE):
-        height, width = grey.shape
-        raise PictureError(
-            f"{width} × {height} pixels; allowed for a network that was not trained on MNIST's digits: "
-            f"{IMAGE_SIZE} × {IMAGE_SIZE}, as in its data set"
-        )
+        size, own = f"{grey.shape[1]} × {grey.shape[0]} pixels", f"{IMAGE_SIZE} × {IMAGE_SIZE}, as in its data set"
+        raise PictureError(f"{size}; allowed for a network that was not trained on MNIST's digits: {own}")
     return grey
 
 
 def normalised(grey: Array) -> Array:
-    """Bring a picture of one digit to MNIST's form.
-
-    Args:
-        grey: (height, width) uint8, dark on light or light on dark.
+    """A picture of one digit, (height, width) uint8, dark on light or light on dark, in MNIST's form.
 
     Returns:
         (28, 28) uint8, white on black.
@@ -121,8 +111,6 @@ def normalised(grey: Array) -> Array:
     Raises:
         PictureError: nothing is drawn on it.
     """
-    if grey.size == 0:
-        raise PictureError("the picture has no pixels")
     for values in (grey, 255 - grey):
         if _is_normal(values):
             return values
@@ -152,11 +140,7 @@ def _cropped(values: Array) -> Array:
 
 
 def _ink(grey: Array) -> Array:
-    """How much ink each pixel has, 0 … 1: without the paper, its shadows, noise and specks.
-
-    Raises:
-        PictureError: there is none.
-    """
+    """How much ink each pixel has, 0 … 1: without the paper, its shadows, noise and specks; there is some."""
     side = max(grey.shape)
     large = side > 60
     smooth = ndimage.gaussian_filter(grey, side / 250) if large else grey

@@ -64,7 +64,7 @@ def test_members_are_the_best_finished_runs_of_a_sweep(folder: Path) -> None:
         (["study-0000", "other/../study-0000"], "1 finished run; allowed: at least two"),
         (["study-0000", "nowhere"], r"nowhere: no result\.json that can be read; allowed: the folder of a"),
         (["study-0000", "study-0002"], r"study-0002: the run is pruned; allowed: a finished one"),
-        (["study", "study-0000"], "a sweep among 2 folders; allowed: one sweep, or folders of runs"),
+        (["study", "study-0000"], "a sweep among 2 folders; allowed: one, or folders of runs"),
         (["study", "--name", "study-0000"], "study-0000: is there already; allowed: another --name"),
         (["study", "--name", "../up"], r"--name=\.\./up: String should match pattern"),
         (["study", "--name", "x" * 300], "--name=x+: String should have at most 100 char"),
@@ -146,7 +146,7 @@ def test_what_is_refused_or_fails_leaves_nothing_and_the_same_command_can_be_giv
     other = replace(IMAGE_SETS["mnist5k"], files={"mnist_5k.csv.gz": "0" * 32})
     for target, name, effect, said in (
         (datasets, "IMAGE_SETS", {"mnist5k": other}, r"mnist_5k\.csv\.gz is damaged"),
-        (datasets, "missing", lambda _: [Path("gone")], r"data\.root=.*: gone is not there, .*; allowed: this command"),
+        (datasets, "missing", lambda _: [Path("gone")], r"data\.root=.*: gone is not there; allowed: this command"),
         (data, "test_set", Mock(side_effect=Interrupted(2)), "SIGINT"),
         (run_report, "keep_part", Mock(side_effect=ValueError("a bug")), "a bug"),
     ):
