@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import check_distribution_compatibility
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_sweep.config import schema
@@ -36,14 +36,20 @@ def database(settings: Sweep) -> Iterator[BaseStorage]:
     """
     try:
         storage = RDBStorage(settings.storage)
-        if storage_file(settings):  # commits need not wait for the disk (https://sqlite.org/wal.html)
-            with storage.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        if storage_file(settings):
+            event.listen(storage.engine, "connect", _write_ahead)
+            storage.engine.dispose()  # the connections that were opened before
         yield storage
     except RequestError:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own
         raise not_opened(settings, error) from error
+
+
+def _write_ahead(connection: Any, _: Any) -> None:
+    """Let commits not wait for the disk. A power failure may take the last ones (https://sqlite.org/wal.html)."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def storage_file(settings: Sweep) -> Path | None:
@@ -137,7 +143,7 @@ def _check_changes(
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     lines = [f"{key}: {before.get(key, 'not there')} → {now.get(key, 'not there')}" for key in changed]
     faults = [f"{key} cannot change" for key in changed if key in _FIXED]
-    if name := _incompatible(trials, space.distributions()):
+    if name := _incompatible(trials, space):
         faults.append(f"Optuna cannot draw {name} otherwise than before")
     another_space = any(key.startswith("sweep.space.") for key in changed)
     if settings.sampler.name == "grid" and another_space:
@@ -151,12 +157,12 @@ def _check_changes(
     return another_space
 
 
-def _incompatible(trials: Sequence[FrozenTrial], now: Mapping[str, BaseDistribution]) -> str | None:
+def _incompatible(trials: Sequence[FrozenTrial], space: Space) -> str | None:
     """A parameter of a trial that Optuna cannot combine with what it is drawn from now; None where there is none."""
     for trial in trials:
-        for name in trial.distributions.keys() & now.keys():
+        for name, before in trial.distributions.items():
             try:
-                check_distribution_compatibility(trial.distributions[name], now[name])
+                check_distribution_compatibility(before, space.distribution(name) or before)
             except ValueError:
                 return name
     return None

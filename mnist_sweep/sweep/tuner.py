@@ -84,6 +84,7 @@ class Tuner:
                 ready = self.wants_trial() and self.workers.free() > 0
                 if ready and (task := self.ask()):
                     self.workers.submit(task)
+                    self.study.save(task.id)  # meanwhile the worker begins
                 for event in self.workers.events(timeout=0 if ready else _TICK):
                     match event:
                         case Report():
@@ -144,19 +145,21 @@ class Tuner:
             resume=folder.path.exists(),
             limit_seconds=self.settings.trial_seconds,
         )
-        if "digest" not in trial.user_attrs:  # a new one
-            drawn = {"proposed": candidate.drawn, "values": candidate.values, "digest": candidate.digest}
-            for key, value in drawn.items():
-                trial.set_user_attr(key, value)
-            if task.resume:
-                self._give_up(trial, f"{folder.path} is there already, of another run")
-                return None
-        elif trial.user_attrs["digest"] != candidate.digest or folder.differences(task.command.config):
+        changed = task.resume and folder.differences(task.command.config)
+        if "digest" in trial.user_attrs:  # it was interrupted
+            changed = changed or trial.user_attrs["digest"] != candidate.digest
             detail = "it was begun with settings that have changed since"
-            run_record.abandon(task.command, parent=task.parent, tags=task.tags, reason="error", detail=detail)
-            self._give_up(trial, detail)
+            if changed:
+                run_record.abandon(task.command, parent=task.parent, tags=task.tags, reason="error", detail=detail)
+        else:
+            detail = f"{folder.path} is there already, of another run"
+            trial.set_user_attr("proposed", candidate.drawn)
+            trial.set_user_attr("values", candidate.values)
+            trial.set_user_attr("digest", candidate.digest)
+        if changed:
+            log.warning("trial %d is not performed: %s", number, detail)
+            self.study.fail(trial, "error", detail)
             return None
-        self.study.save(number)
         self._open[number] = trial, candidate
         if self._equals_another(number):
             return None
@@ -219,6 +222,7 @@ class Tuner:
                 continue
             if other.number in self._open:
                 self._waiting.setdefault(other.number, []).append(number)
+                self.study.save(number)
                 return True
             name = self.name(other.number)
             failed = reason(other) not in (None, "diverged")  # which may do better another time
@@ -226,11 +230,6 @@ class Tuner:
                 self.tell(number, dataclasses.replace(result, duplicate_of=name))
                 return True
         return False
-
-    def _give_up(self, trial: optuna.Trial, detail: str) -> None:
-        """Fail a trial that cannot be trained."""
-        log.warning("trial %d is not performed: %s", trial.number, detail)
-        self.study.fail(trial, "error", detail)
 
     def _record(self, number: int, result: Result | None) -> TrialState:
         """Tell the study. A trial that was interrupted, or recorded nothing, waits to be asked for again."""

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import RequestError
@@ -127,7 +126,9 @@ def test_the_front_is_optunas(points: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("sampler", [["sweep/sampler=nsga2", "sweep.sampler.population=4"], ["sweep/sampler=qmc"]])
 def test_a_resumed_search_goes_on_as_a_whole_one(tmp_path: Path, sampler: list[str]) -> None:
-    space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}, model: {dropout: {low: 0.0, high: 0.6}}}"
+    space = (
+        "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}, model: {dropout: {low: 0.0, high: 0.6}}}"
+    )
     whole = stubs.search(tmp_path / "whole", "sweep.trials=20", space, *sampler)
     for trials in (3, 11, 20):
         parts = stubs.search(tmp_path / "parts", f"sweep.trials={trials}", space, *sampler)
@@ -187,7 +188,9 @@ def test_what_does_not_change_the_numbers_may_change(tmp_path: Path) -> None:
 
 def test_a_range_that_was_widened_is_used(tmp_path: Path) -> None:
     """Though Optuna draws the parameters of a space with conditions in groups, of the ranges that they had at first."""
-    condition = "model: {pool: {choices: [max, avg], when: {model.batch_norm: false}}, batch_norm: {choices: [true, false]}}"
+    condition = (
+        "model: {pool: {choices: [max, avg], when: {model.batch_norm: false}}, batch_norm: {choices: [true, false]}}"
+    )
     spaces = [
         f"++sweep.space={{{condition}, optimizer: {{lr: {{low: 0.0001, high: {high}, log: true}}}}}}"
         for high in ("0.0005", "0.3")

@@ -1,7 +1,6 @@
 """A sweep on 200 real digits: the loop, its records, resuming, the winner."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,16 @@ import pytest
 import yaml
 
 from mnist_sweep import run
-from mnist_sweep.config.command import compose
-from mnist_sweep.errors import Interrupted, RequestError, RunFailure, interruptible
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.driver import sweep
-from mnist_sweep.sweep.workers.inline import Inline
+from mnist_sweep.sweep import session
+from mnist_sweep.sweep.workers import Workers
 from mnist_sweep.tracking.store import client_of
+from mnist_sweep.training import trainer
+from tests import stubs
 
-#: No report but for the sweep that several tests look at; whole sweeps, of whose parts the other tests tell.
-pytestmark = [pytest.mark.usefixtures("no_report"), pytest.mark.untraced]
+pytestmark = pytest.mark.usefixtures("no_report")
 
 #: Trials of well under a second.
 QUICK = [
@@ -38,12 +38,13 @@ QUICK = [
     "launcher=inline",
     "sweep/pruner=median",
 ]
-UNTRACKED = [*QUICK, "tracking=none"]
 
 
-def perform(folder: Path, *items: str, base: list[str] = UNTRACKED) -> dict[str, Any]:
-    given = [*base, f"output={folder}", *items]
-    content: dict[str, Any] = json.loads(sweep(compose(given), given).read_text())
+def perform(folder: Path, *items: str, tracked: bool = False) -> dict[str, Any]:
+    store = f"tracking.uri=sqlite:///{folder}/mlflow.db" if tracked else "tracking=none"
+    base = [item for item in QUICK if item.split("=")[0] not in {each.split("=")[0].lstrip("+") for each in items}]
+    path = session.sweep(CommandLine.of([*base, store, f"output={folder}", *items]))
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 
@@ -55,7 +56,11 @@ def study_of(folder: Path, name: str = "sweep") -> optuna.Study:
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A tracked sweep of six trials; several tests look at it."""
     folder = tmp_path_factory.mktemp("tracked")
-    return folder, perform(folder, "sweep.trials=6", base=QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        from mnist_sweep.sweep import report
+
+        patch.setattr(report, "report", lambda *_: None)
+        return folder, perform(folder, "sweep.trials=6", tracked=True)
 
 
 def test_states_agree_everywhere(tracked: tuple[Path, dict[str, Any]]) -> None:
@@ -76,44 +81,38 @@ def test_states_agree_everywhere(tracked: tuple[Path, dict[str, Any]]) -> None:
         if trial.state.name == "COMPLETE":
             assert trial.value == result.objective
     assert content["trials"]["complete"] == sum(trial.state.name == "COMPLETE" for trial in trials)
-
-
-def test_the_first_trial_is_the_baseline(tracked: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = tracked
-    parameters = study_of(folder).trials[0].params
-    assert (parameters["optimizer"], parameters["optimizer.lr"], parameters["model.dropout"]) == ("adam", 1e-3, 0.25)
+    baseline = trials[0].params
+    assert (baseline["optimizer"], baseline["optimizer.lr"], baseline["model.dropout"]) == ("adam", 1e-3, 0.25)
 
 
 def test_the_best_and_the_winner(tracked: tuple[Path, dict[str, Any]]) -> None:
     folder, content = tracked
     trials = study_of(folder).trials
-    best, crowned = study_of(folder).best_trial, content["winner"]
-    assert content["best"]["trial"] == best.number
-    assert content["best"]["value"] == best.value
-    candidates = {each["trial"]: each for each in crowned["candidates"]}
+    best, winner = study_of(folder).best_trial, content["winner"]
+    assert (content["best"]["trial"], content["best"]["value"]) == (best.number, best.value)
+    candidates = {each["trial"]: each for each in winner["candidates"]}
     assert next(iter(candidates)) == best.number
     assert len(candidates) == 2
-    assert crowned["seeds"] == [1, 2]
+    assert winner["seeds"] == [1, 2]
     means = {}
     for number, each in candidates.items():
         runs = [Result.read(folder / "runs" / f"sweep-{number:04d}-seed{seed}") for seed in (1, 2)]
         assert each["each"] == [result.objective for result in runs]
         assert each["first"] == trials[number].value
         means[number] = each["mean"]
-    assert crowned["trial"] == max(means, key=lambda number: means[number])
-    assert crowned["validation"]["mean"] == means[crowned["trial"]]
-    assert (crowned["gain"] is None) == (0 not in candidates)  # the config's own values race only if they are good
-    assert crowned["luck"] == pytest.approx(trials[crowned["trial"]].value - means[crowned["trial"]])
-    score = crowned["test_accuracy"]
-    assert score["mean"] == pytest.approx(sum(score["each"]) / 2)
-    assert score["low"] <= score["mean"] <= score["high"]
+    assert winner["trial"] == max(means, key=lambda number: means[number])
+    assert winner["validation"]["mean"] == means[winner["trial"]]
+    assert (winner["gain"] is None) == (0 not in candidates)  # the baseline takes part only if it is good
+    assert winner["luck"] == pytest.approx(trials[winner["trial"]].value - means[winner["trial"]])
+    score = winner["test_accuracy"]
+    assert score["low"] <= score["mean"] == pytest.approx(sum(score["each"]) / 2) <= score["high"]
     client = client_of(f"sqlite:///{folder}/mlflow.db")
-    for seed, run_id in zip((1, 2), crowned["mlflow_run_ids"], strict=True):
+    for seed, run_id in zip((1, 2), winner["mlflow_run_ids"], strict=True):
         found = client.get_run(run_id)
         assert found.info.status == "FINISHED"
         assert found.data.params["seed"] == str(seed)
-        assert found.data.tags["mlflow.parentRunId"] == trials[crowned["trial"]].user_attrs["result"]["mlflow_run_id"]
-        assert found.data.tags["test.opened_at"] == crowned["test_opened_at"]
+        assert found.data.tags["mlflow.parentRunId"] == trials[winner["trial"]].user_attrs["result"]["mlflow_run_id"]
+        assert found.data.tags["test.opened_at"] == winner["test_opened_at"]
         assert found.data.metrics["test/accuracy"] in score["each"]
 
 
@@ -128,94 +127,89 @@ def test_only_the_winner_has_seen_the_test_set(tracked: tuple[Path, dict[str, An
     assert content["winner"]["test_openings"] == 1
 
 
-def test_the_overlay_of_the_best_repeats_it(tracked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_the_best_as_an_experiment_repeats_it(tracked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, content = tracked
-    overlay = str(folder / "runs" / "sweep" / "conf")
-    items = ["experiment=best", f"output={tmp_path}", "tracking=none", "name=again"]
-    result = run.run(compose(items, overlay), items, config_dir=overlay)
+    best = folder / "runs" / "sweep" / "conf"
+    again = CommandLine.of(["experiment=best", f"output={tmp_path}", "tracking=none", "name=again"], best)
+    result = run.train(again, pictures=False)
     assert result.objective == study_of(folder).trials[content["winner"]["trial"]].value
     assert "--config-dir" in result.command
-    assert yaml.safe_load((folder / "runs/sweep/conf/experiment/best.yaml").read_text())["defaults"][-1] == "_self_"
+    assert yaml.safe_load((best / "experiment" / "best.yaml").read_text())["defaults"][-1] == "_self_"
 
 
-def test_the_same_command_again_adds_nothing(tracked: tuple[Path, dict[str, Any]]) -> None:
+def test_the_same_command_again_adds_nothing(
+    tracked: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, content = tracked
     runs = {path.name for path in (folder / "runs").iterdir()}
-    again = perform(folder, "sweep.trials=6", base=QUICK)
-    assert {key: again[key] for key in content if key != "seconds"} == {
-        key: content[key] for key in content if key != "seconds"
-    }
+    monkeypatch.setattr(Workers, "open", lambda _: pytest.fail("a worker was started"))
+    again = perform(folder, "sweep.trials=6", tracked=True)
+    for each in (again, content):
+        each.pop("seconds", None)
+    assert again == content
     assert {path.name for path in (folder / "runs").iterdir()} == runs
 
 
 def test_a_higher_total_adds_the_difference(tmp_path: Path) -> None:
     perform(tmp_path, "sweep.trials=2")
-    first = [trial.params for trial in study_of(tmp_path).trials]
     content = perform(tmp_path, "sweep.trials=4")
-    assert sum(content["trials"].values()) == 4
-    assert [trial.params for trial in study_of(tmp_path).trials][:2] == first
     whole = perform(tmp_path, "sweep.trials=4", "sweep.name=whole")
-    proposed = [[t.params for t in study_of(tmp_path, name).trials] for name in ("sweep", "whole")]
-    assert proposed[0] == proposed[1]  # two sittings propose what one would have
+    parts, one = ([trial.params for trial in study_of(tmp_path, name).trials] for name in ("sweep", "whole"))
+    assert parts == one  # two sessions propose what one would have
+    assert len(one) == 4
     assert whole["best"]["value"] == content["best"]["value"]
-
-
-def test_a_loss_is_minimized(tmp_path: Path) -> None:
-    content = perform(tmp_path, "sweep.trials=4", "objective=val/loss", "sweep/sampler=random", "sweep/pruner=none")
-    values = [trial.value for trial in study_of(tmp_path).trials if trial.value is not None]
-    assert content["direction"] == "minimize"
-    assert content["best"]["value"] == min(values)
-    assert content["trials"]["pruned"] == 0
 
 
 @pytest.mark.parametrize("rule", [None, "parameters"])
 def test_several_objectives_end_with_a_front(tmp_path: Path, rule: str | None) -> None:
     goals = "[{metric: val/accuracy, direction: maximize}, {metric: parameters, direction: minimize}]"
     widths = "+sweep.space.model.hidden={choices: [[4], [8], [16]]}"
-    base = [item for item in UNTRACKED if not item.startswith("model.hidden")]
     more = [f"sweep.winner.rule={rule}"] if rule else []
-    content = perform(tmp_path, f"sweep.objectives={goals}", widths, "sweep.trials=8", *more, base=base)
+    content = perform(tmp_path, f"sweep.objectives={goals}", widths, "~model.hidden", "sweep.trials=6", *more)
     front = [(-each["values"]["val/accuracy"], each["values"]["parameters"]) for each in content["front"]]
     assert front
     for one in front:
         assert not any(two != one and two[0] <= one[0] and two[1] <= one[1] for two in front)
     assert content["best"] is None
-    assert content["trials"]["complete"] == 8
-    shown = yaml.safe_load((tmp_path / "runs" / "sweep" / "conf" / "experiment" / "best.yaml").read_text())
-    assert "model" in shown
-    if rule is None:
-        assert content["winner"] is None
-    else:
+    assert content["trials"]["complete"] == 6
+    assert "model" in yaml.safe_load((tmp_path / "runs" / "sweep" / "conf" / "experiment" / "best.yaml").read_text())
+    assert (content["winner"] is None) == (rule is None)
+    if rule:
         assert content["winner"]["metric"] == "parameters"
         assert content["winner"]["validation"]["mean"] == min(cost for _, cost in front)
         assert content["winner"]["trial"] in [each["trial"] for each in content["front"]]
 
 
-def test_poor_trials_are_pruned(tmp_path: Path) -> None:
+def test_poor_trials_are_pruned_and_a_loss_is_minimized(tmp_path: Path) -> None:
     """Most trials learn; a quarter cannot, since their learning rate is as good as nought."""
-    items = ["++sweep.space.optimizer.lr={choices: [0.02, 0.015, 0.01, 1e-9]}", "trainer.max_epochs=6"]
-    items += ["~sweep.space.model", "~sweep.space.data", "~sweep.space.trainer", "~sweep.space.optimizer.momentum"]
-    items += ["+sweep.space.optimizer.weight_decay={low: 0.0, high: 1e-9}"]  # so that no trial equals another
-    base = [item for item in UNTRACKED if not item.startswith(("sweep.space", "trainer.max_epochs"))]
-    content = perform(
-        tmp_path, *items, "optimizer=adam", "sweep.trials=12", "sweep/sampler=random",
-        "sweep/pruner=median", "sweep.pruner.startup_trials=2", "seed=3", base=base,
-    )  # fmt: skip
-    pruned = [t for t in study_of(tmp_path).trials if t.state.name == "PRUNED"]
+    rates = "optimizer: {lr: {choices: [0.02, 0.015, 0.01, 1e-9]}, weight_decay: {low: 0.0, high: 1e-9}}"
+    base = [item for item in QUICK if not item.startswith(("sweep.space", "trainer.max_epochs", "sweep/pruner"))]
+    items = [*base, "tracking=none", f"output={tmp_path}", "optimizer=adam", "objective=val/loss", "sweep/space=empty"]
+    items += [f"++sweep.space={{{rates}}}", "trainer.max_epochs=6", "sweep.trials=12", "sweep/sampler=random"]
+    path = session.sweep(CommandLine.of([*items, "sweep/pruner=median", "sweep.pruner.startup_trials=2", "seed=3"]))
+    content, trials = json.loads(path.read_text()), study_of(tmp_path).trials
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
     assert len(pruned) == content["trials"]["pruned"] > 0
-    assert any(t.params["optimizer.lr"] < 1e-3 for t in pruned)
-    assert all(2 <= len(t.intermediate_values) < 6 for t in pruned)
+    assert any(trial.params["optimizer.lr"] < 1e-3 for trial in pruned)
+    assert all(2 <= len(trial.intermediate_values) < 6 for trial in pruned)
+    assert content["direction"] == "minimize"
+    assert content["best"]["value"] == min(trial.value for trial in trials if trial.state.name == "COMPLETE")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, *calls: int) -> None:
+    """Let the training of these calls, counted from 0, raise."""
+    before, made = trainer.Fit.run, iter(range(100))
+
+    def fit(self: trainer.Fit) -> None:
+        if next(made) in calls:
+            raise error
+        before(self)
+
+    monkeypatch.setattr(trainer.Fit, "run", fit)
 
 
 def test_a_sweep_survives_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, calls = run._Run._fit, iter(range(100))
-
-    def fit(self: Any) -> None:
-        if next(calls) == 1:
-            raise ZeroDivisionError("a bug")
-        before(self)
-
-    monkeypatch.setattr(run._Run, "_fit", fit)
+    failing(monkeypatch, ZeroDivisionError("a bug"), 1)
     content = perform(tmp_path, "sweep.trials=3")
     assert content["trials"]["fail"] == 1
     assert content["failures"] == {"error": 1}
@@ -223,10 +217,7 @@ def test_a_sweep_survives_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_sweep_without_any_value_fails_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(*_: Any) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(run._Run, "_fit", fit)
+    failing(monkeypatch, ZeroDivisionError("a bug"), *range(9))
     with pytest.raises(RunFailure, match="no trial finished; 2 × error: ZeroDivisionError: a bug"):
         perform(tmp_path, "sweep.trials=2")
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
@@ -234,22 +225,25 @@ def test_a_sweep_without_any_value_fails_with_the_reason(tmp_path: Path, monkeyp
 
 
 def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = perform(tmp_path, "sweep.trials=3", "sweep.name=whole", "sweep/pruner=none")
-    before, calls = run._Run._fit, iter(range(100))
+    items = ["sweep.trials=3", "sweep/pruner=none", "sweep.winner.seeds=1", "sweep.winner.top=1"]
+    whole = perform(tmp_path, *items, "sweep.name=whole")
+    before, made = trainer.Fit.run, iter(range(100))
 
-    def fit(self: Any) -> None:
-        if next(calls) == 1:
+    def fit(self: trainer.Fit) -> None:
+        if next(made) == 1:
+            stubs.interrupt()
             raise Interrupted(2)
         before(self)
 
-    monkeypatch.setattr(run._Run, "_fit", fit)
-    with pytest.raises(Interrupted):
-        perform(tmp_path, "sweep.trials=3", "sweep/pruner=none")
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.Fit, "run", fit)
+        with signals_as_flag(), pytest.raises(Interrupted):
+            perform(tmp_path, *items)
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
     assert content["trials"] == {"complete": 1, "pruned": 0, "fail": 0}
     assert [trial.state.name for trial in study_of(tmp_path).trials] == ["COMPLETE", "WAITING"]
     assert Result.read(tmp_path / "runs" / "sweep-0001").status == "interrupted"
-    content = perform(tmp_path, "sweep.trials=3", "sweep/pruner=none")
+    content = perform(tmp_path, *items)
     trials = study_of(tmp_path).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert [trial.value for trial in trials] == [trial.value for trial in study_of(tmp_path, "whole").trials]
@@ -258,47 +252,32 @@ def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypat
 
 
 def test_a_signal_while_the_workers_start_is_recorded(tmp_path: Path) -> None:
-    def launch() -> Inline:
-        signal.raise_signal(signal.SIGINT)
-        return Inline()
+    def launch() -> Workers:
+        stubs.interrupt()
+        return stubs.workers()
 
-    given = [*QUICK, f"output={tmp_path}"]
-    with interruptible(), pytest.raises(Interrupted):
-        sweep(compose(given), given, None, launch)
+    tracked = ["tracking=mlflow", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    with signals_as_flag(), pytest.raises(Interrupted):
+        session.sweep(stubs.command(tmp_path, *tracked), launch)
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
     assert content["trials"] == {"complete": 0, "pruned": 0, "fail": 0}
     assert client_of(f"sqlite:///{tmp_path}/mlflow.db").get_run(content["mlflow_run_id"]).info.status == "KILLED"
 
 
-def test_a_sweep_that_is_done_starts_no_worker(tmp_path: Path) -> None:
-    def launch() -> Inline:
-        raise AssertionError("a worker was started")
-
-    given = [*UNTRACKED, f"output={tmp_path}", "sweep.trials=1", "sweep.winner.seeds=1"]
-    first = sweep(compose(given), given).read_text()
-    assert json.loads(sweep(compose(given), given, None, launch).read_text())["best"] == json.loads(first)["best"]
-
-
-def test_two_processes_do_not_share_a_sweep(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    held = FileLock(tmp_path / ".sweep-sweep.lock")
-    with held, pytest.raises(RequestError, match="another process is at this sweep"):
-        perform(tmp_path)
-
-
 def test_runs_of_a_sweep_whose_study_is_gone_are_not_written_over(tmp_path: Path) -> None:
-    perform(tmp_path, "sweep.trials=1")
+    stubs.search(tmp_path, "sweep.trials=1")
+    run_folder = tmp_path / "runs" / "sweep-0000"
+    (run_folder / "config.yaml").write_text("{}")  # as a run that was trained has
     (tmp_path / "optuna.db").unlink()
     for _ in range(2):
         with pytest.raises(RequestError, match=r"runs/sweep-0000 is there, but its study is not in sqlite:///"):
-            perform(tmp_path, "sweep.trials=1")
+            stubs.search(tmp_path, "sweep.trials=1")
 
 
 def test_a_storage_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to look like one" * 20)
     with pytest.raises(RequestError, match=r"sweep\.storage=sqlite:////.*: cannot be opened \("):
-        perform(tmp_path)
+        stubs.search(tmp_path)
     for url in (
         "nonsense",
         "nodatabase://here/it",
@@ -307,5 +286,5 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
         "sqlite://",
     ):
         with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: a URL such as"):
-            perform(tmp_path / "new", f"sweep.storage={url}")
+            stubs.search(tmp_path / "new", f"sweep.storage={url}")
     assert not (tmp_path / "new").exists()

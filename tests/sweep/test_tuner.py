@@ -40,7 +40,15 @@ TWO = "sweep.objectives=[{metric: val/accuracy, direction: maximize}, {metric: p
 
 @pytest.mark.parametrize(
     ("sampler", "space"),
-    [("tpe", MIXED), ("random", MIXED), ("nsga2", MIXED), ("grid", MIXED), ("qmc", PLAIN), ("cmaes", PLAIN), ("gp", PLAIN)],
+    [
+        ("tpe", MIXED),
+        ("random", MIXED),
+        ("nsga2", MIXED),
+        ("grid", MIXED),
+        ("qmc", PLAIN),
+        ("cmaes", PLAIN),
+        ("gp", PLAIN),
+    ],
 )
 def test_every_sampler_proposes_what_composes_and_nothing_is_trained_twice(
     tmp_path: Path, sampler: str, space: str
@@ -52,7 +60,9 @@ def test_every_sampler_proposes_what_composes_and_nothing_is_trained_twice(
     assert counts["fail"] == 0
     digests = {trial.user_attrs["digest"] for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED)}
     assert len(stubs.performed) == len(digests) == trials - study.duplicates()
-    assert len({str(sorted(o for o in items if not o.startswith("name="))) for items in stubs.performed}) == len(digests)
+    assert len({str(sorted(o for o in items if not o.startswith("name="))) for items in stubs.performed}) == len(
+        digests
+    )
     for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
         folder = tmp_path / "runs" / f"sweep-{trial.number:04d}"
         assert folder.exists() != ("duplicate_of" in trial.user_attrs)
