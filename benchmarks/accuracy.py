@@ -15,7 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from scipy import stats
 from ways import bare, ours, plain
 
-from mnist_sweep.config.command import compose
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.training import datasets
 
 FAST99_SEEDS = 10
@@ -23,11 +24,10 @@ FAST99_SEEDS = 10
 
 def recipe(items: list[str]) -> tuple[float, float]:
     """The accuracy on the test images and the seconds of training."""
-    from mnist_sweep.run import run
+    from mnist_sweep.run import train
 
     with tempfile.TemporaryDirectory() as folder:
-        given = [*items, f"output={folder}", "name=one", "tracking=none"]
-        result = run(compose(given), given, open_test=True)
+        result = train(CommandLine.of([*items, f"output={folder}", "name=one", "tracking=none"]), test=True)
     assert result.status == "finished", result.detail
     return result.metrics["test/accuracy"], result.train_seconds
 
@@ -40,7 +40,7 @@ def said(values: list[float]) -> str:
 
 def main(seeds: int, epochs: int) -> None:
     """Measure, and print."""
-    base = [f"data={datasets.obtain(compose([]).data)}", "trainer.accelerator=cpu"]
+    base = [f"data={datasets.obtain(CommandLine.of([]).config.data)}", "trainer.accelerator=cpu"]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as slow, ProcessPoolExecutor(1, spawn) as fast:
         found: dict[str, list[float]] = {"plain": [], "ours": []}
@@ -56,11 +56,10 @@ def main(seeds: int, epochs: int) -> None:
         for seed in range(FAST99_SEEDS):
             items = [*base, "experiment=fast99", f"seed={seed}"]
             runs.append(fast.submit(recipe, items).result())
-            config = compose(items)
+            config = CommandLine.of(items).config
             rate = fast.submit(bare, items).result()[0]
-            loops.append(
-                datasets.SOURCES[config.data.name].train // config.data.batch_size * config.data.batch_size / rate
-            )
+            size = config.data.batch_size
+            loops.append(IMAGE_SETS[config.data.name].train // size * size / rate)
         print(f"fast99, test accuracy over {FAST99_SEEDS} seeds\n    {said([accuracy for accuracy, _ in runs])}")
         run, loop = min(seconds for _, seconds in runs), min(loops)
         print(f"    trained in {run:.2f} s, the bare loop in {loop:.2f} s: {run / loop:.2f} times")

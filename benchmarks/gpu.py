@@ -19,9 +19,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 from ways import floor, sweep, template
 
-from mnist_sweep.config.command import compose
-from mnist_sweep.sweep.workers import resources as machine
-from mnist_sweep.sweep.workers.pool import Crew
+from mnist_sweep import hardware
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.sweep.workers import Workers, resources
 from mnist_sweep.training import datasets
 
 WANTED = 15.0
@@ -69,7 +69,7 @@ class Utilisation:
 
 def main(images: int | None, epochs: int, rounds: int) -> None:
     """Measure, and print the table."""
-    gpus = machine.gpus()[:1]
+    gpus = hardware.gpus()[:1]
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]  # the template, the floor and all workers share one
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts them
@@ -77,9 +77,9 @@ def main(images: int | None, epochs: int, rounds: int) -> None:
         print("no GPU here: what follows is the CPU; the speed on a GPU is still to be measured")
     images = images or (55_000 if gpus else 5_000)
     base = [f"data.limit={images}", f"trainer.max_epochs={epochs}"]
-    base.insert(0, f"data={datasets.obtain(compose(base).data)}")
+    base.insert(0, f"data={datasets.obtain(CommandLine.of(base).config.data)}")
     base += [] if gpus else ["trainer.accelerator=cpu"]
-    size = compose(base).data.batch_size
+    size = CommandLine.of(base).config.data.batch_size
     epoch = images // size * size
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as process:
@@ -92,13 +92,13 @@ def main(images: int | None, epochs: int, rounds: int) -> None:
     best = 0.0
     with contextlib.ExitStack() as stack:
         teams = [stack.enter_context(_team(base, workers)) for workers in (WORKERS if gpus else WORKERS[:1])]
-        for crew, _, _ in teams:  # all at once; those that wait for their turn have nothing to do
-            crew.open()
-        for crew, divided, folder in teams:
-            sweep([*base, "trainer.max_epochs=1"], (crew, divided), folder)  # libraries choose their kernels once
+        for team, _, _ in teams:  # all at once; those that wait for their turn have nothing to do
+            team.open()
+        for team, divided, folder in teams:
+            sweep([*base, "trainer.max_epochs=1"], team, divided, folder)  # libraries choose their kernels once
             for graphs in (False, True) if gpus else (False,):
                 with Utilisation(gpus[0] if gpus else None) as used:
-                    measured = sweep([*base, f"trainer.cuda_graphs={graphs}"], (crew, divided), folder, TRIALS)
+                    measured = sweep([*base, f"trainer.cuda_graphs={graphs}"], team, divided, folder, TRIALS)
                 rate, loss = measured[0] / epoch, measured[1]
                 best = max(best, rate)
                 how = f"{divided.workers} worker{'s' * (divided.workers > 1)}{', CUDA graphs' * graphs}"
@@ -108,15 +108,15 @@ def main(images: int | None, epochs: int, rounds: int) -> None:
 
 
 @contextlib.contextmanager
-def _team(items: list[str], workers: int) -> Iterator[tuple[Crew, machine.Share, str]]:
+def _team(items: list[str], workers: int) -> Iterator[tuple[Workers, resources.Resources, str]]:
     """So many workers, what each has of the machine, and a folder of their own."""
-    asked = compose([*items, "+sweep=optuna", f"sweep.workers={workers}"])
-    divided = machine.share(asked)
+    asked = CommandLine.of([*items, "+sweep=optuna", f"sweep.workers={workers}"])
+    divided = resources.divide(asked)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Crew(machine.launcher(asked, divided, [*items, f"output={folder}"], None)) as crew,
+        resources.open_workers(asked, divided, CommandLine.of([*items, f"output={folder}"])) as team,
     ):
-        yield crew, divided, folder
+        yield team, divided, folder
 
 
 if __name__ == "__main__":

@@ -40,15 +40,14 @@ ANYWHERE = [("default", "d, fp32", "a", 1.6), ("default", "d", "c", 1 / 1.08), (
 
 def main(rounds: int, images: int, epochs: int, names: list[str]) -> None:
     """Measure, and print the tables of these networks."""
-    from mnist_sweep.config.command import compose
-    from mnist_sweep.sweep.workers import resources as machine
-    from mnist_sweep.sweep.workers.pool import Crew
+    from mnist_sweep.config.command import CommandLine
+    from mnist_sweep.sweep.workers import resources
     from mnist_sweep.training import datasets
 
     base = ["trainer.accelerator=cpu", f"data.limit={images}", f"trainer.max_epochs={epochs}"]
-    base.insert(0, f"data={datasets.obtain(compose(base).data)}")
-    asked = compose([*base, "+sweep=optuna"])
-    divided = machine.share(asked)
+    base.insert(0, f"data={datasets.obtain(CommandLine.of(base).config.data)}")
+    asked = CommandLine.of([*base, "+sweep=optuna"])
+    divided = resources.divide(asked)
     spawn = multiprocessing.get_context("spawn")
     best: dict[tuple[str, str], Measured] = {}
     floors: dict[str, float] = {}
@@ -56,7 +55,7 @@ def main(rounds: int, images: int, epochs: int, names: list[str]) -> None:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(1, spawn) as slow,
         ProcessPoolExecutor(1, spawn) as fast,
-        Crew(machine.launcher(asked, divided, [*base, f"output={folder}"], None)) as crew,
+        resources.open_workers(asked, divided, CommandLine.of([*base, f"output={folder}"])) as workers,
     ):
         print(f"{base[0]}, {images:,} images, {epochs} epochs, batch 128; {divided.workers} workers with "
               f"{divided.threads} threads each; {divided.precision}: {divided.why}", flush=True)  # fmt: skip
@@ -69,7 +68,7 @@ def main(rounds: int, images: int, epochs: int, names: list[str]) -> None:
             for number in range(rounds):
                 for arm in ARMS:
                     if arm == "e":
-                        found = sweep(items, (crew, divided), folder)
+                        found = sweep(items, workers, divided, folder)
                     else:
                         pool, perform, more = ways[arm]
                         found = pool.submit(perform, [*items, *more]).result()

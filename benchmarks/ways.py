@@ -16,14 +16,14 @@ def _prepared(items: list[str]) -> tuple[Any, Any, Any]:
     """The config, and its training and validation images."""
     import torch
 
-    from mnist_sweep import hardware as processor
-    from mnist_sweep.config.command import compose
+    from mnist_sweep import hardware
+    from mnist_sweep.config.command import CommandLine
     from mnist_sweep.training import data
 
-    torch.set_num_threads(processor.cores())
-    config = compose(items)
+    torch.set_num_threads(hardware.cores())
+    config = CommandLine.of(items).config
     torch.manual_seed(config.seed)
-    return config, *data.training_and_validation(config.data.name, config.data.root, 0, config.data.limit)
+    return config, *data.parts(config.data)
 
 
 def _loop(config: Any, training: Any, step: Callable[..., Any], evaluate: Callable[..., Any]) -> Measured:
@@ -96,6 +96,7 @@ def plain(items: list[str]) -> Measured:
 
 def template(items: list[str]) -> Measured:
     """(b)"""
+    import logging
     import warnings
 
     import pytorch_lightning as pl
@@ -107,9 +108,7 @@ def template(items: list[str]) -> Measured:
     from torchmetrics.classification import MulticlassAccuracy
     from torchvision import transforms
 
-    from mnist_sweep.training.trainer import quiet
-
-    quiet()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     config, training, validation = _prepared(items)
     prepare = transforms.Compose(
@@ -186,19 +185,17 @@ def bare(items: list[str]) -> Measured:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from mnist_sweep import hardware as processor
-    from mnist_sweep.training import data, keep_memory
-    from mnist_sweep.training.models import ConvNet
+    from mnist_sweep import hardware
+    from mnist_sweep.training.trainer import keep_memory
 
     keep_memory()
     config, training, validation = _prepared(items)
-    mean, deviation = training.standardisation
-    network = ConvNet(config.model)
+    network = config.model.build(*training.standardisation)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr, fused=True)
-    half = processor.precision(config.trainer.precision, False)[0] == "bf16"
+    half = hardware.precision(config.trainer.precision, False)[0] == "bf16"
 
     def step(chosen: Any) -> None:
-        images = (training.take(chosen).float() / 255 - mean) / deviation
+        images = training.take(chosen).float() / 255
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             logits = network(images)
         loss = cross_entropy(logits.float(), training.labels[chosen])
@@ -209,7 +206,7 @@ def bare(items: list[str]) -> Measured:
     def evaluate() -> tuple[float, float]:
         network.eval()
         with torch.inference_mode():
-            parts = [network((images - mean) / deviation) for images, _ in data.Batches(validation, 100)]
+            parts = [network(validation.take(part).float() / 255) for part in torch.arange(len(validation)).split(100)]
         network.train()
         return _scores(torch.cat(parts), validation.labels)
 
@@ -218,12 +215,13 @@ def bare(items: list[str]) -> Measured:
 
 def ours(items: list[str]) -> Measured:
     """(d)"""
-    from mnist_sweep.run import run
+    from mnist_sweep.config.command import CommandLine
+    from mnist_sweep.run import train
 
     with tempfile.TemporaryDirectory() as folder:
-        given = [*items, f"output={folder}", "name=one"]  # the account in MLflow goes there, too
+        given = [*items, f"output={folder}", "name=one"]  # what MLflow keeps goes there, too
         config, training, _ = _prepared(given)
-        result = run(config, given)
+        result = train(CommandLine.of(given))
     assert result.status == "finished", result.detail
     last = result.history[-1]
     return _rate(config, training, result.train_seconds), last["val/loss"], last["val/accuracy"]
@@ -245,36 +243,24 @@ def floor(items: list[str], half: bool) -> float:
     return side**3 / best / (3 * sum(layer.multiply_adds for layer in config.model.layers()))
 
 
-def sweep(items: list[str], launched: Any, folder: str, trials: int = 1) -> Measured:
+def sweep(items: list[str], workers: Any, divided: Any, folder: str, trials: int = 1) -> Measured:
     """(e): so many trials a worker."""
-    from mnist_sweep.config.command import compose
+    from mnist_sweep.config.command import CommandLine
     from mnist_sweep.sweep.workers import Task
     from mnist_sweep.training import data
 
-    crew, divided = launched
-    config = compose(items)
-    training, _ = data.training_and_validation(config.data.name, config.data.root, 0, config.data.limit)
-    common = [
-        *items,
-        f"trainer.threads={divided.threads}",
-        f"trainer.precision={divided.precision}",
-        f"output={folder}",
-    ]
+    common = CommandLine.of(items).with_(
+        {"trainer.threads": divided.threads, "trainer.precision": divided.precision, "output": folder}
+    )
+    training, _ = data.parts(common.config.data)
     stamp = time.monotonic_ns()
     tasks = [
-        Task(
-            id=index,
-            overrides=[*common, f"seed={index}", f"name=run{stamp}-{index}"],
-            config_dir=None,
-            parent=None,
-            tags={},
-        )
-        for index in range(trials * divided.workers)
+        Task(index, common.with_(seed=index, name=f"run{stamp}-{index}")) for index in range(trials * divided.workers)
     ]
     started = time.perf_counter()
-    results = crew.perform(tasks)
+    results = workers.perform(tasks)
     seconds = time.perf_counter() - started
     assert all(result.status == "finished" for result in results.values())
     lasts = [result.history[-1] for result in results.values()]
     loss, accuracy = (sum(last[f"val/{name}"] for last in lasts) / len(lasts) for name in ("loss", "accuracy"))
-    return len(tasks) * _rate(config, training, seconds), loss, accuracy
+    return len(tasks) * _rate(common.config, training, seconds), loss, accuracy
