@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -86,17 +85,3 @@ def test_without_a_model_it_says_what_makes_one(picture: Path, tmp_path: Path, m
         with pytest.raises(RequestError, match=said):
             cli.perform(name, arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(None, "no such file"), (b"broken", "it is no checkpoint"), ({"a": 1}, "not a checkpoint of mnist_sweep")],
-)
-def test_what_is_no_checkpoint_is_refused(content: Any, said: str, picture: Path, tmp_path: Path) -> None:
-    file = tmp_path / "it.ckpt"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif content:
-        torch.save(content, file)
-    with pytest.raises(RequestError, match=said):
-        cli.perform("predict", [str(picture), "--checkpoint", str(file)])
