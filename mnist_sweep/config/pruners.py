@@ -4,6 +4,7 @@ A pruner's steps are epochs, counted from 1, so that a warm-up of n epochs ends 
 class here, a name in `Pruner`, and a YAML file in conf/sweep/pruner.
 """
 
+import warnings
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -78,7 +79,8 @@ class Patient(Section):
     def build(self, max_epochs: int) -> "BasePruner":
         from optuna.pruners import PatientPruner
 
-        return PatientPruner(None, self.patience, self.min_delta)
+        with warnings.catch_warnings(action="ignore"):  # Optuna calls it experimental
+            return PatientPruner(None, self.patience, self.min_delta)
 
 
 class Threshold(Section):

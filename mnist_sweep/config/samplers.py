@@ -28,7 +28,7 @@ class _Sampler(Section):
     choices: ClassVar[bool] = True  # search choices; otherwise these are drawn at random
     continuous: ClassVar[bool] = True  # search ranges of floats without a step
     constraints: ClassVar[bool] = True  # learn from the constraints that a trial breaks
-    least_numbers: ClassVar[int] = 0  # keys with a range that it needs
+    few_numbers: ClassVar[bool] = True  # search fewer than two keys that are numbers
 
 
 class TPE(_Sampler):
@@ -64,8 +64,7 @@ class GP(_Sampler):
 class CMAES(_Sampler):
     name: Literal["cmaes"]
     startup_trials: Positive
-    conditions = several_objectives = choices = constraints = False
-    least_numbers = 2
+    conditions = several_objectives = choices = constraints = few_numbers = False
 
     def build(self, seed: int, *, prunes: bool, **_: Any) -> "BaseSampler":
         from optuna.samplers import CmaEsSampler

@@ -54,18 +54,13 @@ def first(settings: Sweep, space: Space, common: CommandLine) -> list[Initial]:
             before.update(attributes | before)
         else:
             found.append((parameters, attributes))
+    # by what it would train, on every machine: after a change of the config the same parameters are something else
+    alike = Candidates(common.with_({"trainer.precision": 32}), {})
     for parameters, attributes in found:
-        attributes[IDENTITY] = _identity(parameters, space, common)
+        attributes[IDENTITY] = json.dumps(parameters, sort_keys=True)
+        with contextlib.suppress(ValueError, RequestError):  # the sampler draws the rest
+            attributes[IDENTITY] = alike.make(space.suggest(FixedTrial(parameters))).digest
     return found
-
-
-def _identity(parameters: dict[str, Any], space: Space, common: CommandLine) -> str:
-    """What the parameters would train, on every machine: after a change of the config the same are something else."""
-    try:
-        alike = Candidates(common.with_({"trainer.precision": 32}), {})
-        return alike.make(space.suggest(FixedTrial(parameters))).digest
-    except (ValueError, RequestError):  # the sampler draws the rest
-        return json.dumps(parameters, sort_keys=True)
 
 
 def _warm_start(settings: Sweep, space: Space) -> list[Initial]:
@@ -91,7 +86,8 @@ def _enqueued(entry: str | list[str] | dict[str, Any], space: Space, candidates:
     parameters = space.encode(wanted)
     if parameters is None:
         raise RequestError(f"not within sweep.space; allowed: values that it can propose for {searched}")
-    proposed = candidates.make(space.suggest(FixedTrial(parameters))).command.config.parameters()
+    values = candidates.make(space.suggest(FixedTrial(parameters))).values
+    proposed = candidates.common.with_(values).config.parameters()
     if lost := [key for key, value in wanted.items() if not same(value, proposed.get(key))]:
         never = [key for key in lost if key not in space.keys]
         why = f"{', '.join(never)} is not searched" if never else f"{', '.join(lost)} is not drawn beside the others"

@@ -2,8 +2,6 @@
 
 import functools
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
@@ -44,8 +42,7 @@ def sampler(
 
 def total(settings: Sweep, space: Space) -> int:
     """The trials that a sweep comes to: ``sweep.trials``, or a grid's points where there are fewer."""
-    size = points(settings, space)
-    return min(settings.trials, size) if size else settings.trials
+    return min(settings.trials, points(settings, space) or settings.trials)
 
 
 def points(settings: Sweep, space: Space) -> int | None:
@@ -59,51 +56,41 @@ def _points(space: Space) -> int | None:
 
 
 def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
-    """What does not go together, and what is worth knowing.
-
-    Args:
-        settings: of the sweep.
-        space: what is searched.
-        objectives: how many there are.
-
-    Returns:
-        Lines of explanation.
+    """Explain, in lines, what is worth knowing of a sampler and pruner with this space and so many objectives.
 
     Raises:
         RequestError: the sampler cannot search this space, or not for so many objectives.
     """
-    sampler, pruner = settings.sampler, settings.pruner
+    sampler, pruner, size = settings.sampler, settings.pruner, points(settings, space)
     name = f"sweep/sampler={sampler.name}"
-
-    def others(able: Callable[[Any], bool]) -> str:
-        return ", ".join(name for name, each in schema.options("sweep.sampler").items() if able(each))
-
-    if space.conditional and not sampler.conditions:
-        keys, allowed = ", ".join(space.conditional), others(lambda each: each.conditions)
-        raise RequestError(f"{name}: {keys} are not drawn in every trial; allowed with such: {allowed}")
-    if objectives > 1 and not sampler.several_objectives:
-        allowed = others(lambda each: each.several_objectives)
-        raise RequestError(f"{name}: {objectives} objectives; allowed with several: {allowed}")
-    if len(space.keys) - len(space.categorical) < sampler.least_numbers:
-        allowed = others(lambda each: not each.least_numbers)
-        raise RequestError(f"{name}: needs at least {sampler.least_numbers} keys that are numbers; allowed: {allowed}")
-    if space.continuous and not sampler.continuous:
-        raise RequestError(f"{name}: {space.continuous[0]} has no end of values; allowed: a step, or choices")
-    explained = []
-    if objectives > 1 and not isinstance(pruner, NoPruner):
-        explained.append(f"{objectives} objectives: nothing is pruned, sweep/pruner={pruner.name} compares one")
-    if isinstance(pruner, Threshold) and pruner.lower is pruner.upper is None:
-        explained.append("sweep/pruner=threshold: nothing is pruned without sweep.pruner.lower or sweep.pruner.upper")
-    if space.categorical and not sampler.choices:
-        explained.append(f"{name}: drawn at random, being choices: {', '.join(space.categorical)}")
+    numbers = len(space.keys) - len(space.categorical)
+    for asked, why, ability in (
+        (space.conditional, f"{', '.join(space.conditional)} are not drawn in every trial", "conditions"),
+        (objectives > 1, f"{objectives} objectives", "several_objectives"),
+        (numbers < 2, "needs at least two keys that are numbers", "few_numbers"),
+        (space.continuous, f"{', '.join(space.continuous)} need a step, or choices", "continuous"),
+    ):
+        if asked and not getattr(sampler, ability):
+            able = [option for option, each in schema.options("sweep.sampler").items() if getattr(each, ability)]
+            raise RequestError(f"{name}: {why}; allowed: {', '.join(able)}")
     if settings.constraints and not sampler.constraints:
-        explained.append(f"{name}: learns nothing from sweep.constraints; they are kept all the same")
         warnings.filterwarnings("ignore", message="Constraints have been set")  # which Optuna says at each trial
-    if isinstance(sampler, samplers.Grid):
-        size = _points(space)
-        if size is None or size > settings.trials:
-            counted = f"more than {_MOST_POINTS:,}" if size is None else f"{size:,}"
-            explained.append(f"the grid has {counted} points; {settings.trials} of them are tried, at random")
-        elif size < settings.trials:
-            explained.append(f"the grid has {size} points: as many trials, not {settings.trials}")
-    return explained
+    idle = isinstance(pruner, Threshold) and pruner.lower is pruner.upper is None
+    many = f"{size:,}" if size else f"more than {_MOST_POINTS:,}"
+    lines = {
+        f"{objectives} objectives: nothing is pruned, sweep/pruner={pruner.name} compares one": (
+            objectives > 1 and not isinstance(pruner, NoPruner)
+        ),
+        "sweep/pruner=threshold: nothing is pruned without sweep.pruner.lower or sweep.pruner.upper": idle,
+        f"{name}: drawn at random, being choices: {', '.join(space.categorical)}": (
+            space.categorical and not sampler.choices
+        ),
+        f"{name}: learns nothing from sweep.constraints; they are kept all the same": (
+            settings.constraints and not sampler.constraints
+        ),
+        f"the grid has {size} points: as many trials, not {settings.trials}": size and size < settings.trials,
+        f"the grid has {many} points; {settings.trials} of them are tried, at random": (
+            isinstance(sampler, samplers.Grid) and not (size and size <= settings.trials)
+        ),
+    }
+    return [line for line, holds in lines.items() if holds]

@@ -149,17 +149,12 @@ class Space:
         """What makes it another space where it changes, by the key of the config."""
         return {f"{ROOT}.{key}": f"{drawn}; when {when}" if when else drawn for key, drawn, when in self.describe()}
 
-    def walk(self, choose: Choose, *, everywhere: bool = False) -> dict[str, Any]:
-        """Choose a value for each key that is active, by dotted name.
-
-        Args:
-            choose: chooses from a distribution, for the parameter of a name.
-            everywhere: ask it for the other keys, too.
-        """
+    def walk(self, choose: Choose) -> dict[str, Any]:
+        """Choose a value for each key that is active, by dotted name."""
         known, drawn = dict(self.base), {}
         for parameter in self.parameters:
             key = parameter.key
-            if everywhere or parameter.active(known):
+            if parameter.active(known):
                 drawn[key] = parameter.draw(choose, known)
                 if "." not in key and drawn[key] != self.base.get(key):  # the base's keys are those of another option
                     known = {name: value for name, value in known.items() if not name.startswith(f"{key}.")}
@@ -235,17 +230,13 @@ class Space:
         count = limit + 1 if self.continuous else sum(1 for _ in itertools.islice(self.grid(limit + 1), limit + 1))
         return count if count <= limit else None
 
-    def distributions(self) -> dict[str, Distribution]:
-        """All that Optuna may be asked for, by the parameter's name, with the longest lists."""
-        found: dict[str, Distribution] = {}
-
-        def choose(name: str, distribution: Distribution) -> Any:
-            found[name] = distribution
-            values = parameters.ends(distribution)
-            return parameters.encoded(max(values) if name.endswith(".length") else max(values, key=length_of))
-
-        self.walk(choose, everywhere=True)
-        return found
+    def distribution(self, name: str) -> Distribution | None:
+        """What the Optuna parameter of this name is drawn from; None where nothing is drawn under it."""
+        for parameter in self.parameters:
+            if parameter.key == key_of(name):
+                found = parameter.length if name.endswith(".length") else parameter.each
+                return found if isinstance(found, Distribution) else None
+        return None
 
 
 def same(wanted: Any, value: Any) -> bool:
