@@ -24,7 +24,7 @@ from mnist_sweep.sweep.space import Space
 
 log = logging.getLogger(__name__)
 
-_DRAWS = 200
+_DRAWS = 1_000
 #: Spaces with more points than this are called "more than".
 _POINTS = 100_000
 #: Training images of a probe on a processor, and on a GPU, which is much faster.
