@@ -48,28 +48,24 @@ def train(
     limit_seconds: float | None = None,
     stopped: Callable[[], int | None] = signalled,
 ) -> Result:
-    """Train one network, and keep its folder, its MLflow run and, last, ``result.json``.
+    """Train one network; keep its folder, its MLflow run and, last, ``result.json``.
 
     Args:
         command: its config has a ``name``, and its data set is on disk.
         on_epoch: is called after each epoch and may stop the run, which is then ``pruned``.
-        parent: MLflow's id of the parent run.
-        tags: for MLflow.
+        parent, tags: MLflow's id of the parent run, and tags.
         test: measure the best checkpoint on the test set at the end. No trial does.
-        pictures: keep pictures, tables, a note and the model in MLflow. Trials keep their metrics, their confusion
-            matrix and their best checkpoint only.
+        pictures: keep all pictures, the tables and the model in MLflow; a trial keeps its confusion matrix only.
         progress: show the epochs and, on a terminal, bars.
-        resume: go on where an earlier attempt in the same folder stopped, from its last checkpoint where it has one;
-            a run that came to its end is not trained again.
-        limit_seconds: that this call may take, after which the run fails with ``timeout``; None = no limit.
+        resume: go on after the last whole epoch of an earlier attempt; a run that came to its end is left as it is.
+        limit_seconds: after which the run fails with ``timeout``; None = no limit.
         stopped: is asked between groups of batches; a signal's number interrupts the run.
 
     Returns:
         The result, also of a run that failed.
 
     Raises:
-        RequestError: the folder is there already, another process is at the run, or there is no GPU where one was
-            asked for.
+        RequestError: the folder is there already, another process is at the run, or there is no GPU.
         RunFailure: ``result.json`` cannot be written.
         Interrupted: after everything has been recorded.
     """
@@ -187,9 +183,6 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
     Args:
         folders: of finished runs.
         on_open: is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
-
-    Returns:
-        Their results, with the test set's metrics.
 
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.

@@ -49,7 +49,6 @@ class Progress:
     seconds: float = 0.0
     train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)  #: when each epoch ended, in milliseconds since 1970
 
 
 @dataclass(frozen=True)
@@ -151,10 +150,9 @@ class RunFolder:
             for text in (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # a process was killed while it wrote the line
                     line = json.loads(text)
-                    done = line.pop("epoch", 0) - 1
-                    times, known = line.pop("time", None), {key: line.pop(key) for key in vars(found) if key in line}
-                    if done >= 0:
-                        found.history[done:], found.times[done:] = [line], [times]
+                    done, known = line.pop("epoch", 0), {key: line.pop(key) for key in vars(found) if key in line}
+                    if done:
+                        found.history[done - 1 :] = [line]
                     for key, value in known.items():
                         setattr(found, key, value)
         return found

@@ -71,8 +71,9 @@ class RunRecord:
             config.tracking, Path(config.output), path.name, parent=parent, tags=tags, resume=progress.mlflow_run_id
         )
         self.folder.note(mlflow_run_id=run.run_id)
-        for epoch, values in enumerate(progress.history, start=1):  # MLflow may have missed some
-            run.metrics(values, epoch, time_ms=progress.times[epoch - 1])
+        if run.run_id != progress.mlflow_run_id:  # it is younger than the run
+            for epoch, values in enumerate(progress.history, start=1):
+                run.metrics(values, epoch)
         run.parameters(config.parameters())
         run.tags({"command": self.command.shell(), "device": self.device, "threads": self.threads})
         run.tags({"parameters": sum(layer.parameters for layer in config.model.layers())})
@@ -88,13 +89,11 @@ class RunRecord:
 
     def epoch(self, epoch: int, values: dict[str, float], train_seconds: float) -> None:
         """Keep the metrics of an epoch, counted from 1; an earlier attempt may have kept the same."""
-        progress, done, now = self.progress, epoch - 1, int(time.time() * 1000)
-        progress.train_seconds = train_seconds
-        if progress.history[done:epoch] != [values]:
-            progress.history[done:], progress.times[done:] = [values], [now]
-            self.mlflow.metrics(values, epoch, time_ms=now)
-        times = {"time": progress.times[done], "seconds": self.seconds(), "train_seconds": train_seconds}
-        self.folder.note(epoch=epoch, **times, **values)
+        history, self.progress.train_seconds = self.progress.history, train_seconds
+        if history[epoch - 1 : epoch] != [values]:
+            history[epoch - 1 :] = [values]
+            self.mlflow.metrics(values, epoch)
+        self.folder.note(epoch=epoch, seconds=self.seconds(), train_seconds=train_seconds, **values)
 
     def seconds(self) -> float:
         """That the run has taken, with those of earlier attempts."""
@@ -159,16 +158,14 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
 
     Args:
         command: of the run; its config has a name. A run that was begun with other settings keeps those.
-        parent, tags: as for `RunRecord.open`.
-        reason: one word for programs: ``crashed``, ``timeout`` or ``error``.
-        detail: one line for people.
+        parent, tags: MLflow's id of the parent run, and tags.
+        reason, detail: see `Result`.
 
     Returns:
         The result; the run's own, where its process died after it had come to its end.
 
     Raises:
-        RequestError: the folder cannot be written.
-        RunFailure: ``result.json`` cannot be written.
+        RequestError, RunFailure: the folder, or ``result.json``, cannot be written.
     """
     folder = RunFolder.of(command.config)
     if own := folder.ended():

@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 
 State = Literal["FINISHED", "FAILED", "KILLED"]
 
-#: The most characters of a parameter and of a tag (MLflow 3.17, mlflow.utils.validation).
-_PARAMETER_LENGTH, _TAG_LENGTH = 6000, 8000
 #: What a served model needs; the versions are those that it was trained with.
 _REQUIRED = ("mlflow", "torch", "numpy")
 
@@ -44,8 +42,6 @@ def _guarded(method: Callable[Concatenate["MLflowRun", P], None]) -> Callable[Co
 
 class MLflowRun:
     """One run in MLflow, from its start to its end; without tracking, nothing.
-
-    Metrics of one step have one time. MLflow keeps equal metrics once, so that a resumed run may log an epoch again.
 
     Args:
         settings: the config's ``tracking``; None is the same as ``tracking=none``.
@@ -71,7 +67,6 @@ class MLflowRun:
         self._client: Any = None
         self._machine: Any = None
         self._earlier: Any = None
-        self._times: dict[int, int] = {}
         if isinstance(settings, options.MLflow):
             with harmless(f"{settings.uri} cannot be used; going on without it"):
                 self._client, experiment = open_experiment(settings, output)
@@ -102,7 +97,7 @@ class MLflowRun:
         from mlflow.entities import Param
 
         there = self._earlier.data.params if self._earlier else {}
-        new = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in values.items() if key not in there]
+        new = [Param(key, str(value)) for key, value in values.items() if key not in there]
         self._client.log_batch(self.run_id, params=new, synchronous=True)
 
     @_guarded
@@ -110,7 +105,7 @@ class MLflowRun:
         """Set tags, at most 100; None values are left out."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in values.items() if value is not None]
+        tags = [RunTag(key, str(value)) for key, value in values.items() if value is not None]
         self._client.log_batch(self.run_id, tags=tags, synchronous=True)
 
     def note(self, markdown: str) -> None:
@@ -118,21 +113,16 @@ class MLflowRun:
         self.tags({"mlflow.note.content": markdown})
 
     @_guarded
-    def metrics(
-        self, values: Mapping[str, float], step: int, *, time_ms: int | None = None, of_model: bool = False
-    ) -> None:
-        """Log metrics of an epoch, at most 1,000, by name.
+    def metrics(self, values: Mapping[str, float], step: int, *, of_model: bool = False) -> None:
+        """Log metrics, at most 1,000, by name; the step is the epoch, counted from 1.
 
         Args:
-            values, step: of the epoch, counted from 1.
-            time_ms: when it ended, in milliseconds since 1970; None = now, or as at an earlier call for this epoch.
             of_model: they are those of the model that the run has kept, too.
         """
         from mlflow.entities import Metric
 
-        when = self._times.setdefault(step, time_ms or int(time.time() * 1000))
-        model = model_of(self._client, str(self.run_id)) if of_model else None
-        found = [Metric(key, value, when, step, model_id=model) for key, value in values.items()]
+        now, model = int(time.time() * 1000), model_of(self._client, str(self.run_id)) if of_model else None
+        found = [Metric(key, value, now, step, model_id=model) for key, value in values.items()]
         self._client.log_batch(self.run_id, metrics=found, synchronous=True)
 
     @_guarded

@@ -33,7 +33,7 @@ def register(
     Args:
         settings: the config's ``tracking``.
         run_id: MLflow's id of the run that has the model.
-        dataset, digest: its data set, and that of the data set's bytes.
+        dataset, digest: the data set, and that of its bytes.
         accuracy: on its test set.
 
     Returns:
