@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,14 @@ SWEEP = [
     "sweep.winner.seeds=1",
     "sweep.winner.top=1",
 ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_store: Path) -> Path:
+    """To start in, with an MLflow database."""
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
+    return tmp_path
 
 
 @contextlib.contextmanager
@@ -104,52 +113,52 @@ def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
     raise AssertionError("no trial was seen running")
 
 
-def test_a_run_that_is_stopped_says_so(tmp_path: Path) -> None:
-    with started(tmp_path, *LONG, "trainer.max_epochs=5000", "name=long") as process:
+def test_a_run_that_is_stopped_says_so(folder: Path) -> None:
+    with started(folder, *LONG, "trainer.max_epochs=5000", "name=long") as process:
         wait_for(process, "epoch 3 of 5000")
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=100)
     assert (process.returncode, out) == (143, "mlruns/runs/long/result.json\n")
-    result = json.loads((tmp_path / out.strip()).read_text())
+    result = json.loads((folder / out.strip()).read_text())
     assert result["status"] == "interrupted"
     assert result["epochs"] >= 3
-    assert statuses(tmp_path) == {"long": "KILLED"}
+    assert statuses(folder) == {"long": "KILLED"}
 
 
-def test_a_sweep_that_is_stopped_and_then_killed_goes_on(tmp_path: Path) -> None:
-    sweep = [*SWEEP, "trainer.max_epochs=4", "sweep.trials=4", "sweep.workers=2"]
-    with started(tmp_path, *sweep) as process:
+def test_a_sweep_that_is_stopped_and_then_killed_goes_on(folder: Path) -> None:
+    sweep = [*SWEEP, "trainer.max_epochs=4", "sweep.trials=4"]
+    with started(folder, *sweep, "sweep.workers=2") as process:
         wait_for(process, "trial 0 finished")
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
         out, errors = process.communicate(timeout=100)
     assert (process.returncode, out) == (130, "mlruns/runs/sweep/sweep.json\n")
     assert "Traceback" not in errors
-    assert "WAITING" in states(tmp_path)
-    assert json.loads((tmp_path / out.strip()).read_text())["trials"]["complete"] >= 1
-    with started(tmp_path, *sweep) as process:
+    assert "WAITING" in states(folder)
+    assert json.loads((folder / out.strip()).read_text())["trials"]["complete"] >= 1
+    with started(folder, *sweep, "sweep.workers=1") as process:
         wait_for(process, "going on with the study sweep")
-        stop_within_a_trial(process, tmp_path)
+        stop_within_a_trial(process, folder)
         workers = psutil.Process(process.pid).children()
         process.kill()
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert (len(workers) > 0, alive) == (True, [])
-    assert "RUNNING" in [trial.state.name for trial in trials(tmp_path)]
-    with started(tmp_path, *sweep) as process:
+    assert "RUNNING" in [trial.state.name for trial in trials(folder)]
+    with started(folder, *sweep, "sweep.workers=1") as process:
         out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    content = json.loads((tmp_path / out.strip()).read_text())
+    content = json.loads((folder / out.strip()).read_text())
     assert (content["trials"], content["failures"]) == ({"complete": 4, "pruned": 0, "fail": 0}, {})
-    assert states(tmp_path) == ["COMPLETE"] * 4
-    assert set(statuses(tmp_path).values()) == {"FINISHED"}
+    assert states(folder) == ["COMPLETE"] * 4
+    assert set(statuses(folder).values()) == {"FINISHED"}
 
 
-def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(tmp_path: Path) -> None:
+def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(folder: Path) -> None:
     """Of two trials the first is terminated, then killed, and finishes; the second is killed twice and has failed."""
     items = ["trainer.max_epochs=20", "sweep.trials=2", "sweep.workers=1", "~sweep.space.trainer"]
-    with started(tmp_path, *SWEEP, *items) as process:
+    with started(folder, *SWEEP, *items) as process:
         for number, attempt, signum in ((0, 1, 15), (0, 2, 9), (1, 1, 9), (1, 2, 9)):
-            run = RunFolder(tmp_path / f"mlruns/runs/sweep-{number:04d}")
+            run = RunFolder(folder / f"mlruns/runs/sweep-{number:04d}")
             while not (run.path / "checkpoints" / "last.ckpt").exists() or run.progress().attempts < attempt:
                 assert process.poll() is None
                 time.sleep(0.02)
@@ -159,11 +168,11 @@ def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(tmp_path: Pat
                 wait_for(process, "its worker died twice" if (number, attempt) == (1, 2) else "is tried once more")
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert states(tmp_path) == ["COMPLETE", "FAIL"]
-    finished, failed = trials(tmp_path)
-    first, second = (Result.read(tmp_path / f"mlruns/runs/sweep-{number:04d}") for number in (0, 1))
+    assert states(folder) == ["COMPLETE", "FAIL"]
+    finished, failed = trials(folder)
+    first, second = (Result.read(folder / f"mlruns/runs/sweep-{number:04d}") for number in (0, 1))
     assert (first.attempts, first.epochs, len(finished.intermediate_values)) == (3, 20, 20)
     assert (second.attempts, second.reason, failed.user_attrs["reason"]) == (2, "crashed", "crashed")
     assert 0 < second.epochs < 20
-    content = json.loads((tmp_path / "mlruns/runs/sweep/sweep.json").read_text())
+    content = json.loads((folder / "mlruns/runs/sweep/sweep.json").read_text())
     assert (content["failures"], content["winner"]["trial"]) == ({"crashed": 1}, 0)

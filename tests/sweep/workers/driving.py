@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnist_sweep.config.command import CommandLine
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers import Finished, Report, Task, Workers
 from mnist_sweep.sweep.workers.resources import Resources, local
-from tests.conftest import SMALL
+from tests.conftest import command
 from tests.sweep.workers.stubs import stub
 
 #: Seconds, far more than anything here takes; a test that runs into it has failed.
@@ -22,8 +21,7 @@ def processes(size: int, *, threads: int = 1, gpus: tuple[str, ...] = (), **more
 
 
 def task(number: int, output: str | Path = "nowhere", limit: float | None = None, **tags: Any) -> Task:
-    command = CommandLine.of([*SMALL, f"output={output}", f"name=run-{number}"])
-    return Task(number, command, tags=tags, limit_seconds=limit)
+    return Task(number, command(Path(output), f"run-{number}"), tags=tags, limit_seconds=limit)
 
 
 def until(

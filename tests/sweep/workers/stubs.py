@@ -1,5 +1,6 @@
 """What workers perform in their own tests: nothing heavy, only what a task's tags say."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -22,14 +23,11 @@ def stub(task: Task, on_epoch: Callable[[int, dict[str, float]], bool], stopped:
     tags: dict[str, Any] = task.tags
     ended = 0
 
-    def result(status: Any = "finished") -> Result:
+    def result(status: str = "finished") -> Result:
         process: dict[str, Any] = {"process": os.getpid(), **{name: os.environ.get(name) for name in _ENVIRONMENT}}
-        return Result(
-            status=status, reason=tags.get("reason"), detail=json.dumps(process), objective=None, metrics={},
-            best_epoch=None, epochs=ended, seconds=0.0, train_seconds=0.0, parameters=None, dataset="", seed=0,
-            device="", threads=1, precision="32", mlflow_run_id=None, overrides=[], command=task.command.shell(),
-            folder="", checkpoint=None,
-        )  # fmt: skip
+        known = {"status": status, "reason": tags.get("reason"), "detail": json.dumps(process), "epochs": ended}
+        others: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Result))
+        return Result(**(others | known | {"command": task.command.shell()}))
 
     match tags.get("do") or (tags.get("once") if not task.resume else None):
         case "log":
