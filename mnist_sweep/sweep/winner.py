@@ -78,39 +78,41 @@ def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) ->
 
 
 def _trained_again(
-    command: CommandLine, study: Study, candidates: Sequence[FrozenTrial], seeds: Sequence[int], workers: Workers
+    sweep: CommandLine, study: Study, candidates: Sequence[FrozenTrial], seeds: Sequence[int], workers: Workers
 ) -> dict[int, list[Result]]:
     """The results over the seeds by trial, of each candidate of which no run failed."""
     which = ", ".join(f"trial {trial.number}" for trial in candidates)
     log.info("training %s again with %d new seed%s each", which, len(seeds), "s" * (len(seeds) != 1))
+    tasks: list[Task] = []
     # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
     # timing anomalies, 1969).
-    order = sorted(candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"]))
-    pairs = [(trial, seed) for trial in order for seed in seeds]
-    tasks = [_task(index, command, study, trial, seed) for index, (trial, seed) in enumerate(pairs)]
+    for trial in sorted(candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"])):
+        command = CommandLine.of(trial.user_attrs["result"]["overrides"], sweep.config_dir)
+        tasks += [_task(len(tasks) + index, command, seed, sweep, study, trial) for index, seed in enumerate(seeds)]
     runs: dict[int, list[Result]] = {trial.number: [] for trial in candidates}
-    for index, result in sorted(workers.perform(tasks).items()):
-        trial, seed = pairs[index]
+    results = workers.perform(tasks)
+    for task in tasks:
+        number, result = task.tags["trial"], results[task.id]
         if result.status == "finished":
-            runs[trial.number].append(result)
+            runs[number].append(result)
         else:
             why = result.reason or result.status
-            log.warning("trial %d with seed %d: %s (%s)", trial.number, seed, why, result.detail)
-    return {number: results for number, results in runs.items() if len(results) == len(seeds)}
+            log.warning("trial %d with seed %d: %s (%s)", number, result.seed, why, result.detail)
+    return {number: done for number, done in runs.items() if len(done) == len(seeds)}
 
 
-def _task(number: int, sweep: CommandLine, study: Study, trial: FrozenTrial, seed: int) -> Task:
+def _task(number: int, command: CommandLine, seed: int, sweep: CommandLine, study: Study, trial: FrozenTrial) -> Task:
     """The trial's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
-    settings, kept = sweep.config.sweep, trial.user_attrs["result"]
+    settings = sweep.config.sweep
     assert settings is not None
-    name = run_name(settings.name, trial.number, seed)
-    command = CommandLine.of(kept["overrides"], sweep.config_dir).with_(seed=seed, name=name)
+    command = command.with_(seed=seed, name=run_name(settings.name, trial.number, seed))
     folder = RunFolder.of(command.config)
     if differences := folder.differences(command.config):
         raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
+    parent = trial.user_attrs["result"]["mlflow_run_id"]
     tags = {"study": settings.name, "study.id": study.id, "winner": "true", "trial": trial.number}
     limit, resume = settings.trial_seconds, folder.path.exists()
-    return Task(number, command, kept["mlflow_run_id"], tags, resume=resume, limit_seconds=limit, pictures=True)
+    return Task(number, command, parent, tags, resume=resume, limit_seconds=limit, pictures=True)
 
 
 def _compared(
