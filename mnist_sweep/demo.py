@@ -1,4 +1,4 @@
-"""``python -m mnist_sweep.demo``, the same as ``mnist-sweep demo``; the work is done in `mnist_sweep.inference.demo`."""
+"""``python -m mnist_sweep.demo``, the same as ``mnist-sweep demo``."""
 
 from mnist_sweep import cli
 

@@ -1,4 +1,4 @@
-"""``python -m mnist_sweep.ensemble``, the same as ``mnist-sweep ensemble``; the work is done in `mnist_sweep.inference.ensemble`."""
+"""``python -m mnist_sweep.ensemble``, the same as ``mnist-sweep ensemble``."""
 
 from mnist_sweep import cli
 

@@ -1,4 +1,4 @@
-"""``python -m mnist_sweep.export``, the same as ``mnist-sweep export``; the work is done in `mnist_sweep.inference.export`."""
+"""``python -m mnist_sweep.export``, the same as ``mnist-sweep export``."""
 
 from mnist_sweep import cli
 

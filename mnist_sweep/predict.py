@@ -1,4 +1,4 @@
-"""``python -m mnist_sweep.predict``, the same as ``mnist-sweep predict``; the work is done in `mnist_sweep.inference.predict`."""
+"""``python -m mnist_sweep.predict``, the same as ``mnist-sweep predict``."""
 
 from mnist_sweep import cli
 
