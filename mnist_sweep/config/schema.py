@@ -82,7 +82,7 @@ class Config(Section):
                     found[prefix.rstrip(".") if key == "name" else prefix + key] = value
 
         walk({key: value for key, value in self.plain().items() if key not in ("sweep", "name", "launcher")}, "")
-        return found
+        return found | ({"model": self.model.name} if options("model") else {})  # which a YAML file need not say
 
     def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
