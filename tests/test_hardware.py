@@ -9,25 +9,18 @@ import torch
 from mnist_sweep import hardware
 
 
-def test_what_is_asked_for_is_taken_and_the_rest_explained() -> None:
-    assert hardware.precision(32, on_gpu=False) == (32, "")
-    assert hardware.precision("bf16", on_gpu=False) == ("bf16", "")
-    found, why = hardware.precision("auto", on_gpu=False)
-    assert found == ("bf16" if hardware.multiplies_bf16() else 32)
-    assert "processor" in why
-
-
 @pytest.mark.parametrize(
     ("content", "able"),
     [
         ("model name\t: bf16\nflags\t\t: fpu avx512f avx512_bf16 sse\n", True),
-        ("flags\t\t: fpu amx_bf16\n", True),
         ("processor\t: 0\nFeatures\t: fp asimd bf16\n", True),
         ("model name\t: bf16 avx512_bf16\nflags\t\t: fpu avx512f\n", False),
         (None, False),
     ],
 )
-def test_the_flags_of_the_processor(monkeypatch: pytest.MonkeyPatch, content: str | None, able: bool) -> None:
+def test_precision_follows_the_flags_of_the_processor_unless_one_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, content: str | None, able: bool
+) -> None:
     def read(*_: object, **__: object) -> str:
         if content is None:  # another system than Linux
             raise FileNotFoundError
@@ -35,8 +28,11 @@ def test_the_flags_of_the_processor(monkeypatch: pytest.MonkeyPatch, content: st
 
     monkeypatch.setattr(Path, "read_text", read)
     hardware.multiplies_bf16.cache_clear()
-    assert hardware.multiplies_bf16() == able
+    found, why = hardware.precision("auto", on_gpu=False)
     hardware.multiplies_bf16.cache_clear()
+    assert (found, "processor" in why) == ("bf16" if able else 32, True)
+    assert hardware.precision(32, on_gpu=False) == (32, "")
+    assert hardware.precision("bf16", on_gpu=False) == ("bf16", "")
 
 
 @pytest.mark.parametrize(

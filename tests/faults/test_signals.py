@@ -84,20 +84,16 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
 
 def states(folder: Path) -> list[str]:
     """Optuna's, once MLflow and the folders have been seen to tell the same of every trial."""
-    runs = statuses(folder)
+    told = {"COMPLETE": ("finished", "FINISHED"), "FAIL": ("failed", "FAILED"), "WAITING": ("interrupted", "KILLED")}
+    runs, found = statuses(folder), [trial.state.name for trial in trials(folder)]
     assert "RUNNING" not in runs.values()
-    for trial in trials(folder):
-        name = f"sweep-{trial.number:04d}"
-        if trial.state.name == "WAITING" and name not in runs:  # given to a worker that had not begun it
+    for number, state in enumerate(found):
+        name = f"sweep-{number:04d}"
+        if state == "WAITING" and name not in runs:  # given to a worker that had not begun it
             assert not (folder / "mlruns/runs" / name).exists()
-            continue
-        expected = {
-            "COMPLETE": ("finished", "FINISHED"),
-            "FAIL": ("failed", "FAILED"),
-            "WAITING": ("interrupted", "KILLED"),
-        }[trial.state.name]
-        assert (Result.read(folder / "mlruns/runs" / name).status, runs[name]) == expected
-    return [trial.state.name for trial in trials(folder)]
+        else:
+            assert (Result.read(folder / "mlruns/runs" / name).status, runs[name]) == told[state]
+    return found
 
 
 def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
