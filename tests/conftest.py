@@ -124,14 +124,3 @@ def interrupt_in(last: int) -> Callable[[int, dict[str, float]], bool]:
         return True
 
     return on_epoch
-
-
-def listener() -> tuple[list[int], Callable[[int, dict[str, float]], bool]]:
-    """The epochs that are heard of, and an `on_epoch` that hears of them."""
-    heard: list[int] = []
-
-    def on_epoch(epoch: int, _: dict[str, float]) -> bool:
-        heard.append(epoch)
-        return True
-
-    return heard, on_epoch

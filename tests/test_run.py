@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.lightning_module import Classifier
-from tests.conftest import Perform, command, interrupt_in, listener
+from tests.conftest import Perform, command, interrupt_in
 
 #: The best epoch is none of the last ones.
 EARLY_BEST = ["trainer.max_epochs=5", "optimizer=sgd", "optimizer.lr=0.1", "objective=gap/accuracy"]
@@ -51,9 +52,13 @@ def test_a_run_and_what_it_leaves(perform: Perform, tmp_path: Path) -> None:
     assert [{name: line[name] for name in result.history[0]} for line in epochs] == result.history
 
 
-def test_the_test_set_stays_closed_unless_it_is_asked_for(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_may_be_stopped_after_an_epoch_and_never_opens_the_test_set(
+    perform: Perform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data, "test_set", None)  # an opening would fail
-    result = perform()
+    result = perform("trainer.max_epochs=5", on_epoch=lambda epoch, _: epoch < 2)
+    assert (result.status, result.epochs) == ("pruned", 2)
+    result = perform("name=other")
     assert result.status == "finished"
     assert not any(name.startswith("test/") for name in result.metrics)
 
@@ -82,11 +87,6 @@ def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
     exact = CommandLine.of(first.overrides).with_(name="again", output=str(tmp_path / "elsewhere"))
     assert run.train(exact).history == first.history
     assert perform(*items[:-1], "seed=6", "name=other").history != first.history
-
-
-def test_a_run_that_is_stopped_after_an_epoch_is_pruned(perform: Perform) -> None:
-    result = perform("trainer.max_epochs=5", on_epoch=lambda epoch, _: epoch < 2)
-    assert (result.status, result.epochs) == ("pruned", 2)
 
 
 def test_divergence_is_a_failure_with_a_reason(perform: Perform) -> None:
@@ -120,9 +120,9 @@ def test_failures_are_told_apart(
 
 
 def test_a_stop_is_seen_between_batches_and_recorded(perform: Perform, tmp_path: Path) -> None:
-    heard, on_epoch = listener()
+    heard = Mock(return_value=True)
     with pytest.raises(Interrupted) as caught:
-        perform("trainer.max_epochs=5", on_epoch=on_epoch, stopped=lambda: 15 if len(heard) == 2 else None)
+        perform("trainer.max_epochs=5", on_epoch=heard, stopped=lambda: 15 if heard.call_count == 2 else None)
     assert caught.value.exit_code == 143
     result = Result.read(tmp_path / "runs" / "it")
     assert (result.status, result.epochs, result.reason) == ("interrupted", 2, None)
@@ -148,9 +148,9 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
         with pytest.raises(Interrupted):
             perform(*items, on_epoch=interrupt_in(last), resume=True)
     (tmp_path / "runs" / "it").rename(tmp_path / "runs" / "moved")
-    heard, on_epoch = listener()
-    resumed = perform(*items, "name=moved", on_epoch=on_epoch, resume=True)
-    assert heard == [5]  # what was done is not done again
+    heard = Mock(return_value=True)
+    resumed = perform(*items, "name=moved", on_epoch=heard, resume=True)
+    heard.assert_called_once_with(5, resumed.history[-1])  # what was done is not done again
     assert (resumed.status, resumed.attempts, whole.attempts) == ("finished", 3, 1)
     for same in ("history", "objective", "best_epoch", "metrics", "confusion"):
         assert getattr(resumed, same) == getattr(whole, same), same
