@@ -68,8 +68,8 @@ def check_interrupted() -> None:
 def signals_as_flag() -> Iterator[None]:
     """Within, the first of `SIGNALS` sets a flag, which `check_interrupted` turns into an exception.
 
-    A second one ends the process at once. A second SIGHUP does not, since a closing terminal sends several. SIGHUP stays
-    ignored where it was (nohup). Outside of the main thread, which alone may set handlers, nothing changes.
+    A second one ends the process at once. A second SIGHUP does not, since a closing terminal sends several. SIGHUP
+    stays ignored where it was (nohup). Outside of the main thread, which alone may set handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
