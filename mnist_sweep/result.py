@@ -89,11 +89,6 @@ def run_name(sweep: str, trial: int, seed: int | None = None) -> str:
     return f"{sweep}-{trial:04d}" + ("" if seed is None else f"-seed{seed}")
 
 
-def trial_of(name: str) -> int:
-    """The number of the trial whose run has this name."""
-    return int(name.rpartition("-")[2])
-
-
 def is_run_of(sweep: str, name: str) -> bool:
     """Whether a folder is named like a run of this sweep."""
     return re.fullmatch(rf"{re.escape(sweep)}-\d{{4,}}(-seed\d+)?", name) is not None

@@ -121,7 +121,7 @@ class MLflowRun:
         """
         from mlflow.entities import Metric
 
-        now, model = int(time.time() * 1000), model_of(self._client, str(self.run_id)) if of_model else None
+        now, model = int(time.time() * 1000), model_of(self._client, self.run_id) if of_model else None
         found = [Metric(key, value, now, step, model_id=model) for key, value in values.items()]
         self._client.log_batch(self.run_id, metrics=found, synchronous=True)
 
@@ -185,7 +185,7 @@ class MLflowRun:
         import mlflow.pytorch
         from mlflow.models import Model
 
-        client, run_id = self._client, str(self.run_id)
+        client, run_id = self._client, self.run_id
         if self._earlier and model_of(client, run_id):  # kept by an earlier attempt, whose process died later
             return
         experiment = client.get_run(run_id).info.experiment_id

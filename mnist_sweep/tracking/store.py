@@ -6,15 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from filelock import FileLock
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +25,7 @@ _ENVIRONMENT = {
 }
 
 
-def client_of(uri: str) -> "MlflowClient":
+def client_of(uri: str) -> Any:
     """MLflow's client of a store, quiet and bounded in time. The first one imports MLflow, which takes seconds."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -45,7 +42,7 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def open_experiment(settings: options.MLflow, output: Path) -> "tuple[MlflowClient, str]":
+def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
     """A client and the experiment's id. Two processes that start together must not both create the database."""
     output.mkdir(parents=True, exist_ok=True)
     database = settings.uri.removeprefix("sqlite:///")  # the lock lies beside it, whatever the output
@@ -53,18 +50,18 @@ def open_experiment(settings: options.MLflow, output: Path) -> "tuple[MlflowClie
     with FileLock(file.with_name(f".{file.name}.lock")):
         client = client_of(settings.uri)
         if found := client.get_experiment_by_name(settings.experiment):
-            return client, found.experiment_id
+            return client, str(found.experiment_id)
         # a server keeps artifacts where its own settings say
         location = None if is_server(settings.uri) else (output / "artifacts").resolve().as_uri()
         kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
-        return client, client.create_experiment(settings.experiment, artifact_location=location, tags=kind)
+        return client, str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
 
 
-def model_of(client: "MlflowClient", run_id: str) -> str | None:
+def model_of(client: Any, run_id: str | None) -> str | None:
     """MLflow's id of the model that a run has kept; None where it has none."""
     outputs = client.get_run(run_id).outputs
     models = outputs.model_outputs if outputs else []
-    return models[-1].model_id if models else None
+    return str(models[-1].model_id) if models else None
 
 
 @contextlib.contextmanager
