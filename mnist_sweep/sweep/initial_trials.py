@@ -48,19 +48,17 @@ def first(settings: Sweep, space: Space, common: CommandLine) -> list[Initial]:
         with contextlib.suppress(RequestError):  # it breaks a constraint
             candidates.make(space.suggest(FixedTrial(own)))
             asked.append((own, {BASELINE: True}))
-    found: list[Initial] = []
+    found: dict[str, Initial] = {}
     for parameters, attributes in asked:
-        if before := next((known for point, known in found if point == parameters), None):
-            before.update(attributes | before)
-        else:
-            found.append((parameters, attributes))
+        known = found.setdefault(json.dumps(parameters, sort_keys=True), (parameters, {}))[1]
+        known.update(attributes | known)
     # by what it would train, on every machine: after a change of the config the same parameters are something else
     alike = Candidates(common.with_({"trainer.precision": 32}), {})
-    for parameters, attributes in found:
-        attributes[IDENTITY] = json.dumps(parameters, sort_keys=True)
+    for point, (parameters, attributes) in found.items():
+        attributes[IDENTITY] = point
         with contextlib.suppress(ValueError, RequestError):  # the sampler draws the rest
             attributes[IDENTITY] = alike.make(space.suggest(FixedTrial(parameters))).digest
-    return found
+    return list(found.values())
 
 
 def _warm_start(settings: Sweep, space: Space) -> list[Initial]:

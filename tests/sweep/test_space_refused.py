@@ -1,6 +1,5 @@
 """Spaces that cannot be searched: one line that names the key, the value and what is allowed."""
 
-import math
 from typing import Any
 
 import pytest
@@ -49,13 +48,10 @@ LEAF = {"low": 1, "high": 2}
         ({"model": {"dropout": 0.5}}, "sweep.space.model.dropout=0.5: allowed: a leaf"),
         ({"model": 3, "model.pool": {"choices": ["max"]}, "data": 3}, "sweep.space.data=3: allowed: a leaf"),
         ({"model": {"dropout": {"low": 0.5}}}, "sweep.space.model.dropout={low:0.5}: high: Field required; allowed:"),
-        ({"model": {"dropout": {"low": 0.5, "high": "x"}}}, "high: should be a valid number; allowed: {low: NUMBER"),
         ({"model": {"dropout": {"low": 0.5, "high": 0.1}}}, "`low <= high` must hold, but got (low=0.5, high=0.1)"),
         ({"optimizer": {"lr": {"low": 0, "high": 1, "log": True}}}, "`low >= 1` must hold for `log=True`"),
         ({"optimizer": {"lr": {**LEAF, "log": 1}}}, "log: should be a valid boolean"),
         ({"optimizer": {"lr": {**LEAF, "step": 0}}}, "step: should be greater than"),
-        ({"optimizer": {"lr": {**LEAF, "step": 1e-300}}}, "step: should be greater than"),
-        ({"optimizer": {"lr": {**LEAF, "step": math.inf}}}, "step: should be a finite number"),
         ({"optimizer": {"lr": {"low": 1, "high": 10**400}}}, "high: should be a valid number"),
         ({"optimizer": {"lr": {**LEAF, "mean": 1}}}, "mean: Extra inputs are not permitted"),
         ({"model": {"pool": {"choices": []}}}, "choices: List should have at least 1 item"),
@@ -64,7 +60,6 @@ LEAF = {"low": 1, "high": 2}
         ({"model": {"pool": {**LEAF, "when": "sgd"}}}, "model.pool.when=sgd: allowed: {KEY: VALUE}"),
         ({"model": {"pool": {**LEAF, "when": {"optimiser": "sgd"}}}}, "optimiser: unknown key; the nearest"),
         ({"model": {"filters": {"each": LEAF}}}, "filters.length=null: allowed: a whole number from 0"),
-        ({"model": {"filters": {"length": 2}}}, "sweep.space.model.filters.each=null"),
         ({"model": {"filters": {"length": -1, "each": LEAF}}}, "length=-1: allowed: a whole number from 0"),
         ({"model": {"filters": {"length": {"choices": [1, "x"]}, "each": LEAF}}}, "allowed: a whole number from 0"),
         ({"model": {"filters": {"length": 2, "each": {**LEAF, "when": {}}}}}, "when: Extra inputs are not permitted"),
@@ -78,7 +73,6 @@ LEAF = {"low": 1, "high": 2}
             {"optimizer": {"_group_": ["adam", "adagrad"]}},
             "sweep.space.optimizer._group_=[adam,adagrad]: no option adagrad; allowed: adam, adamw, sgd",
         ),
-        ({"optimizer": {"_group_": ["adam", ["sgd"]]}}, "no option [sgd]; allowed: adam"),
         ({"model": {"_group_": ["mlp"]}}, "model._group_=[mlp]: no option mlp; allowed: leaves of the keys of model"),
         (
             {"model": {"pool": {**LEAF, "when": {"model.padding": "same"}},
