@@ -177,8 +177,11 @@ def _conditions(name: str, when: Any, above: Conditions) -> Conditions:
     """The conditions of a node, together with those of the nodes that it lies in."""
     if not isinstance(when, Mapping):
         raise _refused(f"{name}.when", when, "{KEY: VALUE} or {KEY: [VALUE, VALUE]}")
-    own = {key: item if isinstance(item, list) else [item] for key, item in when.items()}
-    return {**above, **{key: tuple(value for value in own[key] if value in above.get(key, own[key])) for key in own}}
+    both = dict(above)
+    for key, item in when.items():
+        allowed = item if isinstance(item, list) else [item]
+        both[str(key)] = tuple(value for value in allowed if value in above.get(key, allowed))
+    return both
 
 
 def _leaf(name: str, item: Mapping[str, Any], when: Conditions) -> Parameter:

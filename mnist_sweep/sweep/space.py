@@ -102,8 +102,8 @@ class Space:
 
     def _can_be_active(self, parameter: Parameter) -> bool:
         """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
-        before = {*self.keys}
-        settled = {name: v for name, v in parameter.when.items() if not {key_of(name), name.partition(".")[0]} & before}
+        drawn = {*self.keys}
+        settled = {on: allowed for on, allowed in parameter.when.items() if not {key_of(on), on.split(".")[0]} & drawn}
         return all(parameter.when.values()) and replace(parameter, when=settled).active(self.base)
 
     @property
@@ -141,7 +141,7 @@ class Space:
     def describe(self) -> list[tuple[str, str, str]]:
         """For each key what it is drawn from and under which conditions, in words."""
         return [
-            (each.key, each.words(), ", ".join(f"{of}={' or '.join(map(text, v))}" for of, v in each.when.items()))
+            (each.key, each.words(), ", ".join(f"{on}={' or '.join(map(text, of))}" for on, of in each.when.items()))
             for each in self.parameters
         ]
 
