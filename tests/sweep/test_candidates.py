@@ -38,14 +38,6 @@ def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
         assert candidate.digest == candidate_of(f"model.dropout={dropout}", f"loss.label_smoothing={dropout}").digest
 
 
-def test_a_drawn_option_keeps_what_was_set_within_its_group() -> None:
-    candidates = Candidates(CommandLine.of(["optimizer={lr: 0.02}"]), {})
-    for name in ("adam", "sgd"):
-        assert (
-            candidates.make({"optimizer": name}).digest == candidate_of(f"optimizer={name}", "optimizer.lr=0.02").digest
-        )
-
-
 def test_the_digest_is_that_of_the_config_but_for_the_seed() -> None:
     plain = Candidates(CommandLine(), {}).make({"model.dropout": 0.25})
     assert plain.digest == candidate_of("seed=7").digest == candidate_of("trainer.threads=1", "optimizer=adam").digest

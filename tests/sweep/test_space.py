@@ -73,13 +73,6 @@ def test_what_is_set_as_a_mapping_is_not_searched() -> None:
     assert default("sweep/space=empty", space, "data.augmentation={rotation: 1.0}").fixed == ["data.augmentation"]
 
 
-def test_one_more_key_and_a_narrower_range() -> None:
-    space = default("+sweep.space.model.activation={choices: [relu, tanh]}", "sweep.space.optimizer.lr.high=0.001")
-    drawn = draws(space, 30)
-    assert {values["model.activation"] for values in drawn} == {"relu", "tanh"}
-    assert max(values["optimizer.lr"] for values in drawn) <= 0.001
-
-
 def test_null_and_a_part_of_a_mapping_may_be_drawn() -> None:
     space = default(
         "+sweep.space.data.limit={choices: [null, 500]}", "+sweep.space.data.augmentation={choices: [{shift: 0.1}]}"
