@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mnist_sweep.errors import check_interrupted
 from mnist_sweep.training.trainer import Fit
 from tests.conftest import command
 
@@ -13,7 +14,7 @@ from tests.conftest import command
 def fit(folder: Path, *items: str, on_epoch: Callable[[int, dict[str, float]], bool] | None = None) -> Any:
     """The `Fit` after an epoch on 200 images; further overrides take the place of the same ones."""
     config = command(folder, "it", "trainer.precision=32", *items).config
-    made = Fit(config, folder, torch.device("cpu"), on_epoch or (lambda *_: True), lambda: None)
+    made = Fit(config, folder, torch.device("cpu"), on_epoch or (lambda *_: True), check_interrupted)
     made.run()
     return made
 

@@ -14,10 +14,10 @@ from mnist_sweep.training import cuda_graphs
 from tests.training.fitting import failing_in, fit
 
 Function = Callable[[], tuple[torch.Tensor, ...]]
-Recorder = Callable[[Callable[[], None], Function], tuple[Callable[[], Any], tuple[torch.Tensor, ...]]]
+Recorder = Callable[[Callable[[], None], Function], Any]
 
 
-def recorder(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
+def recorder(prepare: Callable[[], None], function: Function) -> Any:
     """As a graph: what a function reads is read where it was, numbers stay, its outputs go where the last ones were."""
     prepare()
     optimizers: list[torch.optim.Optimizer] = []
@@ -30,12 +30,10 @@ def recorder(prepare: Callable[[], None], function: Function) -> tuple[Callable[
     def replay() -> None:
         outside = settings(optimizer)
         assert addresses(optimizer) == memory  # a graph would go on with what was there
-        for now in (inside, outside):
-            for group, values in zip(optimizer.param_groups, now, strict=True):
-                group.update(values)
-            if now is inside:
-                for place, output in zip(places, function(), strict=True):
-                    place.copy_(output)
+        let(optimizer, inside)
+        for place, output in zip(places, function(), strict=True):
+            place.copy_(output)
+        let(optimizer, outside)
 
     return replay, places
 
@@ -44,27 +42,22 @@ def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
+def let(optimizer: torch.optim.Optimizer, values: list[dict[str, Any]]) -> None:
+    for group, each in zip(optimizer.param_groups, values, strict=True):
+        group.update(each)
+
+
 def addresses(optimizer: torch.optim.Optimizer) -> list[int]:
     """Where its weights and its state are."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    state = [value for weight in weights for value in optimizer.state[weight].values() if torch.is_tensor(value)]
-    return [tensor.data_ptr() for tensor in [*weights, *state]]
+    state = [value for each in optimizer.state.values() for value in each.values() if torch.is_tensor(value)]
+    return [tensor.data_ptr() for tensor in [*optimizer.state, *state]]
 
 
 class Generator:
-    """A GPU's, with the processor's numbers.
+    """A GPU's, with the processor's numbers."""
 
-    Attributes:
-        recording: it refuses every draw; what a recording that fails leaves of it.
-    """
-
-    recording = False
-
-    def get_state(self) -> torch.Tensor:
-        return torch.get_rng_state()
-
-    def set_state(self, state: torch.Tensor) -> None:
-        torch.set_rng_state(state)
+    recording = False  # it refuses every draw; what a recording that fails leaves of it
+    get_state, set_state = staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
 
     def clone_state(self) -> "Generator":
         return Generator()
@@ -73,16 +66,18 @@ class Generator:
         self.recording = other.recording
 
 
-@pytest.fixture
-def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Generator]:
-    """To be called with what records: from now on a training on the CPU takes it."""
+#: To be called with what records: from now on a training on the CPU takes it. Gives the generator.
+Install = Callable[[Recorder], Generator]
 
+
+@pytest.fixture
+def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Install:
     def install(recorder: Recorder) -> Generator:
         generator = Generator()
         monkeypatch.setattr(cuda_graphs, "supported", lambda _: True)
         monkeypatch.setattr(cuda_graphs, "_record", recorder)
-        monkeypatch.setattr(torch.cuda, "default_generators", {None: generator})
         monkeypatch.setattr(cuda_graphs, "_failed", [])
+        monkeypatch.setattr(torch.cuda, "default_generators", {None: generator})
         rmsprop = sys.modules[torch.optim.RMSprop.__module__]
         monkeypatch.setattr(rmsprop, "_get_capturable_supported_devices", lambda: ["cpu"])
         return generator
@@ -92,8 +87,8 @@ def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Gene
 
 def history(folder: Path, *items: str) -> list[dict[str, float]]:
     """Of a training with batch norm and dropout, whose numbers change with all that a recording could leave behind."""
-    common = ["model.batch_norm=true", "model.dropout=0.5", "trainer.max_epochs=2", "data.batch_size=30"]
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # else it would go on with the one before
+    common = ["model.batch_norm=true", "model.dropout=0.5", "trainer.max_epochs=2", "data.batch_size=30"]
     found: list[dict[str, float]] = fit(folder, *common, "trainer.gradient_clip=1.0", *items).history
     return found
 
@@ -104,31 +99,22 @@ EXACT_RATE = f"optimizer.lr={2**-8}"  # in single precision, too, in which a gra
 @pytest.mark.parametrize(
     "items",
     [
-        ["optimizer=adamw", "optimizer.weight_decay=0.5"],
-        ["optimizer=rmsprop", "optimizer.momentum=0.5"],
-        ["optimizer=sgd", "optimizer.momentum=0.5", "scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.5"],
-        ["optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false", "data.augmentation.rotation=5.0"],
+        "optimizer=adamw optimizer.weight_decay=0.5",
+        "optimizer=rmsprop optimizer.momentum=0.5",
+        "optimizer=sgd optimizer.momentum=0.5 scheduler=step scheduler.step_size=1 scheduler.gamma=0.5",
+        "optimizer=sgd optimizer.momentum=0.0 optimizer.nesterov=false data.augmentation.rotation=5.0",
     ],
-    ids=" ".join,
 )
-def test_a_recorded_step_computes_the_same(
-    tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], Generator], items: list[str]
-) -> None:
-    plain = history(tmp_path, EXACT_RATE, *items)
+def test_a_recorded_step_computes_the_same(tmp_path: Path, as_if_on_a_gpu: Install, items: str) -> None:
+    plain = history(tmp_path, EXACT_RATE, *items.split())
     recordings = []
-
-    def record(prepare: Callable[[], None], function: Function) -> Any:
-        recordings.append(recorder(prepare, function))
-        return recordings[-1]
-
-    as_if_on_a_gpu(record)
-    assert history(tmp_path, EXACT_RATE, *items) == plain
-    assert len(recordings) == 1
+    as_if_on_a_gpu(lambda *functions: recordings.append(functions) or recorder(*functions))  # type: ignore[func-returns-value]
+    assert history(tmp_path, EXACT_RATE, *items.split()) == plain
     history(tmp_path, "trainer.cuda_graphs=false")
     assert len(recordings) == 1
 
 
-def test_a_recorded_step_follows_the_schedule(tmp_path: Path, as_if_on_a_gpu: Callable[[Recorder], Generator]) -> None:
+def test_a_recorded_step_follows_the_schedule(tmp_path: Path, as_if_on_a_gpu: Install) -> None:
     items = ["optimizer.lr=0.01", "trainer.ema_decay=0.9", "scheduler=onecycle"]
     plain = history(tmp_path, *items)
     as_if_on_a_gpu(recorder)
@@ -138,9 +124,7 @@ def test_a_recorded_step_follows_the_schedule(tmp_path: Path, as_if_on_a_gpu: Ca
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_training_goes_on_with_a_recorded_step(
-    as_if_on_a_gpu: Callable[[Recorder], Generator], tmp_path: Path, optimizer: str
-) -> None:
+def test_a_training_goes_on_with_a_recorded_step(tmp_path: Path, as_if_on_a_gpu: Install, optimizer: str) -> None:
     items = ["trainer.max_epochs=3", "model.dropout=0.5", f"optimizer={optimizer}", EXACT_RATE]
     whole = fit(tmp_path / "whole", *items).history
     kept = []
@@ -155,38 +139,31 @@ def test_a_training_goes_on_with_a_recorded_step(
     assert kept[0] == kept[1]
 
 
-def failing(prepare: Callable[[], None], function: Function) -> tuple[Callable[[], Any], tuple[torch.Tensor, ...]]:
-    """Fails while it records, when steps have been made already."""
-    recorder(prepare, function)
-    torch.cuda.default_generators[None].recording = True  # type: ignore[call-overload]
-    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …")
-
-
 def test_where_a_step_cannot_be_recorded_training_goes_on_as_if_nothing_had_been(
-    tmp_path: Path,
-    as_if_on_a_gpu: Callable[[Recorder], Generator],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, as_if_on_a_gpu: Install, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def failing(prepare: Callable[[], None], function: Function) -> Any:  # when steps have been made already
+        recorder(prepare, function)
+        generator.recording = True
+        raise RuntimeError(
+            "CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be …"
+        )
+
     def never(*_: Any) -> Any:
         raise AssertionError("a second recording takes more memory that is never given back")
 
-    plain = history(tmp_path)
+    asked = history(tmp_path, "trainer.cuda_graphs=true")
+    assert "trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)" in caplog.messages
+    caplog.clear()
+    assert history(tmp_path) == asked
+    assert "CUDA graphs" not in caplog.text
     generator = as_if_on_a_gpu(failing)
     for _ in range(2):
         caplog.clear()
-        assert history(tmp_path, "trainer.cuda_graphs=true") == plain
+        assert history(tmp_path) == asked
         assert [message for message in caplog.messages if "graphs" in message] == [
             "trained without CUDA graphs: CUDA error: operation not permitted when stream is capturing "
             "CUDA kernel errors might be … (trainer.cuda_graphs)"
         ]
         assert not generator.recording
         monkeypatch.setattr(cuda_graphs, "_record", never)
-
-
-def test_on_a_processor_one_line_says_that_there_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    asked = history(tmp_path, "trainer.cuda_graphs=true")
-    assert "trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)" in caplog.messages
-    caplog.clear()
-    assert history(tmp_path) == asked
-    assert "CUDA graphs" not in caplog.text
