@@ -1,13 +1,14 @@
 """What a sweep's own process costs: python benchmarks/driver.py [trials] [workers]
 
-Sweeps of stub trials: real worker processes that report like a training but only sleep, so that the processor time of
-the sweep's own process is that of asking, checking, submitting, deciding and recording. Sampler, pruner and databases are
-those of the default sweep. Two spaces: eight keys without conditions, and the default one, whose lists of drawn length
-and conditional keys make four estimators of one. Printed for each: its processor time a trial, and the time
-from the end of a worker's trial to the beginning of its next, both over the whole sweep.
+Sweeps of stub trials: real worker processes that report like a training but only sleep, so that what the sweep's own
+process does is asking, checking, submitting, deciding and recording. Sampler, pruner and databases are those of the
+default sweep. Two spaces: eight keys without conditions, and the default one, whose lists of drawn length and
+conditional keys make four estimators of one. Printed for each, over the whole sweep: the processor time a trial of the
+sweep's own process, and the time from the end of a worker's trial to the beginning of its next.
 """
 
 import hashlib
+import importlib
 import itertools
 import os
 import sys
@@ -15,7 +16,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,12 @@ def main(trials: int, workers: int) -> None:
 def _sweep(name: str, items: list[str], log: Path, trials: int, workers: int) -> None:
     import numpy as np
 
-    from benchmarks.driver import stub as stub_trial  # by the name that the workers find it under
     from mnist_sweep.config.command import CommandLine
     from mnist_sweep.sweep.session import opened
     from mnist_sweep.sweep.workers.resources import Resources, local
 
     os.environ[LOG] = str(log)
+    stub_trial = importlib.import_module("benchmarks.driver").stub  # the workers find it by this name
     command = ["+sweep=optuna", "data=mnist5k", f"sweep.trials={trials}", f"sweep.workers={workers}", *items]
     resources = Resources(workers, threads=1, gpus=(), precision=32, why="")
     with opened(CommandLine.of(command)) as session, local(stub_trial, resources) as pool:

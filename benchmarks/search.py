@@ -9,10 +9,10 @@ import statistics
 import sys
 import tempfile
 
-from mnist_sweep.config.command import compose
-from mnist_sweep.sweep.driver import opened
-from mnist_sweep.sweep.workers import resources as machine
-from mnist_sweep.sweep.workers.pool import Crew
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.sweep.session import opened
+from mnist_sweep.sweep.stopping import Stopping
+from mnist_sweep.sweep.workers.resources import open_workers
 
 TASK = ["data=mnist5k", "data.limit=1000", "trainer.max_epochs=9", "tracking=none", "sweep.trials=100000"]
 SEARCHES = {
@@ -26,18 +26,17 @@ Curve = list[tuple[int, float]]
 def curve(search: str, seed: int, epochs: int) -> Curve:
     """Run one sweep until so many epochs are spent."""
     with tempfile.TemporaryDirectory() as folder:
-        given = ["+sweep=optuna", *TASK, *SEARCHES[search], f"seed={seed}", f"output={folder}"]
-        config = compose(given)
-        with opened(config, given) as driver:
-            study = driver.study
+        command = CommandLine.of(["+sweep=optuna", *TASK, *SEARCHES[search], f"seed={seed}", f"output={folder}"])
+        with opened(command) as session:
+            study = session.study
 
             def spent() -> int:
                 return sum(len(trial.intermediate_values) for trial in study.trials())
 
-            driver.budget.over = lambda: "spent" if spent() >= epochs else None  # type: ignore[method-assign]
-            with Crew(machine.launcher(config, driver.divided, driver.items, None)) as crew:
-                driver.begin(crew)
-                driver.search(crew)
+            Stopping.over = lambda _: "spent" if spent() >= epochs else None  # type: ignore[method-assign]
+            with open_workers(command, session.resources, session.common) as workers:
+                session.begin(workers)
+                session.tune(workers)
             ended = sorted(
                 (trial for trial in study.trials() if trial.datetime_complete),
                 key=lambda trial: trial.datetime_complete,

@@ -1,6 +1,6 @@
 """Where the time of a sweep goes: python benchmarks/timeline.py [override …] | FOLDER
 
-A default sweep, or the one that left a folder such as mlruns/runs/sweep, done in one sitting on this machine's CPU. Of
+A default sweep, or the one that left a folder such as mlruns/runs/sweep, done in one session on this machine's CPU. Of
 the time of all its cores, from the first moment to the last: what the runs spent within epochs (training steps and the
 evaluation that ends each), what they spent on the rest of a run (figures, the kept model, files), and what is left.
 """
@@ -12,26 +12,23 @@ from pathlib import Path
 
 import optuna
 
-from mnist_sweep import hardware as processor
-from mnist_sweep.config.command import compose
+from mnist_sweep import api, hardware
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.driver import sweep
-from mnist_sweep.training import datasets
+from mnist_sweep.sweep.session import sweep
 
 
 def main(arguments: list[str]) -> None:
-    """Run the sweep, unless there is one, and print its account."""
+    """Run the sweep, unless there is one, and print where its time went."""
     if arguments and Path(arguments[0]).is_dir():
         show(Path(arguments[0]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        items = [*arguments, "+sweep=optuna", f"output={folder}"]
-        config = compose([f"data={datasets.obtain(compose(items).data)}", *items])
-        show(sweep(config, [f"data={config.data.name}", *items]).parent)
+        show(sweep(api.prepare(CommandLine.of([*arguments, "+sweep=optuna", f"output={folder}"]))).parent)
 
 
 def show(folder: Path) -> None:
-    """Print the account of a finished sweep of one sitting."""
+    """Print where the time went of a finished sweep of one session."""
     content = json.loads((folder / "sweep.json").read_text())
     name, wall = content["study"], content["seconds"]
     results = [Result.read(path.parent) for path in folder.parent.glob(f"{name}-*/result.json")]
@@ -42,7 +39,7 @@ def show(folder: Path) -> None:
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder.parent.parent}/optuna.db")
     times = [moment for trial in study.trials for moment in (trial.datetime_start, trial.datetime_complete) if moment]
     search = (max(times) - min(times)).total_seconds()
-    cores = processor.cores()
+    cores = hardware.cores()
     whole = cores * wall
     total = sum(result.epochs for result in results)
     print(f"{len(trials)} trials, {len(results) - len(trials)} runs of winners, {total} epochs; "

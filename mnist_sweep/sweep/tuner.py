@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from mnist_sweep import run_record
@@ -62,7 +64,8 @@ class Tuner:
     def __post_init__(self) -> None:
         assert self.config.sweep is not None
         self.settings, self.runs = self.config.sweep, Path(self.config.output) / "runs"
-        self.study.study.pruner = self.settings.pruner.build(int(self.space.largest("trainer.max_epochs")))
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            self.study.study.pruner = self.settings.pruner.build(int(self.space.largest("trainer.max_epochs")))
         goal = self.study.goals[0].metric
         self._pruned_by = goal if goal in metrics.EPOCH_METRICS and not self.study.several else None
         self._points = samplers.points(self.settings, self.space)

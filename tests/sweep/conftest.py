@@ -8,7 +8,9 @@ import pytest
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep ends without its report, which has tests of its own and takes most of a small sweep's time."""
-    monkeypatch.setattr("mnist_sweep.sweep.report.report", lambda *_: None)
+    from mnist_sweep.sweep import report
+
+    monkeypatch.setattr(report, "report", lambda *_: None)
 
 
 @pytest.fixture
