@@ -33,14 +33,15 @@ def curve(search: str, seed: int, epochs: int) -> Curve:
             def spent() -> int:
                 return sum(len(trial.intermediate_values) for trial in study.trials())
 
-            Stopping.over = lambda _: "spent" if spent() >= epochs else None  # type: ignore[method-assign]
+            def over(_: Stopping) -> str | None:
+                return "spent" if spent() >= epochs else None
+
+            Stopping.over = over  # type: ignore[method-assign, assignment]
             with open_workers(command, session.resources, session.common) as workers:
                 session.begin(workers)
                 session.tune(workers)
-            ended = sorted(
-                (trial for trial in study.trials() if trial.datetime_complete),
-                key=lambda trial: trial.datetime_complete,
-            )
+            moments = {trial.datetime_complete: trial for trial in study.trials() if trial.datetime_complete}
+            ended = [moments[moment] for moment in sorted(moments)]
     found: Curve = []
     used, best = 0, 0.0
     for trial in ended:

@@ -87,12 +87,15 @@ def test_a_trial_that_was_to_end_ends_in_the_next_session(tmp_path: Path) -> Non
     """Whatever the pruner says when it is asked again: it has noted that the trial has passed."""
     space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}}"
     request = (space, "trainer.max_epochs=9", "sweep/sampler=random", "sweep.trials=8")
-    ended: list[Result] = []
-    stubs.twist.append(interrupted(lambda _, result: result.status == "pruned" and not ended.append(result)))
+    stubs.twist.append(interrupted(lambda _, result: result.status == "pruned"))
     with pytest.raises(Interrupted):
         stubs.search(tmp_path, *request)
-    trial = stubs.search(tmp_path, *request).study.trials()[int(ended[0].folder[-4:])]
-    assert (trial.state, trial.user_attrs["result"]["epochs"]) == (TrialState.PRUNED, ended[0].epochs)
+    number, overrides = len(stubs.performed) - 1, stubs.performed[-1]
+    before = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db").trials[number]
+    after = stubs.search(tmp_path, *request).study.trials()[number]
+    assert overrides in stubs.performed[number + 1 :]
+    assert (before.state, after.state) == (TrialState.WAITING, TrialState.PRUNED)
+    assert after.intermediate_values == before.intermediate_values
 
 
 def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path) -> None:

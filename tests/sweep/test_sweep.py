@@ -194,7 +194,7 @@ def test_poor_trials_are_pruned_and_a_loss_is_minimized(tmp_path: Path) -> None:
     assert any(trial.params["optimizer.lr"] < 1e-3 for trial in pruned)
     assert all(2 <= len(trial.intermediate_values) < 6 for trial in pruned)
     assert content["direction"] == "minimize"
-    assert content["best"]["value"] == min(trial.value for trial in trials if trial.state.name == "COMPLETE")
+    assert content["best"]["value"] == min(trial.values[0] for trial in trials if trial.state.name == "COMPLETE")
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, *calls: int) -> None:
