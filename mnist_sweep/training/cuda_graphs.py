@@ -66,12 +66,9 @@ def recorded(step: Step, network: nn.Module, optimizer: Optimizer, images: torch
 
 
 def _recording(step: Step, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
-    """The step for batches of the form that is recorded.
+    """The step for batches of the form that is recorded; RuntimeError where it cannot be.
 
     The learning rate, which a schedule may change between two calls, is a number of single precision there.
-
-    Raises:
-        RuntimeError: the step cannot be recorded.
     """
     batch, groups = (images.clone(), labels.clone()), optimizer.param_groups
     written: list[Any] = [group["lr"] for group in groups]

@@ -63,11 +63,9 @@ class ImageSet:
 
 
 def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Sorted positions (count,) of a random part in which each class has its share, rounded by the largest remainder.
+    """Sorted positions (count,) of a random part in which each of the classes, labels (N,), has its share.
 
-    Args:
-        labels: (N,) classes.
-        count: size of the part, at most N.
+    Shares are rounded by the largest remainder. `count` is at most N.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     shares = sizes * count / len(labels)

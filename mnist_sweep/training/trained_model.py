@@ -137,11 +137,9 @@ def first_filters(network: nn.Module) -> Array:
 
 @torch.inference_mode()
 def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
-    """What each block of a network, of an ensemble's first member, makes of some images: (N, C, S, S) for each.
+    """What each block of a network in evaluation mode makes of images (N, 1, 28, 28) uint8, 0 … 255: (N, C, S, S).
 
-    Args:
-        network: in evaluation mode.
-        images: (N, 1, 28, 28) uint8, 0 … 255.
+    Of an ensemble, the first member is looked at.
     """
     one = cast(Any, network.members[0] if isinstance(network, Ensemble) else network)
     maps, found = one.standardised(images.to(device_of(one)).float() / 255), []

@@ -62,12 +62,7 @@ class Fit(Callback):
         self._began = math.inf
 
     def run(self) -> None:
-        """Train.
-
-        Raises:
-            RunFailure: ``diverged`` where a loss is not a finite number.
-            Exception: whatever `on_epoch` and `check` raise.
-        """
+        """Train. Ends by what `on_epoch` or `check` raises, or by RunFailure (``diverged``: a loss is not finite)."""
         settings, part = self.config.trainer, self.config.data
         keep_memory()
         torch.set_num_threads(settings.threads or ALL_THREADS)
@@ -102,7 +97,6 @@ class Fit(Callback):
             raise
         finally:
             self._clock()
-            self._classifier.release()
         self.check()
         self.network.load_state_dict(trained_model.read(self._best).network.state_dict())
 
@@ -182,7 +176,7 @@ def keep_memory() -> None:
     """From now on the C library keeps the memory that is freed: that of a step's activations serves the next step.
 
     glibc gives large blocks back to the system at once, and each step would fault their pages in again, 800 to 1,400
-    of them. Blocks of more than 32 MiB, its limit for this, still go back. Elsewhere nothing is done.
+    of them. Blocks of more than 32 MiB, its limit for this, still go back. Other systems' libraries are left alone.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
