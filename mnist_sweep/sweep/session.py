@@ -21,7 +21,7 @@ from mnist_sweep.sweep.candidates import Candidates
 from mnist_sweep.sweep.progress import Progress
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.stopping import Stopping
-from mnist_sweep.sweep.storage import open_study, study_names
+from mnist_sweep.sweep.storage import open_study, storage_file, study_names
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
 from mnist_sweep.sweep.tuner import Tuner
 from mnist_sweep.sweep.workers import Workers
@@ -54,9 +54,12 @@ def check(command: CommandLine) -> None:
     """Check what can be known of a sweep before anything is written.
 
     Raises:
-        RequestError: the space, the sampler or the first trials do not fit, or there is no GPU.
+        RequestError: the space, the sampler or the first trials do not fit, there is no GPU, or ``sweep.storage`` is no
+            URL of a database.
     """
     prepared(command)
+    assert command.config.sweep is not None
+    storage_file(command.config.sweep)
 
 
 @functools.lru_cache(maxsize=1)
