@@ -139,11 +139,12 @@ def first_filters(network: nn.Module) -> Array:
 def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
     """What each block of a network in evaluation mode makes of images (N, 1, 28, 28) uint8, 0 … 255: (N, C, S, S).
 
-    Of an ensemble, the first member is looked at.
+    Of an ensemble, the first member is looked at. A network without blocks has none.
     """
     one = cast(Any, network.members[0] if isinstance(network, Ensemble) else network)
-    maps, found = one.standardised(images.to(device_of(one)).float() / 255), []
-    for block in one.blocks:
+    blocks, found = getattr(one, "blocks", ()), []
+    maps = one.standardised(images.to(device_of(one)).float() / 255) if blocks else images
+    for block in blocks:
         maps = block(maps.contiguous(memory_format=torch.channels_last))
         found.append(maps.float().cpu().numpy())
     return found

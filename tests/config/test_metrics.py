@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from mnist_sweep.config import metrics
@@ -55,3 +56,24 @@ def test_the_interval_of_a_mean_over_seeds_is_students(values: list[float]) -> N
 
 def test_one_seed_has_no_interval() -> None:
     assert metrics.spread([0.5]) == {"mean": 0.5, "low": None, "high": None, "each": [0.5]}
+
+
+def test_calibration_is_that_of_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    probabilities = draw.dirichlet(np.full(10, 0.3), 4_000)
+    labels = np.array([draw.choice(10, p=row) for row in probabilities])
+    found = metrics.calibration(probabilities, labels, 10)
+    right = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=10)
+    filled = found["images"] > 0
+    assert found["images"].sum() == 4_000
+    assert found["accuracy"][filled] == pytest.approx(accuracy)
+    assert found["confidence"][filled] == pytest.approx(confidence)
+    assert metrics.calibration_error(found) < 0.05  # the labels were drawn by these very probabilities
+    assert metrics.calibration_error(metrics.calibration(np.eye(10)[(labels + 1) % 10], labels)) == 1.0
+
+
+def test_the_most_confident_mistakes_come_first() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
+    assert metrics.confident_mistakes(probabilities, np.array([0, 0, 0, 1]), 5).tolist() == [1, 2]
+    assert metrics.confident_mistakes(probabilities, np.array([1, 0, 0, 1]), 2).tolist() == [0, 1]
