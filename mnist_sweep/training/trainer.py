@@ -58,7 +58,6 @@ class Fit(Callback):
     def __post_init__(self) -> None:
         self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
         self._order = torch.Generator().manual_seed(self.config.seed)
-        self._state: dict[str, Any] = {}
         self._began = math.inf
 
     def run(self) -> None:
@@ -102,11 +101,6 @@ class Fit(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning's hook, the last before the first step."""
-        if self._state:
-            torch.set_rng_state(self._state["torch"])
-            if self._state["cuda"] is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self._state["cuda"], self.device)
-            self._state.clear()
         self._began = time.monotonic() - self.train_seconds
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -155,20 +149,22 @@ class Fit(Callback):
     def _resume(self) -> None:
         """Go on after the last whole epoch of an earlier attempt, where there was one."""
         try:
-            self._state = torch.load(self._last, map_location="cpu", weights_only=True)
-            trained_model.write(self._best, self._state["best"])
-            best, classifier = trained_model.read(self._best).network, self._state["classifier"]
+            state = torch.load(self._last, map_location="cpu", weights_only=True)
+            trained_model.write(self._best, state["best"])
+            best, classifier = trained_model.read(self._best).network, state["classifier"]
         except Exception as error:  # torch's, zipfile's and pickle's own, or one of another version's file
-            self._state = {}
             self._best.unlink(missing_ok=True)  # it would stand beside ours
             if not isinstance(error, FileNotFoundError):
                 said = one_line(error, 100)
                 log.warning("%s cannot be read (%s); starting from the beginning", self._last, said)
             return
         self._classifier.restore(classifier)
-        self._order.set_state(self._state["order"])
-        self.history, self.train_seconds = self._state["history"], self._state["seconds"]
+        self.history, self.train_seconds = state["history"], state["seconds"]
         self.validation = evaluate(best, self._validation, "val", self.device)
+        self._order.set_state(state["order"])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
 @functools.cache
