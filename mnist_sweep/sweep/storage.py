@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, make_url
@@ -39,7 +39,7 @@ def database(settings: Sweep) -> Iterator[BaseStorage]:
         if storage_file(settings):
             event.listen(storage.engine, "connect", _write_ahead)
             storage.engine.dispose()  # the connections that were opened before
-        yield storage
+        yield get_storage(storage)
     except RequestError:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own

@@ -26,7 +26,6 @@ _KEPT = (
 BASELINE = "baseline"
 #: User attribute of a trial that was queued: what tells it from the others.
 IDENTITY = "queued"
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def objectives(config: schema.Config) -> list[Objective]:
@@ -221,7 +220,7 @@ class Study:
 
     def counted(self) -> int:
         """The trials that ended and count towards the total: all but the impossible."""
-        return sum(reason(trial) != "infeasible" for trial in self.trials(*_ENDED))
+        return sum(trial.state.is_finished() and reason(trial) != "infeasible" for trial in self.trials())
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
@@ -243,7 +242,7 @@ class Study:
 
     def duplicates(self) -> int:
         """Trials that took over the result of an equal one."""
-        return sum("duplicate_of" in trial.user_attrs for trial in self.trials(*_ENDED))
+        return sum("duplicate_of" in trial.user_attrs for trial in self.trials())
 
     def keeps(self, trial: FrozenTrial) -> bool:
         """Whether a trial that ended keeps the constraints, which may be others than when it ended."""

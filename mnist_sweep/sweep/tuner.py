@@ -33,6 +33,8 @@ _PRUNED = "pruned_at"
 MOST_IMPOSSIBLE = 200
 #: After so many in a row, chance proposes until one is possible.
 _LOST = 10
+#: Seconds of the search that are forgotten at most when its process is killed.
+_KEPT_EVERY = 10.0
 #: Seconds between two looks at the clock while nothing happens.
 _TICK = 0.5
 
@@ -84,7 +86,7 @@ class Tuner:
         try:
             while self.wants_more():
                 check_interrupted()
-                ready = self.wants_trial() and self.workers.free() > 0
+                ready = self.workers.free() > 0 and self.wants_trial()
                 if ready and (task := self.ask()):
                     self.workers.submit(task)
                     self.study.save(task.id)  # meanwhile the worker begins
@@ -205,7 +207,8 @@ class Tuner:
             self.tell(other, dataclasses.replace(result, duplicate_of=result.duplicate_of or self.name(number)))
         if result.duplicate_of:
             return
-        self.study.remember("search_seconds", self.stopping.seconds())
+        if (spent := self.stopping.seconds()) > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
+            self.study.remember("search_seconds", spent)
         trial = self.study.trials()[number]
         if state == TrialState.COMPLETE and self.study.keeps(trial):
             self.stopping.value(trial.values[0])

@@ -1,6 +1,7 @@
 """A sweep on 200 real digits: the loop, its records, resuming, the winner."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,11 @@ pytestmark = pytest.mark.usefixtures("no_report")
 
 #: Trials of well under a second.
 QUICK = [
-    "+sweep=optuna",
-    "data=mnist5k",
-    "data.limit=200",
-    "model.filters=[4]",
-    "model.hidden=[8]",
-    "data.batch_size=50",
-    "trainer.threads=1",
-    "trainer.accelerator=cpu",
-    "sweep.space.trainer.max_epochs.low=1",
-    "sweep.space.trainer.max_epochs.high=3",
-    "sweep.winner.top=2",
+    "+sweep=optuna", "data=mnist5k", "data.limit=200", "model.filters=[4]", "model.hidden=[8]", "data.batch_size=50",
+    "trainer.threads=1", "trainer.accelerator=cpu", "trainer.max_epochs=2", "launcher=inline", "sweep/pruner=median",
+    "sweep.space.trainer.max_epochs.low=1", "sweep.space.trainer.max_epochs.high=3", "sweep.winner.top=2",
     "sweep.winner.seeds=2",
-    "trainer.max_epochs=2",
-    "launcher=inline",
-    "sweep/pruner=median",
-]
+]  # fmt: skip
 
 
 def perform(folder: Path, *items: str, tracked: bool = False, without: str = "nothing") -> dict[str, Any]:
@@ -85,47 +75,28 @@ def test_states_agree_everywhere(tracked: tuple[Path, dict[str, Any]]) -> None:
     assert (baseline["optimizer"], baseline["optimizer.lr"], baseline["model.dropout"]) == ("adam", 1e-3, 0.25)
 
 
-def test_the_best_and_the_winner(tracked: tuple[Path, dict[str, Any]]) -> None:
-    folder, content = tracked
-    trials = study_of(folder).trials
-    best, winner = study_of(folder).best_trial, content["winner"]
-    assert (content["best"]["trial"], content["best"]["value"]) == (best.number, best.value)
-    candidates = {each["trial"]: each for each in winner["candidates"]}
-    assert next(iter(candidates)) == best.number
-    assert len(candidates) == 2
-    assert winner["seeds"] == [1, 2]
-    means = {}
-    for number, each in candidates.items():
-        runs = [Result.read(folder / "runs" / f"sweep-{number:04d}-seed{seed}") for seed in (1, 2)]
-        assert each["each"] == [result.objective for result in runs]
-        assert each["first"] == trials[number].value
-        means[number] = each["mean"]
-    assert winner["trial"] == max(means, key=lambda number: means[number])
-    assert winner["validation"]["mean"] == means[winner["trial"]]
-    assert (winner["gain"] is None) == (0 not in candidates)  # the baseline takes part only if it is good
-    assert winner["luck"] == pytest.approx(trials[winner["trial"]].value - means[winner["trial"]])
-    score = winner["test_accuracy"]
-    assert score["mean"] == pytest.approx(sum(score["each"]) / 2)
-    assert score["low"] <= score["mean"] <= score["high"]
-    client = client_of(f"sqlite:///{folder}/mlflow.db")
-    for seed, run_id in zip((1, 2), winner["mlflow_run_ids"], strict=True):
-        found = client.get_run(run_id)
-        assert found.info.status == "FINISHED"
-        assert found.data.params["seed"] == str(seed)
-        assert found.data.tags["mlflow.parentRunId"] == trials[winner["trial"]].user_attrs["result"]["mlflow_run_id"]
-        assert found.data.tags["test.opened_at"] == winner["test_opened_at"]
-        assert found.data.metrics["test/accuracy"] in score["each"]
-
-
 def test_only_the_winner_has_seen_the_test_set(tracked: tuple[Path, dict[str, Any]]) -> None:
     folder, content = tracked
-    opened = {f"sweep-{content['winner']['trial']:04d}-seed{seed}" for seed in (1, 2)}
+    winner, trials = content["winner"], study_of(folder).trials
+    assert (content["best"]["trial"], content["best"]["value"]) == (
+        study_of(folder).best_trial.number,
+        study_of(folder).best_value,
+    )
+    assert (winner["seeds"], len(winner["candidates"]), winner["test_openings"]) == ([1, 2], 2, 1)
+    names = [f"sweep-{winner['trial']:04d}-seed{seed}" for seed in (1, 2)]
     results = {path.parent.name: Result.read(path.parent) for path in (folder / "runs").glob("*/result.json")}
     assert len(results) == 6 + 4
     for name, result in results.items():
-        assert any(metric.startswith("test/") for metric in result.metrics) == (name in opened)
-        assert bool(result.test_opened_at) == (name in opened)
-    assert content["winner"]["test_openings"] == 1
+        assert any(metric.startswith("test/") for metric in result.metrics) == (name in names)
+        assert bool(result.test_opened_at) == (name in names)
+    assert winner["validation"]["each"] == [results[name].objective for name in names]
+    assert winner["test_accuracy"]["each"] == [results[name].metrics["test/accuracy"] for name in names]
+    client = client_of(f"sqlite:///{folder}/mlflow.db")
+    for seed, run_id in zip((1, 2), winner["mlflow_run_ids"], strict=True):
+        found = client.get_run(run_id)
+        assert (found.info.status, found.data.params["seed"]) == ("FINISHED", str(seed))
+        assert found.data.tags["mlflow.parentRunId"] == trials[winner["trial"]].user_attrs["result"]["mlflow_run_id"]
+        assert found.data.tags["test.opened_at"] == winner["test_opened_at"]
 
 
 def test_the_best_as_an_experiment_repeats_it(tracked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -151,74 +122,45 @@ def test_the_same_command_again_adds_nothing(
     assert {path.name for path in (folder / "runs").iterdir()} == runs
 
 
-def test_a_higher_total_adds_the_difference(tmp_path: Path) -> None:
-    perform(tmp_path, "sweep.trials=2")
-    content = perform(tmp_path, "sweep.trials=4")
-    whole = perform(tmp_path, "sweep.trials=4", "sweep.name=whole")
-    parts, one = ([trial.params for trial in study_of(tmp_path, name).trials] for name in ("sweep", "whole"))
-    assert parts == one  # two sessions propose what one would have
-    assert len(one) == 4
-    assert whole["best"]["value"] == content["best"]["value"]
-
-
-@pytest.mark.parametrize("rule", [None, "parameters"])
-def test_several_objectives_end_with_a_front(tmp_path: Path, rule: str | None) -> None:
+def test_of_several_objectives_a_rule_chooses_from_the_front(tmp_path: Path) -> None:
     goals = "[{metric: val/accuracy, direction: maximize}, {metric: parameters, direction: minimize}]"
-    widths = "+sweep.space.model.hidden={choices: [[4], [8], [16]]}"
-    more = [f"sweep.winner.rule={rule}"] if rule else []
-    content = perform(tmp_path, f"sweep.objectives={goals}", widths, "sweep.trials=6", *more, without="model.hidden")
-    front = [(-each["values"]["val/accuracy"], each["values"]["parameters"]) for each in content["front"]]
-    assert front
-    for one in front:
-        assert not any(two != one and two[0] <= one[0] and two[1] <= one[1] for two in front)
-    assert content["best"] is None
-    assert content["trials"]["complete"] == 6
-    assert "model" in yaml.safe_load((tmp_path / "runs" / "sweep" / "conf" / "experiment" / "best.yaml").read_text())
-    assert (content["winner"] is None) == (rule is None)
-    if rule:
-        assert content["winner"]["metric"] == "parameters"
-        assert content["winner"]["validation"]["mean"] == min(cost for _, cost in front)
-        assert content["winner"]["trial"] in [each["trial"] for each in content["front"]]
+    widths, rule = "+sweep.space.model.hidden={choices: [[4], [8], [16]]}", "sweep.winner.rule=parameters"
+    content = perform(
+        tmp_path, f"sweep.objectives={goals}", widths, rule, "sweep.trials=6", "sweep.winner.seeds=1",
+        without="model.hidden",
+    )  # fmt: skip
+    assert (content["best"], content["trials"]["complete"]) == (None, 6)
+    values = [each["values"] for each in content["front"]]
+    assert content["winner"]["metric"] == "parameters"
+    assert content["winner"]["validation"]["mean"] == min(value["parameters"] for value in values)
+    assert content["winner"]["trial"] in [each["trial"] for each in content["front"]]
 
 
-def test_poor_trials_are_pruned_and_a_loss_is_minimized(tmp_path: Path) -> None:
-    """Most trials learn; a quarter cannot, since their learning rate is as good as nought."""
-    rates = "optimizer: {lr: {choices: [0.02, 0.015, 0.01, 1e-9]}, weight_decay: {low: 0.0, high: 1e-9}}"
-    base = [item for item in QUICK if not item.startswith(("sweep.space", "trainer.max_epochs", "sweep/pruner"))]
-    items = [*base, "tracking=none", f"output={tmp_path}", "optimizer=adam", "objective=val/loss", "sweep/space=empty"]
-    items += [f"++sweep.space={{{rates}}}", "trainer.max_epochs=6", "sweep.trials=12", "sweep/sampler=random"]
-    path = session.sweep(CommandLine.of([*items, "sweep/pruner=median", "sweep.pruner.startup_trials=2", "seed=3"]))
-    content, trials = json.loads(path.read_text()), study_of(tmp_path).trials
-    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
-    assert len(pruned) == content["trials"]["pruned"] > 0
-    assert any(trial.params["optimizer.lr"] < 1e-3 for trial in pruned)
-    assert all(2 <= len(trial.intermediate_values) < 6 for trial in pruned)
-    assert content["direction"] == "minimize"
-    assert content["best"]["value"] == min(trial.values[0] for trial in trials if trial.state.name == "COMPLETE")
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, *calls: int) -> None:
-    """Let the training of these calls, counted from 0, raise."""
+def failing(monkeypatch: pytest.MonkeyPatch, calls: Sequence[int], *, interrupted: bool = False) -> None:
+    """Let the trainings of these calls, counted from 0, fail or be interrupted."""
     before, made = trainer.Fit.run, iter(range(100))
 
     def fit(self: trainer.Fit) -> None:
-        if next(made) in calls:
-            raise error
-        before(self)
+        if next(made) not in calls:
+            before(self)
+        elif interrupted:
+            stubs.interrupt()
+            raise Interrupted(2)
+        else:
+            raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(trainer.Fit, "run", fit)
 
 
 def test_a_sweep_survives_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, ZeroDivisionError("a bug"), 1)
-    content = perform(tmp_path, "sweep.trials=3")
-    assert content["trials"]["fail"] == 1
-    assert content["failures"] == {"error": 1}
+    failing(monkeypatch, [1])
+    content = perform(tmp_path, "sweep.trials=3", "sweep.winner.seeds=1")
+    assert (content["trials"]["fail"], content["failures"]) == (1, {"error": 1})
     assert content["winner"] is not None
 
 
 def test_a_sweep_without_any_value_fails_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, ZeroDivisionError("a bug"), *range(9))
+    failing(monkeypatch, range(9))
     with pytest.raises(RunFailure, match="no trial finished; 2 × error: ZeroDivisionError: a bug"):
         perform(tmp_path, "sweep.trials=2")
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
@@ -228,16 +170,8 @@ def test_a_sweep_without_any_value_fails_with_the_reason(tmp_path: Path, monkeyp
 def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = ["sweep.trials=3", "sweep/pruner=none", "sweep.winner.seeds=1", "sweep.winner.top=1"]
     whole = perform(tmp_path, *items, "sweep.name=whole")
-    before, made = trainer.Fit.run, iter(range(100))
-
-    def fit(self: trainer.Fit) -> None:
-        if next(made) == 1:
-            stubs.interrupt()
-            raise Interrupted(2)
-        before(self)
-
     with monkeypatch.context() as patched:
-        patched.setattr(trainer.Fit, "run", fit)
+        failing(patched, [1], interrupted=True)
         with signals_as_flag(), pytest.raises(Interrupted):
             perform(tmp_path, *items)
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
