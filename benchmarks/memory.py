@@ -7,7 +7,6 @@ A sweep of many trials of one epoch on 2,000 images in one worker, which is neve
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -42,7 +41,7 @@ def main(trials: int, items: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         thread = threading.Thread(target=watch, args=(Path(folder) / "runs", found, done), daemon=True)
         thread.start()
-        given = [f"data={name}", f"sweep.trials={trials}", f"output={folder}", f"name=memory{time.time_ns()}"]
+        given = [f"data={name}", f"sweep.trials={trials}", f"output={folder}"]
         sweep(CommandLine.of([*SETTINGS, *given, *items]))
         done.set()
         thread.join()

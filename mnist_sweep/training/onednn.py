@@ -27,12 +27,9 @@ def suits(model: ConvNet) -> bool:
     averages = model.pool == "avg" and any(pool > 1 for pool in pools)  # whose gradient is slow there
     slow = averages or model.activation == "silu"  # not supported, and before the max-pool, where the maps are large
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and bool(model.filters) and all(map(_fills_blocks, model.filters)) and not slow
-
-
-def _fills_blocks(width: int) -> bool:
-    """Whether so many channels leave little of the last block empty, or with AVX-512 nothing."""
-    return -width % _SHORT_BLOCK <= width // 2 if _avx2() else width % _BLOCK == 0
+    # each number of channels leaves little of its last block empty, or with AVX-512 nothing
+    filled = all(-w % _SHORT_BLOCK <= w // 2 if _avx2() else w % _BLOCK == 0 for w in model.filters)
+    return available and bool(model.filters) and filled and not slow
 
 
 def _avx2() -> bool:
