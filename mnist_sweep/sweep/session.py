@@ -58,8 +58,6 @@ def check(command: CommandLine) -> None:
             URL of a database.
     """
     prepared(command)
-    assert command.config.sweep is not None
-    storage_file(command.config.sweep)
 
 
 @functools.lru_cache(maxsize=1)
@@ -70,6 +68,7 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     """
     config = command.config
     assert config.sweep is not None
+    storage_file(config.sweep)
     space, resources, goals = Space.of(command), divide(command), objectives(config)
     explained = samplers.check(config.sweep, space, len(goals))
     if resources.why:

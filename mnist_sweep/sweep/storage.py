@@ -24,7 +24,7 @@ from mnist_sweep.sweep.study import Study, objectives
 #: User attribute of a study: what it was begun with.
 _BEGUN = "begun with"
 #: What must never change between two sessions: the study's values would mean different things.
-_FIXED = {"objectives", "data", "data digest", "data.split_seed"}
+_FIXED = {"objective", "data", "data digest", "data.split_seed"}
 
 
 @contextlib.contextmanager

@@ -52,21 +52,10 @@ def propose(study: Study) -> optuna.Trial:
     return trial
 
 
-def test_a_candidate_is_in_memory_until_it_is_saved(tmp_path: Path) -> None:
+def test_a_trial_is_in_memory_until_it_is_saved_and_waits_under_its_number(tmp_path: Path) -> None:
     study = opened(tmp_path)
-    trial = propose(study)
+    first = propose(study)
     assert stored(tmp_path).trials == []
-    study.save(trial.number)
-    trial.report(0.5, 1)
-    trial.set_user_attr("digest", "abc")
-    study.save(trial.number)
-    assert facts(stored(tmp_path)) == facts(study.study)
-    assert stored(tmp_path).trials[0].intermediate_values == {1: 0.5}
-
-
-def test_a_requeued_trial_is_asked_for_again_under_its_number(tmp_path: Path) -> None:
-    study = opened(tmp_path)
-    first, second = propose(study), None
     study.save(first.number)
     second = propose(study)
     study.save(second.number)
@@ -115,13 +104,12 @@ def test_memory_database_and_a_second_opening_agree(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12))
 def test_the_front_is_optunas(points: list[tuple[int, int]]) -> None:
-    made = [
-        optuna.trial.create_trial(values=[*map(float, point)], user_attrs={"result": {"metrics": {}}})
-        for point in points
-    ]
+    attributes = {"result": {"metrics": {}}}
+    made = [optuna.trial.create_trial(values=[*map(float, point)], user_attrs=attributes) for point in points]
     study = study_of(made, "val/accuracy", "parameters")
-    assert {tuple(trial.values) for trial in study.front()} == {tuple(t.values) for t in study.study.best_trials}
-    assert len({tuple(trial.values) for trial in study.front()}) == len(study.front())
+    front = [tuple(trial.values) for trial in study.front()]
+    assert len({*front}) == len(front)
+    assert {*front} == {tuple(trial.values) for trial in study.study.best_trials}
 
 
 @pytest.mark.parametrize("sampler", [["sweep/sampler=nsga2", "sweep.sampler.population=4"], ["sweep/sampler=qmc"]])
