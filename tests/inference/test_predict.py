@@ -10,8 +10,13 @@ import torch
 from PIL import Image
 
 from mnist_sweep import cli
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
-from mnist_sweep.training import trained_model
+from mnist_sweep.inference import predict
+from mnist_sweep.result import BEST
+from mnist_sweep.run import train
+from mnist_sweep.training import data, trained_model
+from tests import styles
 from tests.inference.conftest import Changed
 
 
@@ -85,3 +90,20 @@ def test_without_a_model_it_says_what_makes_one(picture: Path, tmp_path: Path, m
         with pytest.raises(RequestError, match=said):
             cli.perform(name, arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.slow
+def test_digits_in_five_styles_are_recognised(mnist: Path, tmp_path: Path) -> None:
+    """A network of one short epoch on MNIST, and 200 test digits as the files that people have."""
+    items = ["experiment=fast99", "data=mnist", f"data.root={mnist}", "data.limit=20000", "trainer.precision=32"]
+    command = CommandLine.of([*items, "tracking=none", f"output={tmp_path}", "name=it"])
+    network = trained_model.served(trained_model.read(Path(train(command).folder) / BEST).network)
+    test = data.test_set("mnist", str(mnist))
+    digits, labels = test.images[:200, 0].numpy(), test.labels[:200].numpy()
+    with torch.inference_mode():
+        direct = network(torch.from_numpy(digits)[:, None].float() / 255).argmax(dim=1).numpy()
+    for style, allowed in (dict.fromkeys(styles.STYLES, 0.03) | {"original": 0.005, "inverted": 0.005}).items():
+        paths = styles.write(tmp_path / style, style, digits)
+        found = [answer.digit for answer in predict.predictions(network, "mnist", paths) if hasattr(answer, "digit")]
+        assert len(found) == 200, style
+        assert (np.array(found) == labels).mean() >= (direct == labels).mean() - allowed, style
