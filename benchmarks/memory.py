@@ -45,8 +45,9 @@ def main(trials: int, items: list[str]) -> None:
         sweep(CommandLine.of([*SETTINGS, *given, *items]))
         done.set()
         thread.join()
-    first, last = found[min(EVERY, trials) - 1], found[trials - 1]
-    print(f"{name}: {first:,.0f} MB after trial {EVERY}, {last:,.0f} MB after trial {trials}: {last / first:.3f} times")
+    early = min(EVERY, trials)
+    first, last = found[early - 1], found[trials - 1]
+    print(f"{name}: {first:,.0f} MB after trial {early}, {last:,.0f} MB after trial {trials}: {last / first:.3f} times")
 
 
 if __name__ == "__main__":
