@@ -38,10 +38,13 @@ def serving(folder: Path, *command: str, path: str, **environment: str) -> Itera
     ):  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(600):
+            for _ in range(900):
                 with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}{path}", timeout=5):
                     break
+                assert server.poll() is None, Path(log.name).read_text()
                 time.sleep(0.2)
+            else:
+                raise AssertionError(Path(log.name).read_text())
             yield url
         finally:
             os.killpg(server.pid, signal.SIGTERM)

@@ -14,12 +14,14 @@ def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path |
     """Write the best trial as an experiment, which ``--config-dir FOLDER/conf experiment=best`` composes.
 
     It needs no config but those of this package, whatever the further folder was that the trial was composed with: it
-    chooses the options of groups by their names, and states each value that differs from theirs.
+    chooses the options of groups by their names, and states each value that differs from theirs. It says what to train,
+    not where runs are kept.
 
     Returns:
         The folder to name with ``--config-dir``.
     """
-    config = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name").config.plain()
+    trained = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name", "tracking", "output")
+    config = trained.config.plain()
     names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
     defaults = CommandLine().config.plain()
     chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}

@@ -25,7 +25,8 @@ def test_the_file_composes_what_the_trial_was_without_the_users_folder(tmp_path:
     own = tmp_path / "mine" / "experiment" / "own.yaml"
     own.write_text("# @package _global_\nseed: 7\nmodel: {pool: avg}\n")
     best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
-    trial = CommandLine.of(items, tmp_path / "mine").config
+    # what is trained, not where it is kept
+    trial = CommandLine.of(items, tmp_path / "mine").without("tracking", "output").config
     folder = export_best(best, "val/accuracy", tmp_path / "runs" / "sweep", tmp_path / "mine")
     own.unlink()
     assert CommandLine.of(["experiment=best"], folder).config == trial

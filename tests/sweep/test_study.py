@@ -104,7 +104,7 @@ def test_memory_database_and_a_second_opening_agree(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12))
 def test_the_front_is_optunas(points: list[tuple[int, int]]) -> None:
-    attributes = {"result": {"metrics": {}}}
+    attributes: dict[str, Any] = {"result": {"metrics": {}}}
     made = [optuna.trial.create_trial(values=[*map(float, point)], user_attrs=attributes) for point in points]
     study = study_of(made, "val/accuracy", "parameters")
     front = [tuple(trial.values) for trial in study.front()]

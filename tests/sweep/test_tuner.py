@@ -1,4 +1,4 @@
-"""The search, with trials that only pretend: samplers, duplicates, constraints, objectives, failures, the impossible."""
+"""The search, with trials that only pretend: samplers, duplicates, constraints, objectives, failures."""
 
 import dataclasses
 from pathlib import Path
@@ -217,7 +217,7 @@ def test_what_is_never_possible_is_not_proposed_for_ever(tmp_path: Path, sampler
 def test_a_space_without_anything_possible_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner, "MOST_IMPOSSIBLE", 20)
     with pytest.raises(
-        RunFailure, match="infeasible: 20 impossible proposals in a row, .*parameters=.*the network has"
+        RunFailure, match=r"infeasible: 20 impossible proposals in a row, .*parameters=.*the network has"
     ):
         stubs.search(tmp_path, "sweep.constraints={parameters: {max: 10}}")
     assert stubs.performed == []
