@@ -179,15 +179,15 @@ class Study:
         return TrialState.WAITING
 
     def save(self, number: int) -> None:
-        """Write to the database what is new of a trial, and what its sampler noted. A new trial is one transaction."""
+        """Write to the database what is new of a trial, and what its sampler noted of the study."""
         for key, value in _new(self._memory.get_study_system_attrs(self._here), self._noted):
             self._noted[key] = value
             self._storage.set_study_system_attr(self._stored, key, value)
         trial = self.trials()[number]
-        if number == len(self._saved):
-            self._storage.create_new_trial(self._stored, trial)
-            self._saved.append(_copied(trial))
-            return
+        if number == len(self._saved):  # one by one takes half of the time that it takes to write it as a whole
+            begun = trial if trial.state == TrialState.WAITING else optuna.trial.create_trial(state=TrialState.RUNNING)
+            self._storage.create_new_trial(self._stored, begun)
+            self._saved.append(begun)
         before, self._saved[number] = self._saved[number], _copied(trial)
         there = self._storage.get_trial_id_from_study_id_trial_number(self._stored, number)
         for key, value in _new(trial.params, before.params):
