@@ -25,6 +25,8 @@ from tests.conftest import ROOT, SMALL
 from tests.notebook import Shown, shown
 from tests.servers import serving
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["shown"]  # a fixture
 
 NAME = "mnist_sweep_mnist5k"

@@ -10,6 +10,8 @@ import torch
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.run import train
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_the_wheel_carries_its_configs_and_works_anywhere(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "uv", "build", "-q", "--offline", "--no-build-isolation", "--wheel"]
     subprocess.run([*build, "--python", sys.executable, "--out-dir", str(tmp_path), str(ROOT)], check=True, timeout=300)

@@ -20,6 +20,8 @@ from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import Perform, command, interrupt_in
 
+pytestmark = pytest.mark.slow
+
 #: The best epoch is none of the last ones.
 EARLY_BEST = ["trainer.max_epochs=5", "optimizer=sgd", "optimizer.lr=0.1", "objective=gap/accuracy"]
 

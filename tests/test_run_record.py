@@ -22,6 +22,8 @@ from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import datasets
 from tests.conftest import ROOT, command, interrupt_in, tracked
 
+pytestmark = pytest.mark.slow
+
 #: Enough chance in it that nothing of the state may be lost.
 ITEMS = ["trainer.max_epochs=4", "model.dropout=0.4", "data.augmentation.rotation=10", "scheduler=onecycle"]
 #: A run whose process is killed in epoch 3, as the system does it.

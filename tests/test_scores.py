@@ -12,6 +12,8 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.result import Result
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.slow
+
 TINY = [item for item in SMALL if not item.startswith("data=")]
 
 

@@ -11,6 +11,8 @@ from mnist_sweep.inference import demo
 from mnist_sweep.training import trained_model
 from tests.inference.conftest import Changed
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_drawing_has_probabilities_the_picture_that_was_seen_and_activation_maps(
     checkpoint: Path, picture: Path

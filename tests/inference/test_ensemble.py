@@ -22,6 +22,8 @@ from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import data, datasets, trained_model
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.slow
+
 ITEMS = [*SMALL, "data.limit=1000", "optimizer.lr=0.01", "data.batch_size=50"]
 
 

@@ -15,6 +15,8 @@ from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
 from mnist_sweep.training import trained_model
 from tests.inference.conftest import Changed
 
+pytestmark = pytest.mark.slow
+
 
 def test_onnx_and_safetensors_are_the_network(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture

@@ -11,6 +11,8 @@ from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.sweep import plan
 from tests.sweep import studies
 
+pytestmark = pytest.mark.slow
+
 #: Six points; two of them pool what a convolution without padding has made smaller.
 FEW = (
     "sweep/space=empty",

@@ -12,6 +12,8 @@ from mnist_sweep.training import trained_model
 from tests.sweep import studies
 from tests.sweep.test_summary import WINNER
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     """Four complete trials and two pruned ones; the second of the winner's seeds is better."""

@@ -20,7 +20,7 @@ from mnist_sweep.sweep.workers import Task
 from mnist_sweep.tracking.store import client_of
 from tests import stubs
 
-pytestmark = pytest.mark.usefixtures("fresh_stubs")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_stubs")]
 
 #: Only the pool is searched: two points.
 POOLS = "++sweep.space={model: {pool: {choices: [max, avg]}}}"

@@ -19,7 +19,7 @@ from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import trainer
 from tests import stubs
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_report")]
 
 #: Trials of well under a second.
 QUICK = [

@@ -12,7 +12,7 @@ from mnist_sweep.sweep import tuner
 from mnist_sweep.sweep.workers import Task
 from tests import stubs
 
-pytestmark = pytest.mark.usefixtures("fresh_stubs")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_stubs")]
 
 #: Conditions, lists of drawn length, a group and mixed types, all of them countable.
 MIXED = (

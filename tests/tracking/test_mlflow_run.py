@@ -21,6 +21,8 @@ from mnist_sweep.training import datasets
 from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import command, interrupt_in, tracked
 
+pytestmark = pytest.mark.slow
+
 _FILES = (
     "confusion_matrix_{}.png", "confusion_matrix_{}.json", "confusion_matrix_{}_normalised.png",
     "confusion_matrix_{}_normalised.json", "per_class_{}.json", "per_class_{}_table.json",

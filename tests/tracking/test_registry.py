@@ -10,6 +10,8 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.tracking import MLflowRun
 from tests.conftest import tracked
 
+pytestmark = pytest.mark.slow
+
 
 class Net(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,8 @@ from mnist_sweep.tracking.store import client_of
 from tests.conftest import SMALL, Program
 from tests.servers import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_a_sweep_is_kept_on_a_server(program: Program, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mnist_sweep.training import cuda_graphs
 from tests.training.fitting import failing_in, fit
 
+pytestmark = pytest.mark.slow
+
 Function = Callable[[], tuple[torch.Tensor, ...]]
 Recorder = Callable[[Callable[[], None], Function], Any]
 

@@ -16,6 +16,8 @@ from mnist_sweep.training.evaluate import evaluate
 from tests.training.fitting import failing_in, fit
 from tests.training.test_models import textbook
 
+pytestmark = pytest.mark.slow
+
 SGD = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
 
 

@@ -12,6 +12,8 @@ from mnist_sweep.sweep.workers import Report, Workers
 from tests.sweep.workers.driving import begin, perform, processes, task, until
 from tests.sweep.workers.stubs import stub
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["inline", "processes"])
 def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:

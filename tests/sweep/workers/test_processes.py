@@ -19,6 +19,8 @@ from mnist_sweep.sweep.workers import Workers, pool
 from tests.conftest import ROOT
 from tests.sweep.workers.driving import PATIENCE, begin, numbers, perform, processes, task, told, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Workers]:
