@@ -99,6 +99,7 @@ def test_a_wrong_request_is_answered_before_anything_heavy_is_imported() -> None
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_two_runs_that_begin_together(program: Program, tmp_path: Path) -> None:
     """Each prints only its own lines, without tips or deprecations of a library; they share one MLflow database."""
     with ThreadPoolExecutor(2) as both:
@@ -133,6 +134,7 @@ def test_two_runs_that_begin_together(program: Program, tmp_path: Path) -> None:
     assert (repeated["history"], repeated["metrics"]) == (one["history"], one["metrics"])
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_after_a_run_that_failed(program: Program, tmp_path: Path) -> None:
     diverging = ["optimizer=sgd", "data.batch_size=10", "model.activation=silu"]
     done = program("--multirun", *SMALL, *diverging, "optimizer.lr=1e30,0.01")
@@ -142,6 +144,7 @@ def test_a_grid_goes_on_after_a_run_that_failed(program: Program, tmp_path: Path
     assert (failed["status"], failed["reason"], finished["status"]) == ("failed", "diverged", "finished")
 
 
+@pytest.mark.slow
 def test_without_a_fallback_missing_data_is_an_error(program: Program, tmp_path: Path) -> None:
     done = program("data.fallback=null", **NOBODY)
     assert done.returncode == 2
@@ -149,6 +152,7 @@ def test_without_a_fallback_missing_data_is_an_error(program: Program, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_missing_data_goes_on_with_the_fallback_and_says_so(program: Program, tmp_path: Path) -> None:
     done = program(*[item for item in SMALL if not item.startswith("data=")], **NOBODY)
     assert done.returncode == 0, done.stderr
@@ -158,6 +162,7 @@ def test_missing_data_goes_on_with_the_fallback_and_says_so(program: Program, tm
     assert "data=mnist5k" in result["command"]
 
 
+@pytest.mark.slow
 def test_hydra_explains_the_usual_things_and_shows_the_config(program: Program, tmp_path: Path) -> None:
     helped, shown = program("--help"), program("--cfg", "job", "optimizer=sgd")
     assert (helped.returncode, shown.returncode) == (0, 0), shown.stderr
@@ -167,6 +172,7 @@ def test_hydra_explains_the_usual_things_and_shows_the_config(program: Program, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["mnist_sweep", "mnist_sweep.predict"])
 def test_a_reader_who_has_seen_enough_gets_no_traceback(module: str) -> None:
     command = [sys.executable, "-m", module, "--help"]
