@@ -18,7 +18,7 @@ from mnist_sweep.sweep.study import Study
 from tests import stubs
 from tests.sweep.studies import result_of, study_of
 
-pytestmark = pytest.mark.usefixtures("fresh_stubs")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_stubs")]
 
 ON = "sweep.allow_changes=true"
 GOALS = [Objective(metric="val/accuracy", direction="maximize"), Objective(metric="parameters", direction="minimize")]
