@@ -12,7 +12,6 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.schema import Config
 from mnist_sweep.errors import signals_as_flag
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.candidates import Candidate, Candidates
 from mnist_sweep.sweep.session import Session, opened
 from mnist_sweep.sweep.workers import Task, Workers
 
@@ -71,12 +70,6 @@ def workers() -> Workers:
 def interrupt() -> None:
     """Stop the sweep, as Ctrl-C does."""
     signal.raise_signal(signal.SIGINT)
-
-
-def a_candidate() -> Candidate:
-    """One that could be made."""
-    values = {"model.filters": [8, 16], "optimizer.lr": 0.01, "trainer.max_epochs": 9}
-    return Candidates(CommandLine.of(["data=mnist5k"]), {}).make(values)
 
 
 def command(folder: Path, *items: str) -> CommandLine:

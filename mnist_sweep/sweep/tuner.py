@@ -200,7 +200,7 @@ class Tuner:
         if result is None or state == TrialState.WAITING:
             self.progress.requeued(number)
             for other in waiting:
-                self._record(other, None)
+                self.tell(other, None)
             return
         self.progress.ended(number, result)
         for other in waiting:

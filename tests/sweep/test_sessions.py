@@ -1,6 +1,7 @@
 """What another session of a sweep finds: what an earlier one left, what others left, and who else is at it."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,5 @@ def test_a_run_whose_worker_died_is_closed_when_the_sweep_is_interrupted(tmp_pat
     with signals_as_flag(), pytest.raises(Interrupted):
         session.sweep(command, stubs.workers)
     assert runs_of(tmp_path) == {"sweep": "KILLED", "sweep-0000": "KILLED"}
+    content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
+    assert content["trials"] == {"complete": 0, "pruned": 0, "fail": 0}

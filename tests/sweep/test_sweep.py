@@ -186,19 +186,6 @@ def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypat
     assert whole["trials"] == content["trials"] == {"complete": 3, "pruned": 0, "fail": 0}
 
 
-def test_a_signal_while_the_workers_start_is_recorded(tmp_path: Path) -> None:
-    def launch() -> Workers:
-        stubs.interrupt()
-        return stubs.workers()
-
-    tracked = ["tracking=mlflow", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
-    with signals_as_flag(), pytest.raises(Interrupted):
-        session.sweep(stubs.command(tmp_path, *tracked), launch)
-    content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
-    assert content["trials"] == {"complete": 0, "pruned": 0, "fail": 0}
-    assert client_of(f"sqlite:///{tmp_path}/mlflow.db").get_run(content["mlflow_run_id"]).info.status == "KILLED"
-
-
 def test_runs_of_a_sweep_whose_study_is_gone_are_not_written_over(tmp_path: Path) -> None:
     stubs.search(tmp_path, "sweep.trials=1")
     run_folder = tmp_path / "runs" / "sweep-0000"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -9,7 +10,8 @@ from optuna.trial import TrialState
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import tuner
-from mnist_sweep.sweep.workers import Task
+from mnist_sweep.sweep.session import opened
+from mnist_sweep.sweep.workers import Finished, Task
 from tests import stubs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_stubs")]
@@ -108,6 +110,45 @@ def test_an_equal_trial_takes_over_the_result(tmp_path: Path) -> None:
     assert len(stubs.performed) == before + 1
 
 
+class Two:
+    """Two workers; what they are at ends when nothing else is to be begun. The first end of the first trial is lost."""
+
+    def __init__(self) -> None:
+        self.running: list[Task] = []
+        self.lost = False
+
+    def open(self) -> None: ...
+
+    def free(self) -> int:
+        return 2 - len(self.running)
+
+    def submit(self, task: Task) -> None:
+        self.running.append(task)
+
+    def events(self, timeout: float) -> list[Finished]:
+        ended, self.running = (self.running, []) if timeout else ([], self.running)
+        results = [stubs.trial(task, lambda *_: True, lambda: None) for task in ended]
+        lost, self.lost = 0 if ended and not self.lost else None, self.lost or bool(ended)
+        return [Finished(task, None if task.id == lost else done) for task, done in zip(ended, results, strict=True)]
+
+    def stop(self) -> list[Finished]:
+        return []
+
+
+def test_an_equal_trial_waits_for_one_that_runs(tmp_path: Path) -> None:
+    pools = "++sweep.space={model: {pool: {choices: [max, avg]}}}"
+    workers: Any = Two()
+    with opened(stubs.command(tmp_path, pools, "sweep/sampler=random", "sweep.trials=6", "seed=1")) as session:
+        session.begin(workers)
+        session.tune(workers)
+    names = [items[-1] for items in stubs.performed]
+    assert names.count("name=sweep-0000") == 2  # the second attempt of the one whose end was lost
+    assert len(names) == 3
+    assert session.study.counted() == 6
+    assert session.study.duplicates() == 4
+    assert {trial.state for trial in session.study.trials()} == {TrialState.COMPLETE}
+
+
 def test_a_constraint_that_only_training_tells_keeps_a_trial_from_being_the_best(tmp_path: Path) -> None:
     bound = "sweep.constraints={gap/accuracy: {max: 0.03}}"
     study = stubs.search(tmp_path, bound, "sweep.trials=10", "sweep/pruner=none").study
@@ -179,23 +220,20 @@ def test_what_is_enqueued_comes_first_and_then_the_baseline(tmp_path: Path) -> N
     assert (own.number, own.user_attrs["enqueued"], own.user_attrs["baseline"]) == (0, 0, True)
 
 
-def test_each_reason_is_told_apart_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_each_reason_is_told_apart_and_the_search_goes_on_until_one_repeats(tmp_path: Path) -> None:
     reasons = iter(["diverged", "out_of_memory", "timeout", "error"] * 2)
 
     def fail(task: Task, result: Result) -> Result:
         return dataclasses.replace(result, status="failed", reason=next(reasons), detail=f"task {task.id}")
 
     stubs.twist.append(fail)
-    study = stubs.search(tmp_path, "sweep.trials=8", "sweep/sampler=random").study
+    study = stubs.search(tmp_path / "some", "sweep.trials=8", "sweep/sampler=random").study
     assert study.failures() == {"diverged": 2, "out_of_memory": 2, "timeout": 2, "error": 2}
     assert {trial.state for trial in study.trials()} == {TrialState.FAIL}
-
-
-def test_a_search_whose_trials_all_fail_stops_early(tmp_path: Path) -> None:
-    stubs.twist.append(lambda _, result: dataclasses.replace(result, status="failed", reason="error", detail="a bug"))
+    stubs.twist[:] = [lambda _, done: dataclasses.replace(done, status="failed", reason="error", detail="a bug")]
     with pytest.raises(RunFailure, match="5 trials in a row failed with the same error: a bug"):
         stubs.search(tmp_path, "sweep.trials=100")
-    assert len(stubs.performed) == 5
+    assert len(stubs.performed) == 8 + 5
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
