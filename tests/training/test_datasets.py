@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import shutil
 import socket
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,15 @@ def test_what_cannot_be_read_is_named() -> None:
         datasets.verify(data("x" * 300))
 
 
+@pytest.fixture
+def proxies_as_set() -> Iterator[None]:
+    """urllib keeps the proxies that it found when something was first asked for in this process."""
+    urllib.request.install_opener(None)  # type: ignore[arg-type]
+    yield
+    urllib.request.install_opener(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("proxies_as_set")
 def test_what_cannot_be_downloaded_falls_back_and_leaves_what_was_there(
     mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,6 +113,7 @@ def test_what_cannot_be_downloaded_falls_back_and_leaves_what_was_there(
         datasets.obtain(data(tmp_path, "data=fashion_mnist"))
 
 
+@pytest.mark.usefixtures("proxies_as_set")
 def test_a_download_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes connections and never says anything."""
     monkeypatch.setattr(datasets, "STALLED_SECONDS", 0.05)
