@@ -88,9 +88,9 @@ def test_what_cannot_be_read_is_named() -> None:
 @pytest.fixture
 def proxies_as_set() -> Iterator[None]:
     """urllib keeps the proxies that it found when something was first asked for in this process."""
-    urllib.request.install_opener(None)  # type: ignore[arg-type]
+    urllib.request.install_opener(None)
     yield
-    urllib.request.install_opener(None)  # type: ignore[arg-type]
+    urllib.request.install_opener(None)
 
 
 @pytest.mark.usefixtures("proxies_as_set")
