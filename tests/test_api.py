@@ -32,7 +32,6 @@ __all__ = ["shown"]  # a fixture
 NAME = "mnist_sweep_mnist5k"
 
 
-@pytest.mark.slow
 def test_the_notebook_shows_each_part_of_the_interface(shown: Shown) -> None:
     trained, history, trials, best, winner, _, shape, prediction = shown.outputs
     assert trained.startswith("('finished', 0.")
@@ -42,10 +41,10 @@ def test_the_notebook_shows_each_part_of_the_interface(shown: Shown) -> None:
     assert str(shown.sweep["winner"]["test_accuracy"]["mean"]) in winner
     assert shape == "torch.Size([2, 10])"
     assert prediction.startswith("[Prediction(image='seven.png'")
-    assert sorted(path.name for path in shown.folder.iterdir()) == ["mlruns", "seven.png"]
+    files = {path.name for path in shown.folder.iterdir() if path.suffix != ".log"}  # those are of other tests' servers
+    assert files == {"mlruns", "seven.png"}
 
 
-@pytest.mark.slow
 def test_the_winner_is_registered_as_champion_with_its_model(shown: Shown) -> None:
     winner = shown.sweep["winner"]
     client: Any = client_of(shown.store)
@@ -66,7 +65,6 @@ def test_the_winner_is_registered_as_champion_with_its_model(shown: Shown) -> No
     assert not list(path.rglob("*.pkl"))
 
 
-@pytest.mark.slow
 def test_the_champion_recognises_pictures_from_a_file_and_on_a_server(shown: Shown, tmp_path: Path) -> None:
     _, validation = data.training_and_validation("mnist5k", "data", 0, None)
     images, labels = validation.images[:500:12], validation.labels[:500:12].numpy()
