@@ -27,6 +27,8 @@ from mnist_sweep.tracking import MLflowRun
 
 log = logging.getLogger(__name__)
 
+#: User attribute of a trial: after which epoch it was to end.
+_PRUNED = "pruned_at"
 #: So many impossible candidates in a row mean that the space holds hardly anything else.
 MOST_IMPOSSIBLE = 200
 #: After so many in a row, chance proposes until one is possible.
@@ -179,9 +181,13 @@ class Tuner:
         if epoch not in self.study.trials()[number].intermediate_values:  # else a resumed run has trained it again
             trial.report(event.values[self._pruned_by], epoch)
         pruned = trial.should_prune()  # asked of all: a pruner may note here what others are compared with
-        self.study.save(number)
+        pruned |= trial.user_attrs.get(_PRUNED, epoch + 1) <= epoch
         reference = self.settings.winner.baseline and BASELINE in trial.user_attrs
-        return not pruned or reference or epoch >= candidate.epochs
+        go_on = not pruned or reference or epoch >= candidate.epochs
+        if not go_on:  # the pruner may answer otherwise when the run dies now and reports again
+            trial.set_user_attr(_PRUNED, epoch)
+        self.study.save(number)
+        return go_on
 
     def tell(self, number: int, result: Result | None) -> None:
         """Record the end of a trial, and of those that wait for it.

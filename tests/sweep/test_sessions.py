@@ -33,14 +33,14 @@ def a_run(folder: Path, name: str, *items: str) -> None:
     RunFolder.of(command.config).begin(command.config, command.overrides)
 
 
-def interrupted(number: int) -> Callable[[Task, Result], Result]:
+def interrupted(which: Callable[[Task, Result], bool]) -> Callable[[Task, Result], Result]:
     """A twist: the sweep is interrupted in this trial, once."""
-    left = [number]
+    done: list[int] = []
 
     def twist(task: Task, result: Result) -> Result:
-        if task.id not in left:
+        if done or not which(task, result):
             return result
-        left.clear()
+        done.append(task.id)
         a_run(Path(result.folder).parents[1], Path(result.folder).name, *task.command.overrides)
         stubs.interrupt()
         return dataclasses.replace(result, status="interrupted")
@@ -70,7 +70,7 @@ def test_a_run_that_is_named_like_a_trial_is_not_taken_for_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("changed", [["optimizer=sgd", "optimizer.lr=0.05"], ["seed=5"]])
 def test_a_trial_that_was_begun_with_other_settings_is_given_up(tmp_path: Path, changed: list[str]) -> None:
-    stubs.twist.append(interrupted(1))
+    stubs.twist.append(interrupted(lambda task, _: task.id == 1))
     with pytest.raises(Interrupted):
         stubs.search(tmp_path, "sweep.trials=3", "sweep/pruner=none")
     before = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db").trials[1]
@@ -82,6 +82,21 @@ def test_a_trial_that_was_begun_with_other_settings_is_given_up(tmp_path: Path, 
     left = Result.read(tmp_path / "runs" / "sweep-0001")
     assert (left.status, left.reason) == ("failed", "error")
     assert changed[-1] in stubs.performed[-1]
+
+
+def test_a_trial_that_was_to_end_ends_in_the_next_session(tmp_path: Path) -> None:
+    """Whatever the pruner says when it is asked again: it has noted that the trial has passed."""
+    space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}}"
+    request = (space, "trainer.max_epochs=9", "sweep/sampler=random", "sweep.trials=8")
+    stubs.twist.append(interrupted(lambda _, result: result.status == "pruned"))
+    with pytest.raises(Interrupted):
+        stubs.search(tmp_path, *request)
+    number, overrides = len(stubs.performed) - 1, stubs.performed[-1]
+    before = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db").trials[number]
+    after = stubs.search(tmp_path, *request).study.trials()[number]
+    assert overrides in stubs.performed[number + 1 :]
+    assert (before.state, after.state) == (TrialState.WAITING, TrialState.PRUNED)
+    assert after.intermediate_values == before.intermediate_values
 
 
 def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path) -> None:
