@@ -120,7 +120,14 @@ def main() -> int:
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
     def task(_: DictConfig) -> None:  # for each point of a grid; not called where something is only shown
-        codes.append(perform(commands[HydraConfig.get().job.num if flags.multirun else 0]))
+        try:  # what came out of here would have a line of Hydra's before it
+            codes.append(perform(commands[HydraConfig.get().job.num if flags.multirun else 0]))
+        except RequestError as error:
+            log.error("error: %s", error)
+            codes.append(cli.WRONG)
+        except RunFailure as error:
+            log.error("failed: %s", error)
+            codes.append(cli.FAILED)
 
     task()
     return max(codes, default=cli.DONE)
