@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from mnist_sweep import __main__ as entry
 from mnist_sweep import cli
 from mnist_sweep.__main__ import main
+from mnist_sweep.errors import RequestError
 from tests.conftest import ROOT, SMALL, Program
 
 TRACKED = [item for item in SMALL if item != "tracking=none"]
@@ -197,3 +199,11 @@ def test_closed_standard_streams_are_as_if_nobody_read(closed: str, tmp_path: Pa
     shell = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"
     done = subprocess.run(shell, shell=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False, timeout=60)
     assert done.returncode == 0
+
+
+def test_what_the_work_refuses_is_one_line_too(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> int:
+        raise RequestError("sweep.name=sweep: this study was begun otherwise")
+
+    monkeypatch.setattr(entry, "perform", refuse)
+    assert refused("tracking=none") == "sweep.name=sweep: this study was begun otherwise"
