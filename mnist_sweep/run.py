@@ -29,7 +29,7 @@ from mnist_sweep.training.trained_model import TrainedModel
 log = logging.getLogger(__name__)
 
 #: Called after each epoch with the epoch, counted from 1, and its metrics by name; returns whether the run goes on.
-OnEpoch = Callable[[int, dict[str, float]], bool]
+OnEpoch = Callable[[int, dict[str, float]], trainer.Decision]
 
 #: What torch's allocator on the CPU, the system, CUDA, cuBLAS and cuDNN say.
 _NO_MEMORY = re.compile("can(no|')t allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
@@ -52,7 +52,8 @@ def train(
 
     Args:
         command: its config has a ``name``, and its data set is on disk.
-        on_epoch: is called after each epoch and may stop the run, which is then ``pruned``.
+        on_epoch: is called after each epoch. It may stop the run, which is then ``pruned``; or pause it, which is then
+            ``interrupted``, with the reason ``paused``, and can be resumed.
         parent, tags: MLflow's id of the parent run, and tags.
         test: measure the best checkpoint on the test set at the end. No trial does.
         pictures: keep all pictures, the tables and the model in MLflow; a trial keeps its confusion matrix only.
@@ -79,7 +80,7 @@ def train(
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS)
 
-    def after_epoch(epoch: int, values: dict[str, float]) -> bool:
+    def after_epoch(epoch: int, values: dict[str, float]) -> trainer.Decision:
         record.epoch(epoch, values, fit.train_seconds)
         if progress:
             shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
@@ -124,8 +125,8 @@ class _Run:
             record.open(parent, tags)
             record.mlflow.watch_machine()
             fit.run()
-            if fit.stopped:
-                status = "pruned"
+            if fit.stopped or fit.paused:
+                status = "pruned" if fit.stopped else "interrupted"
             elif test and fit.network:
                 self._test(fit.network)
         except Interrupted as error:
@@ -146,7 +147,7 @@ class _Run:
         if status == "finished" and record.mlflow.tracked:
             self._report(result, pictures)
             result = dataclasses.replace(result, seconds=record.seconds())
-        record.close(result)
+        record.close(result, paused=fit.paused)
         if interruption:
             raise interruption
         return result

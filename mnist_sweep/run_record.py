@@ -4,6 +4,7 @@ Without torch, so that a sweep's own process can record a run whose process died
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
@@ -128,8 +129,12 @@ class RunRecord:
         }
         return Result(status=status, reason=reason, detail=detail, **(known | more))
 
-    def close(self, result: Result) -> Result:
+    def close(self, result: Result, *, paused: bool = False) -> Result:
         """End the MLflow run and write ``result.json``: the two agree.
+
+        Args:
+            result: of the run.
+            paused: it was interrupted by its sweep, which may resume it.
 
         Raises:
             RunFailure: ``result.json`` cannot be written, as on a full disk; then the run has failed in MLflow, too.
@@ -137,9 +142,10 @@ class RunRecord:
         interrupted = result.status == "interrupted"
         if result.status == "finished":
             self.mlflow.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
-        if result.checkpoint and (interrupted or result.status == "finished"):
+        if result.checkpoint and not paused and (interrupted or result.status == "finished"):
             self.mlflow.file(self.folder.best, "checkpoints")
-        self.mlflow.end(_STATES[result.status], "interrupted" if interrupted else result.reason, result.detail)
+        reason = "paused" if paused else "interrupted" if interrupted else result.reason
+        self.mlflow.end(_STATES[result.status], reason, result.detail)
         try:
             if interrupted:
                 self.folder.note(seconds=result.seconds, train_seconds=result.train_seconds)
@@ -151,6 +157,20 @@ class RunRecord:
         if not interrupted:
             self.folder.clear()
         return result
+
+
+def prune(folder: RunFolder) -> Result | None:
+    """Record that a run which is paused will not go on; None where its folder holds no such run."""
+    result, config = folder.result(), folder.config()
+    if result is None or config is None or result.status != "interrupted":
+        return None
+    tracking = config.tracking if result.mlflow_run_id else None
+    run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
+    run.end("KILLED")
+    result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
+    result.write()
+    folder.clear()
+    return result
 
 
 def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:

@@ -174,14 +174,18 @@ class RMSprop(_Optimizer):
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
 
 
-class NoScheduler(Section):
+class _Scheduler(Section):
+    stretched: ClassVar[bool] = False  # over all epochs of the run
+
+
+class NoScheduler(_Scheduler):
     name: Literal["none"]
 
     def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
         return None, None
 
 
-class Step(Section):
+class Step(_Scheduler):
     name: Literal["step"]
     step_size: Positive
     gamma: Annotated[float, Field(gt=0, le=1)]
@@ -192,7 +196,9 @@ class Step(Section):
         return None, lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
 
 
-class Cosine(Section):
+class Cosine(_Scheduler):
+    stretched = True
+
     name: Literal["cosine"]
     final_lr: NonNegative
 
@@ -202,7 +208,9 @@ class Cosine(Section):
         return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr), None
 
 
-class OneCycle(Section):
+class OneCycle(_Scheduler):
+    stretched = True
+
     name: Literal["onecycle"]
     warmup: Annotated[float, Field(gt=0, lt=1)]
     initial_div: Annotated[float, Field(ge=1)]

@@ -3,31 +3,36 @@
 A further sampler is a class here, a name in `Sampler`, and a YAML file in conf/sweep/sampler.
 """
 
+import pkgutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mnist_sweep.config.section import Positive, Section
+from mnist_sweep.config.section import Positive, Rate, Section
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
 class _Sampler(Section):
-    """What a sampler can do. Each has a method ``build(seed, study_seed=…, conditional=…, prunes=…)``:
+    """What a sampler can do. Each has a method ``build(seed, study_seed=…, prior=…, conditional=…, prunes=…)``:
 
     Args:
         seed: for what this session draws.
         study_seed: the same in all sessions of a study.
+        prior: the config's own values by the names of Optuna's parameters, as far as they are within the space.
         conditional: some keys are not drawn in every trial.
         prunes: trials may be pruned.
     """
 
     conditions: ClassVar[bool] = True  # search keys that are not drawn in every trial
+    changes: ClassVar[bool] = True  # go on in a space that has changed
     several_objectives: ClassVar[bool] = True
     choices: ClassVar[bool] = True  # search choices; otherwise these are drawn at random
     continuous: ClassVar[bool] = True  # search ranges of floats without a step
     constraints: ClassVar[bool] = True  # learn from the constraints that a trial breaks
+    pruned: ClassVar[bool] = True  # learn from trials that were pruned
     few_numbers: ClassVar[bool] = True  # search fewer than two keys that are numbers
 
 
@@ -39,6 +44,23 @@ class TPE(_Sampler):
         from optuna.samplers import TPESampler
 
         return TPESampler(seed=seed, n_startup_trials=self.startup_trials, multivariate=True, group=conditional)
+
+
+class Prior(_Sampler):
+    target: ClassVar = "mnist_sweep.sweep.prior_sampler:PriorSampler"
+
+    name: Literal["prior"]
+    random: Annotated[float, Field(ge=0, le=1)]
+    step: Rate
+    startup_trials: Positive
+
+    def build(self, seed: int, *, prior: Mapping[str, Any], conditional: bool, **_: Any) -> "BaseSampler":
+        from optuna.samplers import TPESampler
+
+        model = TPESampler(seed=seed, n_startup_trials=self.startup_trials, multivariate=True, group=conditional)
+        settings = {"random": self.random, "step": self.step, "startup_trials": self.startup_trials}
+        sampler: BaseSampler = pkgutil.resolve_name(self.target)(prior, seed, model=model, **settings)
+        return sampler
 
 
 class Random(_Sampler):
@@ -53,7 +75,7 @@ class Random(_Sampler):
 class GP(_Sampler):
     name: Literal["gp"]
     startup_trials: Positive
-    conditions = False
+    conditions = pruned = False
 
     def build(self, seed: int, **_: Any) -> "BaseSampler":
         from optuna.samplers import GPSampler
@@ -64,7 +86,7 @@ class GP(_Sampler):
 class CMAES(_Sampler):
     name: Literal["cmaes"]
     startup_trials: Positive
-    conditions = several_objectives = choices = constraints = few_numbers = False
+    conditions = several_objectives = choices = constraints = few_numbers = changes = False
 
     def build(self, seed: int, *, prunes: bool, **_: Any) -> "BaseSampler":
         from optuna.samplers import CmaEsSampler
@@ -75,6 +97,7 @@ class CMAES(_Sampler):
 class NSGA2(_Sampler):
     name: Literal["nsga2"]
     population: Annotated[int, Field(ge=2)]
+    pruned = False
 
     def build(self, seed: int, **_: Any) -> "BaseSampler":
         from optuna.samplers import NSGAIISampler
@@ -97,7 +120,7 @@ class QMC(_Sampler):
 
 class Grid(_Sampler):
     name: Literal["grid"]
-    continuous = False
+    continuous = changes = False
 
     def build(self, seed: int, **_: Any) -> "BaseSampler":
         from optuna.samplers import BruteForceSampler
@@ -109,4 +132,4 @@ class Grid(_Sampler):
         return Grid(seed=seed)
 
 
-Sampler = Annotated[TPE | Random | GP | CMAES | NSGA2 | QMC | Grid, Field(discriminator="name")]
+Sampler = Annotated[Prior | TPE | Random | GP | CMAES | NSGA2 | QMC | Grid, Field(discriminator="name")]

@@ -1,5 +1,6 @@
 """Types and bounds of every key below ``sweep``. The defaults are in conf/sweep."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -48,11 +49,13 @@ class Winner(Section):
     seeds: Positive
     baseline: bool
     rule: str | None
+    ablate: bool
 
 
 class Sweep(Section):
     name: Name
-    trials: Positive
+    trials: Positive | None
+    budget_epochs: Positive | None
     budget_minutes: Rate | None
     target: float | None
     on_budget: Literal["finish", "stop"]
@@ -71,6 +74,11 @@ class Sweep(Section):
     sampler: Sampler
     pruner: Pruner
     winner: Winner
+
+    @property
+    def total(self) -> float:
+        """The trials in all; infinity where only the epochs are limited."""
+        return self.trials or (math.inf if self.budget_epochs else 20)
 
     @property
     def trial_seconds(self) -> float | None:

@@ -23,6 +23,7 @@ class Candidate:
         digest: of the config except the seed: equal candidates have equal ones.
         costs: ``parameters``, and ``multiply_adds`` for one image.
         epochs: at most.
+        schedule: the name of a schedule that is stretched over these epochs; None for any other.
     """
 
     values: Mapping[str, Any]
@@ -30,6 +31,7 @@ class Candidate:
     digest: str
     costs: Mapping[str, float]
     epochs: int
+    schedule: str | None
 
     @property
     def drawn(self) -> list[str]:
@@ -71,4 +73,5 @@ class Candidates:
         relevant = {key: value for key, value in config.relevant().items() if key != "seed"}
         digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
         command = command.add()  # without its config: there may be a thousand
-        return Candidate(dict(values), command, digest, costs, config.trainer.max_epochs)
+        schedule = config.scheduler.name if config.scheduler.stretched else None
+        return Candidate(dict(values), command, digest, costs, config.trainer.max_epochs, schedule)

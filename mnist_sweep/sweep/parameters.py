@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 from pydantic import Field, ValidationError
 
 from mnist_sweep.config import schema
@@ -119,6 +120,15 @@ def first(distribution: Distribution, count: int) -> list[Any]:
     low, step = distribution.low, distribution.step
     steps = round((distribution.high - low) / step) if step else 0
     return [low + (step or 0) * index for index in range(min(count, steps + 1))]
+
+
+def contains(distribution: Distribution, value: Any) -> bool:
+    """Whether a distribution can draw a value, as Optuna has it."""
+    try:
+        create_trial(value=0, params={"": value}, distributions={"": distribution})
+    except ValueError:
+        return False
+    return True
 
 
 def ends(item: int | str | Distribution) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections import defaultdict
@@ -16,6 +17,7 @@ from rich.text import Text
 from mnist_sweep.config import schema
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.candidates import Candidate
+from mnist_sweep.sweep.promotion import paused
 from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep.summary import in_digits, proposed
@@ -23,19 +25,26 @@ from mnist_sweep.sweep.summary import in_digits, proposed
 log = logging.getLogger(__name__)
 
 #: The words of the view for the states of trials.
-_WORDS = {"complete": "done", "pruned": "pruned", "fail": "failed", "infeasible": "impossible", "running": "running"}
+_WORDS = {
+    "complete": "done",
+    "pruned": "pruned",
+    "paused": "paused",
+    "fail": "failed",
+    "infeasible": "impossible",
+    "running": "running",
+}
 
 
 class Progress:
     """Shows each trial from its beginning to its end, of a sweep of so many in all. A context manager."""
 
-    def __init__(self, config: schema.Config, study: Study, stopping: Stopping, total: int) -> None:
+    def __init__(self, config: schema.Config, study: Study, stopping: Stopping, total: float) -> None:
         assert config.sweep is not None
         self.settings, self.study, self.stopping, self.total = config.sweep, study, stopping, total
         self.metric = study.goals[0].metric
         self._better = max if study.goals[0].direction == "maximize" else min
         self._started = time.monotonic()
-        self._earlier = study.counted()
+        self._earlier, self._earlier_epochs = study.counted(), study.epochs()
         self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
         self._values: dict[int, list[float]] = defaultdict(list)  # of all trials by epoch
         for trial in study.trials():
@@ -72,9 +81,18 @@ class Progress:
         if value is not None:
             self._values[epoch].append(value)
 
-    def requeued(self, number: int) -> None:
-        """A trial has been interrupted, and goes on in a later session."""
-        self._running.pop(number, None)
+    def requeued(self, number: int, result: Result | None) -> None:
+        """A trial has been interrupted, or has paused, and goes on later."""
+        _, epoch, value = self._running.pop(number, (None, 0, None))
+        if result and value is not None and paused(self.study.trials()[number]):
+            what = f"trial {number} paused after epoch {epoch}  {self.metric} {in_digits(value)}  {self._best()}"
+            log.info("%s  %s", self._done(), what)
+
+    def _done(self) -> str:
+        """How much of the sweep is done."""
+        count, budget = self.study.counted(), self.settings.budget_epochs
+        trials = f"{count:3d} trials" if math.isinf(self.total) else f"{count:3d} of {self.total:.0f}"
+        return trials + (f", {self.study.epochs()} of {budget} epochs" if budget else "")
 
     def ended(self, number: int, result: Result) -> None:
         """A trial has ended and is recorded."""
@@ -85,7 +103,7 @@ class Progress:
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
         took = f"{result.epochs} epoch{'s' * (result.epochs != 1)}, {result.seconds:.1f} s"
         what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {took}"
-        log.info("%3d of %d  %s", self.study.counted(), self.total, what)
+        log.info("%s  %s", self._done(), what)
 
     def _best(self) -> str:
         if self.study.several:
@@ -98,7 +116,10 @@ class Progress:
         done = self.study.counted() - self._earlier
         if not done:
             return "time left: known when the first has ended" if self._running else "starting the workers"
-        seconds = (time.monotonic() - self._started) / done * max(0, self.total - self.study.counted())
+        took = time.monotonic() - self._started
+        seconds = took / done * max(0.0, self.total - self.study.counted())
+        if (epochs := self.study.epochs() - self._earlier_epochs) and self.settings.budget_epochs:
+            seconds = min(seconds, took / epochs * max(0.0, self.stopping.left(self.study.epochs())))
         if self.settings.budget_minutes is not None:
             seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.stopping.seconds()))
         minutes, rest = divmod(round(seconds), 60)
@@ -108,7 +129,7 @@ class Progress:
         """What the terminal shows now."""
         counts = {word: self.study.counts().get(state, 0) for state, word in _WORDS.items()}
         states = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "running")
-        head = Text(f"{self.study.counted()} of {self.total} trials: {states}; {self.time_left()}")
+        head = Text(f"{self._done().strip()}: {states}; {self.time_left()}")
         best = None if self.study.several else self.study.best()
         command = [Text(best.user_attrs["result"]["command"], style="dim")] if best else []
         table = Table(box=None, pad_edge=False, expand=True)

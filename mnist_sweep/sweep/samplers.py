@@ -16,9 +16,7 @@ from mnist_sweep.sweep.space import Space
 _MOST_POINTS = 20_000
 
 
-def sampler(
-    settings: Sweep, space: Space, seed: int, number: int, *, chance: bool = False, changed: bool = False
-) -> BaseSampler:
+def sampler(settings: Sweep, space: Space, seed: int, number: int, *, chance: bool = False) -> BaseSampler:
     """A sampler for the trials from this number on.
 
     Args:
@@ -27,22 +25,21 @@ def sampler(
         seed: of the sweep.
         number: of the next trial: a resumed sweep does not begin its draws again.
         chance: draw at random, since the last candidates were all impossible and most samplers learn nothing of that.
-        changed: earlier trials were drawn from another space.
     """
     own = (seed * 1_000_003 + number) % 2**32
     if chance and not isinstance(settings.sampler, samplers.Grid | samplers.QMC):
         return RandomSampler(seed=own)
-    # where ranges have changed, Optuna would draw the groups of conditional keys from the first ones
-    conditional = bool(space.conditional) and not changed
+    conditional = bool(space.conditional)
     with warnings.catch_warnings():  # what Optuna marks as experimental is covered by our own tests
         warnings.simplefilter("ignore", ExperimentalWarning)
         prunes = not isinstance(settings.pruner, NoPruner)
-        return settings.sampler.build(own, study_seed=seed, conditional=conditional, prunes=prunes)
+        prior = space.prior()
+        return settings.sampler.build(own, study_seed=seed, prior=prior, conditional=conditional, prunes=prunes)
 
 
-def total(settings: Sweep, space: Space) -> int:
+def total(settings: Sweep, space: Space) -> float:
     """The trials that a sweep comes to: ``sweep.trials``, or a grid's points where there are fewer."""
-    return min(settings.trials, points(settings, space) or settings.trials)
+    return min(settings.total, points(settings, space) or settings.total)
 
 
 def points(settings: Sweep, space: Space) -> int | None:
@@ -61,6 +58,7 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
     Raises:
         RequestError: the sampler cannot search this space, or not for so many objectives.
     """
+    longest = int(space.largest("trainer.max_epochs"))
     sampler, pruner, size = settings.sampler, settings.pruner, points(settings, space)
     name = f"sweep/sampler={sampler.name}"
     numbers = len(space.keys) - len(space.categorical)
@@ -75,9 +73,23 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
             raise RequestError(f"{name}: {why}; allowed: {', '.join(able)}")
     if settings.constraints and not sampler.constraints:
         warnings.filterwarnings("ignore", message="Constraints have been set")  # which Optuna says at each trial
+    startup, total = getattr(sampler, "startup_trials", 0), settings.total
+    first = getattr(pruner, "min_epochs", 0)
+    population = sampler.population if isinstance(sampler, samplers.NSGA2) else 0
+    prunes = objectives == 1 and not isinstance(pruner, NoPruner)
     idle = isinstance(pruner, Threshold) and pruner.lower is pruner.upper is None
     many = f"{size:,}" if size else f"more than {_MOST_POINTS:,}"
     lines = {
+        f"{name}: learns nothing from pruned trials; allowed: sweep/pruner=none, or another sampler": (
+            prunes and not sampler.pruned
+        ),
+        f"{name}: {total} trials are one generation of sweep.sampler.population={population}, drawn at random": (
+            population >= total
+        ),
+        f"{name}: draws all {total} trials at random, with sweep.sampler.startup_trials={startup}": (
+            startup >= total and not isinstance(sampler, samplers.Prior)
+        ),
+        f"sweep.pruner.min_epochs={first}: nothing is pruned, the longest trial has {longest} epochs": first >= longest,
         f"{objectives} objectives: nothing is pruned, sweep/pruner={pruner.name} compares one": (
             objectives > 1 and not isinstance(pruner, NoPruner)
         ),
@@ -88,9 +100,9 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
         f"{name}: learns nothing from sweep.constraints; they are kept all the same": (
             settings.constraints and not sampler.constraints
         ),
-        f"the grid has {size} points: as many trials, not {settings.trials}": size and size < settings.trials,
-        f"the grid has {many} points; {settings.trials} of them are tried, at random": (
-            isinstance(sampler, samplers.Grid) and not (size and size <= settings.trials)
+        f"the grid has {size} points: as many trials, not {settings.total}": size and size < settings.total,
+        f"the grid has {many} points; {settings.total} of them are tried, at random": (
+            isinstance(sampler, samplers.Grid) and not (size and size <= settings.total)
         ),
     }
     return [line for line, holds in lines.items() if holds]

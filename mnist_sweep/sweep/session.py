@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -235,7 +236,13 @@ class Session:
             known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
             space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
             self.mlflow.parameters(known | space)
-        self.mlflow.tags({"sweep.trials": settings.trials, "dataset": config.data.name})
+        self.mlflow.tags(
+            {
+                "sweep.trials": settings.trials,
+                "sweep.budget_epochs": settings.budget_epochs,
+                "dataset": config.data.name,
+            }
+        )
 
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
@@ -249,7 +256,8 @@ class Session:
         if self.space.inactive:
             log.info("not searched, as their conditions hold in no trial: %s", ", ".join(self.space.inactive))
         if done:
-            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, self.total)
+            of = "" if math.isinf(self.total) else f" of {self.total:.0f}"
+            log.info("going on with the study %s: %d%s trials are done", self.settings.name, done, of)
         study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
         if study.own is None and not done:
             log.info("the config's own values are not all within the space and its constraints: no baseline trial")

@@ -20,7 +20,7 @@ from typing import Any
 
 from optuna import Trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FixedTrial, create_trial
+from optuna.trial import FixedTrial
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
@@ -57,7 +57,8 @@ class Space:
         drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
         for parameter in drawn.values():
             self._check_options(parameter, drawn)
-        needs = {key: parameter.needs() & drawn.keys() - {key} for key, parameter in drawn.items()}
+        # sorted, so that neither the hash of a text nor the order in the file has a say in the order of draws
+        needs = {key: sorted(drawn[key].needs() & drawn.keys() - {key}) for key in sorted(drawn)}
         try:
             order = [*graphlib.TopologicalSorter(needs).static_order()]
         except graphlib.CycleError as error:
@@ -182,6 +183,11 @@ class Space:
         drawn, outside = self._encoded(values)
         return None if outside else drawn
 
+    def prior(self) -> dict[str, Any]:
+        """The config's own values by the names of Optuna's parameters, as far as they can be drawn."""
+        drawn, outside = self._encoded({})
+        return {name: value for name, value in drawn.items() if key_of(name) not in outside}
+
     def partial(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The Optuna parameters for those of the values that the space can propose; the others are left to the sampler.
 
@@ -197,9 +203,7 @@ class Space:
 
         def choose(name: str, distribution: Distribution) -> Any:
             value = drawn[name] = parameters.encoded(parameters.value_of(name, wanted))
-            try:
-                create_trial(value=0, params={name: value}, distributions={name: distribution})
-            except ValueError:  # the distribution does not contain it
+            if not parameters.contains(distribution, value):
                 outside.add(key_of(name))
                 return parameters.first(distribution, 1)[0]
             return value

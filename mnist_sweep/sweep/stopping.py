@@ -1,5 +1,6 @@
 """When a sweep has had enough: its time, its target, or the same failure again and again."""
 
+import math
 import time
 
 from mnist_sweep.config.metrics import Direction
@@ -12,7 +13,7 @@ class Stopping:
     """Decides when no further trial is begun although the total is not reached.
 
     Args:
-        settings: ``sweep.budget_minutes``, ``target``, ``max_consecutive_failures``.
+        settings: ``sweep.budget_minutes``, ``budget_epochs``, ``target``, ``max_consecutive_failures``.
         direction: of the objective.
         spent: seconds that earlier sessions took.
     """
@@ -50,11 +51,17 @@ class Stopping:
         if self._repeated >= self.settings.max_consecutive_failures:
             raise RunFailure(reason, f"{self._repeated} trials in a row failed with the same error: {detail}")
 
-    def over(self) -> str | None:
-        """Why no further trial is begun; None while trials go on."""
+    def left(self, epochs: int) -> float:
+        """The epochs that are left, after so many; infinity without a limit."""
+        return math.inf if self.settings.budget_epochs is None else self.settings.budget_epochs - epochs
+
+    def over(self, epochs: int = 0) -> str | None:
+        """Why no further trial is begun, after so many epochs of all trials; None while trials go on."""
         if self._reached is not None:
             return f"the target {self.settings.target:g} is reached ({self._reached:.4f})"
         minutes = self.settings.budget_minutes
         if minutes is not None and self.seconds() >= 60 * minutes:
             return f"the budget of {minutes:g} minutes is spent"
+        if self.left(epochs) <= 0:
+            return f"the budget of {self.settings.budget_epochs} epochs is spent"
         return None

@@ -104,7 +104,7 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
     directions = [goal.direction for goal in goals]
     with database(settings) as storage:
         optuna.create_study(study_name=settings.name, storage=storage, load_if_exists=True, directions=directions)
-        study = Study(storage, settings.name, goals, settings.constraints or {})
+        study = Study(storage, settings.name, goals, settings.constraints or {}, space, config.seed)
         now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
         if before is None:
             if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:
@@ -114,8 +114,7 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
                 )
             study.remember("id", uuid.uuid4().hex)
         elif before != now:
-            changed = _check_changes(settings, space, before, now, study.trials())
-            study.remember("space changed", changed or study.recall("space changed", False))
+            _check_changes(settings, space, before, now, study.trials())
         if before != now:
             study.remember(_BEGUN, now)
     return study
@@ -134,8 +133,8 @@ def _settings_of(config: schema.Config, space: Space, digest: str) -> dict[str, 
 
 def _check_changes(
     settings: Sweep, space: Space, before: Mapping[str, str], now: Mapping[str, str], trials: Sequence[FrozenTrial]
-) -> bool:
-    """Refuse changes, unless the user allows them and the study can bear them; whether the space is among them.
+) -> None:
+    """Refuse changes, unless the user allows them and the study can bear them.
 
     A range may grow or shrink, keys may join or leave the space, and the config around it may change. Another
     direction or data set may not, nor may what Optuna cannot go on with.
@@ -146,15 +145,14 @@ def _check_changes(
     if name := _incompatible(trials, space):
         faults.append(f"Optuna cannot draw {name} otherwise than before")
     another_space = any(key.startswith("sweep.space.") for key in changed)
-    if settings.sampler.name == "grid" and another_space:
-        faults.append("another grid")
+    if another_space and not settings.sampler.changes:
+        faults.append(f"sweep/sampler={settings.sampler.name} cannot go on in another space")
     if faults or not settings.allow_changes:
         own = "the settings it was begun with, or " if faults else "sweep.allow_changes=true, or "
         raise RequestError(
             f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join([*lines, *faults])}); "
             f"allowed: {own}sweep.name=ANOTHER"
         )
-    return another_space
 
 
 def _incompatible(trials: Sequence[FrozenTrial], space: Space) -> str | None:

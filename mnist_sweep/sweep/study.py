@@ -1,6 +1,5 @@
 """Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,12 +7,15 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_sweep.config import metrics, schema
+from mnist_sweep.config import schema
 from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.result import Result
+from mnist_sweep.sweep.promotion import paused
+from mnist_sweep.sweep.samplers_view import SamplersView, copied, measured, reason
+from mnist_sweep.sweep.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -34,20 +36,16 @@ def objectives(config: schema.Config) -> list[Objective]:
     return config.sweep.objectives or [Objective(metric=config.objective, direction=config.direction)]
 
 
-def measured(metric: str, result: Mapping[str, Any]) -> float | None:
-    """A run's value of a metric: the best epoch's, or of the whole run; None where there is none.
-
-    Args:
-        metric: its name.
-        result: the fields of a `Result`.
-    """
-    value = (result if metric in metrics.RUN_METRICS else result["metrics"]).get(metric)
-    return None if value is None else float(value)
-
-
 def value_of(goal: Objective, result: Result) -> float:
     """The value of a finished run, which has one."""
     value = measured(goal.metric, vars(result))
+    assert value is not None
+    return value
+
+
+def first_score(goal: Objective, trial: FrozenTrial) -> float:
+    """What a trial that has a result reached when it was searched."""
+    value = measured(goal.metric, trial.user_attrs["result"])
     assert value is not None
     return value
 
@@ -57,25 +55,21 @@ def best_run(goal: Objective, results: Sequence[Result]) -> Result:
     return max(results, key=lambda result: goal.sign * value_of(goal, result))
 
 
-def reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed, one word; None where it did not."""
-    return trial.user_attrs.get("reason")
-
-
 class Study:
     """A study that this process alone writes.
 
     Samplers and pruners read it in memory, since reading the database at each of their questions takes more processor
     time than all else. What changes is written to the database at once (`save`).
 
-    Optuna is told that an impossible candidate was pruned without a value: its samplers then take it for the worst
-    there is, whereas they ignore failed trials, and would propose the same again. Here it counts as failed.
+    Optuna is told that an impossible candidate was pruned; here it counts as failed.
 
     Args:
         storage: where the study is.
         name: of the study.
         goals: one objective or several.
         constraints: what a trial's metrics may be.
+        space: what is searched now.
+        seed: of the sweep.
 
     Attributes:
         study: Optuna's, in memory.
@@ -83,15 +77,22 @@ class Study:
     """
 
     def __init__(
-        self, storage: BaseStorage, name: str, goals: Sequence[Objective], constraints: Mapping[str, Bound]
+        self,
+        storage: BaseStorage,
+        name: str,
+        goals: Sequence[Objective],
+        constraints: Mapping[str, Bound],
+        space: Space,
+        seed: int = 0,
     ) -> None:
-        self.goals, self.constraints = list(goals), constraints
+        self.name, self.goals, self.constraints, self.space = name, list(goals), constraints, space
         self.own: str | None = None
         self._storage, self._stored = storage, storage.get_study_id_from_name(name)
-        self._memory = InMemoryStorage()
+        self._memory = SamplersView(constraints, space)
         directions = storage.get_study_directions(self._stored)
-        self.study = optuna.create_study(study_name=name, storage=self._memory, directions=directions)
-        self._here = self._memory.get_study_id_from_name(name)
+        # named by the seed, since Hyperband draws its brackets from the name
+        self.study = optuna.create_study(study_name=str(seed), storage=self._memory, directions=directions)
+        self._here = self._memory.get_study_id_from_name(str(seed))
         for trial in storage.get_all_trials(self._stored):
             self._memory.create_new_trial(self._here, trial)
         for key, value in storage.get_study_user_attrs(self._stored).items():
@@ -99,7 +100,7 @@ class Study:
         self._noted = storage.get_study_system_attrs(self._stored)
         for key, value in self._noted.items():
             self._memory.set_study_system_attr(self._here, key, value)
-        self._saved = [_copied(trial) for trial in self.trials()]
+        self._saved = [copied(trial) for trial in self.trials()]
 
     @property
     def id(self) -> str:
@@ -125,15 +126,9 @@ class Study:
         self.study.enqueue_trial(dict(parameters), user_attrs=dict(attributes))
         self.save(len(self._saved))
 
-    def next_number(self) -> int:
-        """The number of the trial that `ask` will give: the first that waits, else a new one."""
-        waiting = self.trials(TrialState.WAITING)
-        return waiting[0].number if waiting else len(self._saved)
-
-    def ask(self, sampler: BaseSampler) -> optuna.Trial:
-        """The next trial. A new one is in memory only until it is saved."""
-        self.study.sampler = sampler
-        number = self.next_number()
+    def ask(self, number: int, sampler: BaseSampler, *, learns_from_pruned: bool = True) -> optuna.Trial:
+        """The trial of this number. A new one is in memory only until it is saved."""
+        self.study.sampler, self._memory.learns_from_pruned = sampler, learns_from_pruned
         if number == len(self._saved):
             return self.study.ask()
         self._memory.set_trial_state_values(self._id(number), TrialState.RUNNING)
@@ -172,6 +167,15 @@ class Study:
         trial.set_user_attr("detail", detail)
         return self._end(trial, TrialState.PRUNED if why == "infeasible" else TrialState.FAIL)
 
+    def prune(self, number: int, result: Result | None) -> None:
+        """Record that a paused trial does not go on; the result of its run is that until now."""
+        self._memory.set_trial_state_values(self._id(number), TrialState.RUNNING)
+        trial = self.reopen(number)
+        if result:
+            self.tell(trial, result)
+        else:
+            self.fail(trial, "error", "the folder of its run is gone")
+
     def requeue(self, trial: optuna.Trial) -> TrialState:
         """Let a running trial wait: it is asked for again under its number, and goes on."""
         self._memory.set_trial_state_values(self._id(trial.number), TrialState.WAITING)
@@ -188,7 +192,7 @@ class Study:
             begun = trial if trial.state == TrialState.WAITING else optuna.trial.create_trial(state=TrialState.RUNNING)
             self._storage.create_new_trial(self._stored, begun)
             self._saved.append(begun)
-        before, self._saved[number] = self._saved[number], _copied(trial)
+        before, self._saved[number] = self._saved[number], copied(trial)
         there = self._storage.get_trial_id_from_study_id_trial_number(self._stored, number)
         for key, value in _new(trial.params, before.params):
             drawn = trial.distributions[key]
@@ -212,7 +216,7 @@ class Study:
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in these states (all without one), by number; not to be changed."""
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._memory.recorded(self._here)
         if not states:
             return trials
         fail = TrialState.FAIL
@@ -228,8 +232,13 @@ class Study:
         for trial in self.trials():
             state = "infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()
             found[state] = found.get(state, 0) + 1
+        found["paused"] = sum(map(paused, self.trials()))
         found.pop("waiting", None)
-        return found
+        return found if found["paused"] else {state: count for state, count in found.items() if state != "paused"}
+
+    def epochs(self) -> int:
+        """That all trials have trained together."""
+        return sum(len(trial.intermediate_values) for trial in self.trials())
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""
@@ -267,10 +276,25 @@ class Study:
         """The first of the `ranking`; None where it is empty."""
         return next(iter(self.ranking()), None)
 
+    def contenders(self) -> list[FrozenTrial]:
+        """The trials that may win, the best first: the `ranking`, and those that ended otherwise but came as far.
+
+        Where no trial is complete, those that came furthest.
+        """
+        values = {trial.number: trial.values[0] for trial in self.ranking()}
+        known = [t for t in self.trials() if t.intermediate_values and "result" in t.user_attrs and self.keeps(t)]
+        enough = min((max(trial.intermediate_values) for trial in known if trial.number in values), default=None)
+        if enough is None:
+            enough = max((max(trial.intermediate_values) for trial in known), default=0)
+        known = [trial for trial in known if max(trial.intermediate_values) >= enough or trial.number in values]
+        known += [trial for trial in self.ranking() if not trial.intermediate_values]
+        sign = self.goals[0].sign
+        return sorted(known, key=lambda trial: (-sign * first_score(self.goals[0], trial), trial.number))
+
     def baseline(self) -> FrozenTrial | None:
-        """The trial of the config's own values in the `ranking`; None where there is none that came to its end."""
-        own = {t.user_attrs["digest"] for t in self.feasible() if self.own and t.user_attrs.get(IDENTITY) == self.own}
-        return next((trial for trial in self.ranking() if trial.user_attrs["digest"] in own), None)
+        """The trial of the config's own values, however far it came; None where there is none."""
+        own = [t for t in self.trials() if self.own and t.user_attrs.get(IDENTITY) == self.own]
+        return next((trial for trial in own if "result" in trial.user_attrs), None)
 
     def front(self) -> list[FrozenTrial]:
         """The feasible trials that none dominates: none is as good in all objectives and better in one.
@@ -293,11 +317,3 @@ class Study:
 def _new(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """The entries that were not there before, or were others."""
     return [(key, value) for key, value in now.items() if key not in before or before[key] != value]
-
-
-def _copied(trial: FrozenTrial) -> FrozenTrial:
-    """The trial as it is now: Optuna changes its mappings where they are."""
-    now = copy.copy(trial)
-    for name in ("params", "user_attrs", "system_attrs", "intermediate_values"):
-        setattr(now, name, dict(getattr(trial, name)))
-    return now

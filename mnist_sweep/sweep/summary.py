@@ -47,6 +47,7 @@ def write(
         "infeasible": infeasible,
         "duplicates": {"trials": duplicates, "share": duplicates / ended if ended else 0.0},
         "failures": study.failures(),
+        "epochs": study.epochs(),
         "best": _member(study, best) if best else None,
         **front,
         "winner": winner,
@@ -77,7 +78,7 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     """
     config = command.config
     shown = study.front() if study.several else study.ranking()[:_SHOWN]
-    title = f"{study.study.study_name} on {config.data.name}: {counted(study)}"
+    title = f"{study.name} on {config.data.name}: {counted(study)}"
     if study.several:
         title += f"; the front of {len(shown)}"
     columns = ["trial", *(goal.metric for goal in study.goals), "proposed"]

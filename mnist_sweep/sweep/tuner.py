@@ -4,25 +4,31 @@ import dataclasses
 import itertools
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import TrialState
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import run_record
 from mnist_sweep.config import metrics, schema
+from mnist_sweep.config.pruners import ASHA
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import samplers
 from mnist_sweep.sweep.candidates import Candidate, Candidates
+from mnist_sweep.sweep.prior_sampler import SOURCE, PriorSampler
 from mnist_sweep.sweep.progress import Progress
+from mnist_sweep.sweep.promotion import PAUSED, PROMOTED, SCHEDULE, Promotion, paused
+from mnist_sweep.sweep.samplers_view import reason
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.stopping import Stopping
-from mnist_sweep.sweep.study import BASELINE, Study, reason
-from mnist_sweep.sweep.workers import Finished, Report, Task, Workers
+from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study
+from mnist_sweep.sweep.workers import Decision, Finished, Report, Task, Workers
 from mnist_sweep.tracking import MLflowRun
 
 log = logging.getLogger(__name__)
@@ -67,9 +73,14 @@ class Tuner:
         assert self.config.sweep is not None
         self.settings, self.runs = self.config.sweep, Path(self.config.output) / "runs"
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            self.study.study.pruner = self.settings.pruner.build(int(self.space.largest("trainer.max_epochs")))
+            self._longest, pruner = int(self.space.largest("trainer.max_epochs")), self.settings.pruner
+            self.study.study.pruner = pruner.build(self._longest)
         goal = self.study.goals[0].metric
         self._pruned_by = goal if goal in metrics.EPOCH_METRICS and not self.study.several else None
+        self._promotion: Promotion | None = None
+        if self._pruned_by and isinstance(pruner, ASHA):
+            sign = self.study.goals[0].sign
+            self._promotion = Promotion(pruner.min_epochs, pruner.reduction_factor, self._longest, sign)
         self._points = samplers.points(self.settings, self.space)
         self._open: dict[int, tuple[optuna.Trial, Candidate]] = {}  # asked for and not ended, by number
         self._waiting: dict[int, list[int]] = {}  # for the end of an equal trial, by its number
@@ -84,10 +95,10 @@ class Tuner:
             Interrupted: a signal came.
         """
         try:
-            while self.wants_more():
+            while (number := self.next()) is not None or self._goes_on():
                 check_interrupted()
-                ready = self.workers.free() > 0 and self.wants_trial()
-                if ready and (task := self.ask()):
+                ready = number is not None and self.workers.free() > 0
+                if ready and number is not None and (task := self.ask(number)):
                     self.workers.submit(task)
                     self.study.save(task.id)  # meanwhile the worker begins
                 for event in self.workers.events(timeout=0 if ready else _TICK):
@@ -102,37 +113,55 @@ class Tuner:
                 self._record(finished.task.id, finished.result)
             for number in [*self._open]:
                 self._record(number, Result.found(self.runs / self.name(number)))
-        if why := self.stopping.over():
+        for trial in filter(paused, self.study.trials()):  # these have lost
+            self.study.prune(trial.number, run_record.prune(RunFolder(self.runs / self.name(trial.number))))
+        if why := self.stopping.over(self.study.epochs()):
             log.info("%s: %d trials are done", why, self.study.counted())
 
-    def wants_more(self) -> bool:
-        """Whether the loop goes on."""
-        if self.settings.on_budget == "stop" and self.stopping.over():
-            return False
-        return bool(self._open) or self.wants_trial()
+    def _goes_on(self) -> bool:
+        """Whether the trials that run are waited for."""
+        return bool(self._open) and not (self.settings.on_budget == "stop" and self.stopping.over(self.study.epochs()))
 
-    def wants_trial(self) -> bool:
-        """Whether another trial is to be begun."""
-        done = self.study.counted() + len(self._open)
+    def next(self) -> int | None:
+        """The number of the trial that is begun or goes on now; None where none is.
+
+        One that was interrupted goes first, then the best of the paused, then what waits to be tried, then a new one.
+        """
+        trials, epochs = self.study.trials(), self.study.epochs()
+        if self.stopping.over(epochs):
+            return None
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING and not paused(trial)]
+        if interrupted := [trial.number for trial in waiting if "digest" in trial.user_attrs]:
+            return interrupted[0]
+        another = self._wants_another(trials, waiting)
+        if self._promotion:
+            if self.stopping.left(epochs) < self._longest:  # it brings the best of the paused to their end
+                another = another and self._promotion.next(trials, last=True) is None
+            promoted = self._promotion.next(trials, last=not (another or self._open))
+            if promoted is not None:
+                return promoted
+        return (waiting[0].number if waiting else len(trials)) if another else None
+
+    def _wants_another(self, trials: Sequence[FrozenTrial], waiting: Sequence[FrozenTrial]) -> bool:
+        """Whether the total is not reached."""
+        done = self.study.counted() + len(self._open) + sum(map(paused, trials))
         if self._points:  # a point of a grid is tried once, however many of them train the same
             done -= self.study.duplicates()
-            begun = [trial for trial in self.study.trials() if trial.state != TrialState.WAITING]
-            tried = len({frozenset(trial.params.items()) for trial in begun})
-            if tried >= self._points and not self.study.trials(TrialState.WAITING):
+            tried = len({frozenset(trial.params.items()) for trial in trials if trial not in waiting})
+            if tried >= self._points and not waiting:
                 return False
-        return done < self.settings.trials and self.stopping.over() is None
+        return done < self.settings.total
 
-    def ask(self) -> Task | None:
-        """The next trial, to be trained; None where it is impossible, or equal to another one."""
-        number = self.study.next_number()
+    def ask(self, number: int) -> Task | None:
+        """The trial of this number, to be trained; None where it is impossible, or equal to another one."""
         newest = itertools.takewhile(lambda trial: reason(trial) == "infeasible", reversed(self.study.trials()))
         impossible = len([*newest])  # in a row
         # a sampler for each trial: what it draws follows from the seed and the number, in whichever session
-        sampler = samplers.sampler(
-            self.settings, self.space, self.config.seed, number,
-            chance=impossible >= _LOST, changed=self.study.recall("space changed", False),
-        )  # fmt: skip
-        trial = self.study.ask(sampler)
+        lost = impossible >= _LOST
+        sampler = samplers.sampler(self.settings, self.space, self.config.seed, number, chance=lost)
+        trial = self.study.ask(number, sampler, learns_from_pruned=self.settings.sampler.pruned)
+        if PAUSED in trial.user_attrs:
+            trial.set_user_attr(PROMOTED, trial.user_attrs[PAUSED])
         try:
             candidate = self.candidates.make(self.space.suggest(trial))
         except RequestError as error:
@@ -158,9 +187,7 @@ class Tuner:
                 run_record.abandon(task.command, parent=task.parent, tags=task.tags, reason="error", detail=detail)
         else:
             detail = f"{folder.path} is there already, of another run"
-            trial.set_user_attr("proposed", candidate.drawn)
-            trial.set_user_attr("values", candidate.values)
-            trial.set_user_attr("digest", candidate.digest)
+            self._note(trial, candidate, sampler)
         if changed:
             log.warning("trial %d is not performed: %s", number, detail)
             self.study.fail(trial, "error", detail)
@@ -171,8 +198,18 @@ class Tuner:
         self.progress.began(number, candidate)
         return task
 
-    def report(self, event: Report) -> bool:
-        """Record an epoch of a trial; whether the trial goes on."""
+    def _note(self, trial: optuna.Trial, candidate: Candidate, sampler: BaseSampler) -> None:
+        """Keep with a trial what is known before it is trained."""
+        known = {"proposed": candidate.drawn, "values": candidate.values, "digest": candidate.digest}
+        if candidate.schedule:
+            known[SCHEDULE] = candidate.schedule
+        if isinstance(sampler, PriorSampler) and IDENTITY not in trial.user_attrs:
+            known[SOURCE] = sampler.source
+        for key, value in known.items():
+            trial.set_user_attr(key, value)
+
+    def report(self, event: Report) -> Decision:
+        """Record an epoch of a trial; whether the trial goes on, or pauses."""
         number, epoch = event.task, event.epoch
         trial, candidate = self._open[number]
         self.progress.reported(number, epoch, event.values)
@@ -180,14 +217,31 @@ class Tuner:
             return True
         if epoch not in self.study.trials()[number].intermediate_values:  # else a resumed run has trained it again
             trial.report(event.values[self._pruned_by], epoch)
+        reference = self.settings.winner.baseline and BASELINE in trial.user_attrs
+        if self._promotion:
+            decision: Decision = reference or self._decide(trial, epoch, candidate.epochs)
+            self.study.save(number)
+            return decision
         pruned = trial.should_prune()  # asked of all: a pruner may note here what others are compared with
         pruned |= trial.user_attrs.get(_PRUNED, epoch + 1) <= epoch
-        reference = self.settings.winner.baseline and BASELINE in trial.user_attrs
         go_on = not pruned or reference or epoch >= candidate.epochs
         if not go_on:  # the pruner may answer otherwise when the run dies now and reports again
             trial.set_user_attr(_PRUNED, epoch)
         self.study.save(number)
         return go_on
+
+    def _decide(self, trial: optuna.Trial, epoch: int, epochs: int) -> Decision:
+        assert self._promotion
+        if trial.user_attrs.get(_PRUNED, epoch + 1) <= epoch:
+            return False
+        if trial.user_attrs.get(PROMOTED, 0) >= epoch:  # a resumed run trains the epoch again
+            return True
+        decision = self._promotion.decide(trial.number, epoch, epochs, self.study.trials())
+        if decision == "pause":
+            trial.set_user_attr(PAUSED, epoch)
+        elif not decision:
+            trial.set_user_attr(_PRUNED, epoch)
+        return decision
 
     def tell(self, number: int, result: Result | None) -> None:
         """Record the end of a trial, and of those that wait for it.
@@ -198,7 +252,7 @@ class Tuner:
         state = self._record(number, result)
         waiting = self._waiting.pop(number, [])
         if result is None or state == TrialState.WAITING:
-            self.progress.requeued(number)
+            self.progress.requeued(number, result)
             for other in waiting:
                 self.tell(other, None)
             return
@@ -232,8 +286,10 @@ class Tuner:
                 return True
             name = self.name(other.number)
             failed = reason(other) not in (None, "diverged")  # which may do better another time
-            if other.state.is_finished() and not failed and (result := Result.found(self.runs / name)):
-                self.tell(number, dataclasses.replace(result, duplicate_of=name))
+            ended = (other.state.is_finished() and not failed) or paused(other)
+            if ended and (result := Result.found(self.runs / name)):
+                status = "pruned" if paused(other) else result.status
+                self.tell(number, dataclasses.replace(result, duplicate_of=name, status=status))
                 return True
         return False
 

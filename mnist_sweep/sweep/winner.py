@@ -1,7 +1,9 @@
 """The winner: the best trials are trained again with new seeds, the best mean wins, and the test set is opened once.
 
-The best of many first scores is good in part by luck (selection bias). So the best few are trained again, each with the
-same new seeds, and the best mean on the validation set wins.
+The best of many first scores is good in part by luck (selection bias), and so is the best of a few means. So the best
+trials are trained again, each with the same new seeds, and the best mean on the validation set wins. Then the winner
+and the baseline are trained with fresh seeds, which had no part in the choice: what is said of the winner comes from
+these.
 """
 
 import logging
@@ -17,10 +19,11 @@ from mnist_sweep import tracking
 from mnist_sweep.config import metrics, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Objective
-from mnist_sweep.errors import RunFailure
+from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import Result, run_name
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.sweep.study import Study, best_run, value_of
+from mnist_sweep.sweep.space import same
+from mnist_sweep.sweep.study import Study, best_run, first_score, value_of
 from mnist_sweep.sweep.workers import Task, Workers
 
 log = logging.getLogger(__name__)
@@ -48,15 +51,26 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
         return None
     goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
     candidates = _candidates(study, goal, settings.top, settings.baseline)
-    seeds = [(config.seed + 1 + index) % 2**32 for index in range(settings.seeds)]
-    asked = goal.metric, seeds, [trial.number for trial in candidates]
+    new = [(config.seed + 1 + index) % 2**32 for index in range(2 * settings.seeds)]
+    seeds, fresh = new[: settings.seeds], new[settings.seeds :]
+    asked = [goal.metric, seeds, fresh, [trial.number for trial in candidates], settings.ablate]
     winner: dict[str, Any] | None = study.recall("winner")
-    if not winner or (winner["metric"], winner["seeds"], [each["trial"] for each in winner["candidates"]]) != asked:
-        runs = _trained_again(command, study, candidates, seeds, workers)
-        if not runs:
+    if not winner or winner.get("asked") != asked:
+        race = _trained_again(command, study, candidates, seeds, workers)
+        if not race:
             raise RunFailure("error", "none of the best trials could be trained again")
-        winner = {"seeds": seeds, **_compared(study, goal, candidates, runs), "model": None}
-        winner |= _tested(study, runs[winner["trial"]])
+        compared = _compared(goal, candidates, race)
+        best = next(trial for trial in candidates if trial.number == compared["trial"])
+        baseline = study.baseline()
+        pair = [best, *([baseline] if baseline and baseline.number != best.number else [])]
+        runs = _trained_again(command, study, pair, fresh, workers)
+        if best.number not in runs:
+            raise RunFailure("error", f"the winner, trial {best.number}, could not be trained again")
+        winner = {"asked": asked, "seeds": fresh, "race_seeds": seeds, **compared, "model": None}
+        winner |= _judged(goal, best, baseline, runs)
+        if settings.ablate and baseline:
+            winner["ablation"] = _ablated(command, study, goal, best, baseline, runs[best.number], workers)
+        winner |= _tested(study, runs[best.number])
         study.remember("winner", winner)
     if winner["model"] is None and (model := _registered(config, goal, winner["checkpoints"])):
         winner = {**winner, "model": model}  # in a later session, where MLflow failed before
@@ -67,11 +81,12 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
 def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) -> list[FrozenTrial]:
     """The best trials, of the front where there is one; and the baseline, if it is to take part whatever its rank."""
     front = [trial.number for trial in study.front()] if study.several else None
-    candidates = [trial for trial in study.ranking(goal.metric) if front is None or trial.number in front][:top]
+    ranked = study.contenders() if front is None else study.ranking(goal.metric)
+    candidates = [trial for trial in ranked if front is None or trial.number in front][:top]
     if with_baseline:
         baseline = study.baseline()
         if baseline is None:
-            log.warning("sweep.winner.baseline=true: no baseline trial is complete, so it does not take part")
+            log.warning("sweep.winner.baseline=true: there is no baseline trial, so it does not take part")
         elif baseline.number not in [trial.number for trial in candidates]:
             candidates.append(baseline)
     return candidates
@@ -101,11 +116,19 @@ def _trained_again(
     return {number: done for number, done in runs.items() if len(done) == len(seeds)}
 
 
-def _task(number: int, command: CommandLine, seed: int, sweep: CommandLine, study: Study, trial: FrozenTrial) -> Task:
+def _task(
+    number: int,
+    command: CommandLine,
+    seed: int,
+    sweep: CommandLine,
+    study: Study,
+    trial: FrozenTrial,
+    name: str | None = None,
+) -> Task:
     """The trial's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
     settings = sweep.config.sweep
     assert settings is not None
-    command = command.with_(seed=seed, name=run_name(settings.name, trial.number, seed))
+    command = command.with_(seed=seed, name=name or run_name(settings.name, trial.number, seed))
     folder = RunFolder.of(command.config)
     if differences := folder.differences(command.config):
         raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
@@ -116,34 +139,80 @@ def _task(number: int, command: CommandLine, seed: int, sweep: CommandLine, stud
 
 
 def _compared(
-    study: Study, goal: Objective, candidates: Sequence[FrozenTrial], runs: Mapping[int, Sequence[Result]]
+    goal: Objective, candidates: Sequence[FrozenTrial], runs: Mapping[int, Sequence[Result]]
 ) -> dict[str, Any]:
-    """Which candidate is the best on validation, and by how much."""
-    index, share = study.goals.index(goal), goal.metric in metrics.SHARES
+    """Which candidate is the best on validation, by how much, and how good their first scores were by luck."""
+    share = goal.metric in metrics.SHARES
     scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
     means = {number: statistics.fmean(values) for number, values in scores.items()}
     best, *others = sorted(scores, key=lambda number: -goal.sign * means[number])
     trial = next(trial for trial in candidates if trial.number == best)
-    baseline = study.baseline()
-    improvement = None
-    if baseline and baseline.number in scores:
-        improvement = {"trial": baseline.number, **_better_by(goal, scores[best], scores[baseline.number])}
+    first = {trial.number: first_score(goal, trial) for trial in candidates}
+    bias = statistics.fmean(goal.sign * (first[number] - mean) for number, mean in means.items())
     variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
     return {
         "trial": best,
         "command": trial.user_attrs["result"]["command"],
         "metric": goal.metric,
-        "validation": metrics.spread(scores[best], share),
         "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
-        "luck": goal.sign * (trial.values[index] - means[best]),
+        "luck": bias,
+        "selection_bias": bias,
         "lead": _better_by(goal, scores[best], scores[others[0]]) if others else None,
-        "gain": improvement,
         "candidates": [
-            {"trial": each.number, "first": each.values[index]}
+            {"trial": each.number, "first": first[each.number]}
             | (metrics.spread(scores[each.number], share) if each.number in scores else {"mean": None})
             for each in candidates
         ],
     }
+
+
+def _judged(
+    goal: Objective, best: FrozenTrial, baseline: FrozenTrial | None, runs: Mapping[int, Sequence[Result]]
+) -> dict[str, Any]:
+    """What the fresh seeds say of the winner on validation, and of its improvement over the baseline."""
+    scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
+    improvement = None
+    if baseline and baseline.number in scores:
+        improvement = {"trial": baseline.number, **_better_by(goal, scores[best.number], scores[baseline.number])}
+    share = goal.metric in metrics.SHARES
+    return {"validation": metrics.spread(scores[best.number], share), "gain": improvement}
+
+
+def _ablated(
+    sweep: CommandLine,
+    study: Study,
+    goal: Objective,
+    best: FrozenTrial,
+    baseline: FrozenTrial,
+    runs: Sequence[Result],
+    workers: Workers,
+) -> list[dict[str, Any]]:
+    """How much worse the winner is without each of its differences to the baseline: each is undone once."""
+    assert sweep.config.sweep is not None
+    found: list[dict[str, Any]] = []
+    tasks: list[Task] = []
+    config = CommandLine.of(baseline.user_attrs["result"]["overrides"], sweep.config_dir)
+    own, values = config.config.parameters(), best.user_attrs["values"]
+    for key, value in values.items():
+        if same(own.get(key), value):
+            continue
+        command = config.with_({name: each for name, each in values.items() if name != key})
+        found.append({"key": key, "value": value, "baseline": own.get(key), "worse_by": None})
+        try:
+            command.config.model.layers()
+        except RequestError as error:
+            found[-1]["why"] = str(error)
+            continue
+        for result in runs:
+            name = f"{run_name(sweep.config.sweep.name, best.number, result.seed)}-without-{key}"
+            tasks.append(_task(len(tasks), command, result.seed, sweep, study, best, name))
+    results = workers.perform(tasks)
+    for entry in found:
+        without = [results[task.id] for task in tasks if task.command.assigned()["name"].endswith(f"-{entry['key']}")]
+        if without and all(result.status == "finished" for result in without):
+            scores = [[value_of(goal, result) for result in group] for group in (runs, without)]
+            entry["worse_by"] = _better_by(goal, *scores)
+    return found
 
 
 def _better_by(goal: Objective, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:

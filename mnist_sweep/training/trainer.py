@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 ALL_THREADS = torch.get_num_threads()
 
 
+#: Whether a run goes on after an epoch; or it pauses, with a checkpoint, to be resumed.
+Decision = bool | Literal["pause"]
+
+
 @dataclass(eq=False)
 class Fit(Callback):
     """The training of one config. What is public here is also there after an exception.
@@ -44,7 +48,7 @@ class Fit(Callback):
     config: schema.Config  # of the run; its precision is a fixed one, and its data set is on disk
     folder: Path  # of the run
     device: torch.device
-    on_epoch: Callable[[int, dict[str, float]], bool]  # hears of each epoch, from 1, and its metrics; whether to go on
+    on_epoch: Callable[[int, dict[str, float]], Decision]  # hears of each epoch, from 1, and its metrics
     check: Callable[[], None]  # is called between groups of batches, and raises where the training must end
     bars: bool = False  # show progress, on standard error
     # images (B, 1, 28, 28), 0 … 1 → logits (B, 10), and the validation images; None until they are there
@@ -53,6 +57,7 @@ class Fit(Callback):
     history: list[dict[str, float]] = field(default_factory=list, init=False)  # each epoch's metrics by name
     validation: Evaluation | None = field(default=None, init=False)  # of the best epoch; None until one has ended
     stopped: bool = field(default=False, init=False)  # whether `on_epoch` ended the training
+    paused: bool = field(default=False, init=False)  # whether it is to be resumed
     train_seconds: float = field(default=0.0, init=False)  # all epochs, validation included; not what attempts lost
 
     def __post_init__(self) -> None:
@@ -120,10 +125,11 @@ class Fit(Callback):
             self.validation = evaluation
             trained_model.save(self._best, self._classifier.trained, self.config)
         self._clock()
-        self.stopped = not self.on_epoch(done, values)
+        decision = self.on_epoch(done, values)
         last = done == settings.max_epochs or (settings.patience is not None and done - best >= settings.patience)
-        trainer.should_stop = self.stopped or last
-        if not trainer.should_stop:
+        self.stopped, self.paused = not decision, decision == "pause" and not last
+        trainer.should_stop = self.stopped or self.paused or last
+        if not (self.stopped or last):
             self._keep()
 
     def _clock(self) -> None:

@@ -14,6 +14,7 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.metrics import TRIAL_METRICS
 from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.result import BEST, Result, run_name
+from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import IDENTITY, Study
 from tests.conftest import SMALL
 
@@ -62,6 +63,7 @@ def study_of(trials: Sequence[FrozenTrial], *metrics: str) -> Study:
     made = optuna.create_study(storage=storage, study_name="sweep", directions=[goal.direction for goal in goals])
     made.set_user_attr("id", "its id")
     made.add_trials(trials)
-    study = Study(storage, "sweep", goals, {})
+    tree = {"optimizer": {"lr": {"low": 1e-4, "high": 1.0, "log": True}}}
+    study = Study(storage, "sweep", goals, {}, Space(tree, {"optimizer.lr": 1e-3}))
     study.own = BASELINE[IDENTITY]
     return study

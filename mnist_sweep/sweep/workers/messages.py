@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.result import Result
+
+#: Whether a run goes on after an epoch; a run that pauses can be resumed.
+Decision = bool | Literal["pause"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Report:
     task: int
     epoch: int
     values: dict[str, float]
-    answer: Callable[[bool], None] = field(compare=False, repr=False)
+    answer: Callable[[Decision], None] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Finished:
 
 
 #: Called with each epoch and its metrics; whether the run goes on. Raises Interrupted where the run was stopped.
-OnEpoch = Callable[[int, dict[str, float]], bool]
+OnEpoch = Callable[[int, dict[str, float]], Decision]
 #: Gives the signal that stops the run, or None.
 Stopped = Callable[[], int | None]
 #: Performs a task. Returns what the run recorded, also of one that failed or was stopped; None where it is nothing.

@@ -18,7 +18,7 @@ import psutil
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import SIGNALS, Interrupted, RequestError, one_line
 from mnist_sweep.result import Result
-from mnist_sweep.sweep.workers.messages import OnEpoch, Stopped, Task
+from mnist_sweep.sweep.workers.messages import Decision, OnEpoch, Stopped, Task
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,13 @@ class Worker:
                 self._inbox.put(message)
         self._gone()
 
-    def _on_epoch(self, epoch: int, values: dict[str, float]) -> bool:
+    def _on_epoch(self, epoch: int, values: dict[str, float]) -> Decision:
         self.send("report", epoch, values)
         while not (signum := self._signal()):
             match self._inbox.get():
-                case ("answer", task, of, go_on) if (task, of) == (self._task, epoch):
-                    return bool(go_on)
+                case ("answer", task, of, decision) if (task, of) == (self._task, epoch):
+                    answer: Decision = decision
+                    return answer
         raise Interrupted(signum)
 
     def _signal(self) -> int | None:
