@@ -162,11 +162,11 @@ class RunRecord:
 def prune(folder: RunFolder) -> Result | None:
     """Record that a run which is paused will not go on; None where its folder holds no such run."""
     result, config = folder.result(), folder.config()
-    if result is None or config is None or result.status != "interrupted":
+    if result is None or result.status != "interrupted":
         return None
-    tracking = config.tracking if result.mlflow_run_id else None
-    run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
-    run.end("KILLED")
+    if config and result.mlflow_run_id:
+        run = MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
+        run.end("KILLED")
     result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
     result.write()
     folder.clear()

@@ -126,11 +126,13 @@ class PriorSampler(BaseSampler):
         low, high, step = distribution.low, distribution.high, distribution.step
         scale = math.log if distribution.log else float
         span = scale(high) - scale(low)
-        moved = scale(value) + self._rng.normal() * self._step * span
-        moved = min(max(math.exp(moved) if distribution.log else moved, low), high)
-        if step:
-            moved = low + step * round((moved - low) / step)
-        return int(moved) if isinstance(distribution, IntDistribution) else float(moved)
+        while True:
+            moved = scale(value) + self._rng.normal() * self._step * span
+            moved = min(max(math.exp(moved) if distribution.log else moved, low), high)
+            if step:
+                moved = low + step * round((moved - low) / step)
+            if moved != value or len(self._changed) > 1 or distribution.single():
+                return int(moved) if isinstance(distribution, IntDistribution) else float(moved)
 
 
 def ranked(study: Study) -> list[FrozenTrial]:

@@ -64,6 +64,6 @@ def study_of(trials: Sequence[FrozenTrial], *metrics: str) -> Study:
     made.set_user_attr("id", "its id")
     made.add_trials(trials)
     tree = {"optimizer": {"lr": {"low": 1e-4, "high": 1.0, "log": True}}}
-    study = Study(storage, "sweep", goals, {}, Space(tree, {"optimizer.lr": 1e-3}))
+    study = Study(storage, "sweep", goals, {}, Space(tree, {"optimizer": "adam", "optimizer.lr": 1e-3}))
     study.own = BASELINE[IDENTITY]
     return study

@@ -16,12 +16,13 @@ from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.workers import Task
 from tests import stubs
 
+GROUPS = {"optimizer": "adam", "model": "convnet"}
 LR = {"optimizer.lr": FloatDistribution(1e-4, 1.0, log=True)}
 
 
 def space(**tree: Any) -> Space:
     lr = {"low": 1e-4, "high": 1.0, "log": True}
-    base = {"optimizer.lr": 1e-3, "model.dropout": 0.25, "model.batch_norm": False}
+    base = {"optimizer.lr": 1e-3, "model.dropout": 0.25, "model.batch_norm": False, **GROUPS}
     return Space({"optimizer": {"lr": lr}, **tree}, base)
 
 
@@ -63,7 +64,7 @@ def test_what_diverged_or_is_impossible_is_the_worst_there_is(reason: str) -> No
 
 
 def test_a_changed_space_is_told_in_its_own_terms() -> None:
-    narrow = Space({"optimizer": {"lr": {"low": 1e-3, "high": 0.1, "log": True}}}, {"optimizer.lr": 1e-3})
+    narrow = Space({"optimizer": {"lr": {"low": 1e-3, "high": 0.1, "log": True}}}, {"optimizer.lr": 1e-3, **GROUPS})
     known = seen([trial(0.01), trial(0.5)], narrow)
     assert [each.params for each in known] == [{"optimizer.lr": 0.01}]  # the other one is not of this space
     assert known[0].distributions == {"optimizer.lr": FloatDistribution(1e-3, 0.1, log=True)}
