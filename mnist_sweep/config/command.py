@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep.config import explain
-from mnist_sweep.config.overrides import assigned, key_of, override, place_of, text
+from mnist_sweep.config.overrides import assigned, key_of, override, text
 from mnist_sweep.config.schema import Config
 from mnist_sweep.errors import RequestError
 
@@ -32,10 +32,7 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line: Hydra overrides, and the folder of configs that they are composed with.
-
-    A trial, a single run, the winner's retraining and a run on another machine are all command lines.
-    """
+    """A command line: a trial, a single run, the winner's retraining and a run on another machine are all one."""
 
     overrides: tuple[str, ...] = ()  # in Hydra's grammar, as typed
     config_dir: Path | None = None  # a further folder of configs, as with --config-dir; None = only the package's own
@@ -44,26 +41,20 @@ class CommandLine:
 
     @classmethod
     def of(cls, overrides: Iterable[str], config_dir: str | Path | None = None) -> "CommandLine":
-        """The command line of these overrides."""
         return cls(tuple(overrides), Path(config_dir) if config_dir is not None else None)
 
     @functools.cached_property
     def config(self) -> Config:
-        """The composed and checked config.
-
-        Raises:
-            RequestError: an unknown key or option, a wrong type, a value out of bounds, an impossible network.
-        """
+        """The composed config; RequestError for an unknown key or option, a wrong value, an impossible network."""
+        plain: Any = None
         try:
             plain = OmegaConf.to_container(self.composed, resolve=True)
+            plain.pop("experiment", None)  # an option, no value
+            return Config.model_validate(plain)
+        except pydantic.ValidationError as error:
+            raise RequestError(explain.not_valid(error, plain, CONF)) from error
         except (OmegaConfBaseException, ValueError) as error:
             raise RequestError(explain.not_composed(error, self.overrides, CONF)) from error
-        assert isinstance(plain, dict)
-        values = {str(key): value for key, value in plain.items() if key != "experiment"}  # an option, no value
-        try:
-            return Config.model_validate(values)
-        except pydantic.ValidationError as error:
-            raise RequestError(explain.not_valid(error, values, CONF)) from error
 
     @functools.cached_property
     def composed(self) -> DictConfig:
@@ -94,8 +85,8 @@ class CommandLine:
 
     def add(self, *overrides: str) -> "CommandLine":
         """With further overrides; each takes the place of the earlier ones of the same key."""
-        places = {place_of(item) for item in overrides}
-        kept = [item for item in self.overrides if place_of(item) not in places]
+        places = {_place(item) for item in overrides}
+        kept = [item for item in self.overrides if _place(item) not in places]
         return CommandLine((*kept, *overrides), self.config_dir)
 
     def with_(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> "CommandLine":
@@ -110,7 +101,7 @@ class CommandLine:
         return CommandLine(tuple(kept), self.config_dir)
 
     def assigned(self) -> dict[str, Any]:
-        """What the overrides set, by dotted name; see `overrides.assigned`."""
+        """What the overrides set, by dotted name."""
         return assigned(self.overrides)
 
     def shell(self) -> str:
@@ -120,3 +111,9 @@ class CommandLine:
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the cached config: a worker composes its own
         return CommandLine, (self.overrides, self.config_dir)
+
+
+def _place(item: str) -> tuple[str, bool]:
+    """What an override takes the place of others in: a group's option is one thing, values within it are another."""
+    key = key_of(item)  # groups are at the top, where no value is a mapping by itself
+    return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")

@@ -1,7 +1,4 @@
-"""Why overrides are refused, in one line: the override or the key at fault, and what is allowed in its place.
-
-Hydra and pydantic name what is wrong in their messages; what is added here is the suggestion.
-"""
+"""Why overrides are refused, in one line: Hydra's own or pydantic's, with what is at fault and a suggestion."""
 
 import difflib
 import re
@@ -13,7 +10,7 @@ import pydantic
 from hydra.errors import MissingConfigException, OverrideParseException
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.overrides import in_shell, key_of, override, text
+from mnist_sweep.config.overrides import key_of, override, text
 
 _SYNONYMS = {"learning_rate": "optimizer.lr", "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs"}
 
@@ -30,59 +27,34 @@ def not_composed(error: Exception, overrides: Sequence[str], conf: Path) -> str:
     """One line for overrides that could not be composed with the configs of a folder; the error is Hydra's."""
     line = " ".join(re.split(r"\n\s*(?:full_key|See https|Config search)", str(error))[0].split())
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        typed = in_shell(override(key, re.sub("^~/", f"{Path.home()}/", value)))  # a shell leaves this ~ as it is
-        hint = f"; a text with such characters needs quotes of its own: {typed}" if value else ""
-        return f"{error.override}: not an override KEY=VALUE{hint}"
+        return f"{error.override}: not an override KEY=VALUE; special characters need quotes, as \"KEY='VALUE'\""
+    quoted = re.findall(r"'(.*?)'(?!\w)", line)
+    nulls = [key_of(item) for item in overrides if item.endswith("=null") and (conf / key_of(item)).is_dir()]
+    key: str = getattr(error, "full_key", None) or next(iter(quoted or nulls), "")  # of a null Hydra names no group
+    of_file = None
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{_item(group, overrides) or f'{group}={option}'}: {_option(option, conf / group, error.options)}"
-    if "must be a string or a list" in line:  # a group's option, which Hydra does not name
-        for null in (item for item in overrides if item.endswith("=null") and (conf / key_of(item)).is_dir()):
-            return f"{null}: {_option('null', conf / key_of(null))}"
-    quoted = re.search(r"'(.*?)'(?!\w)", line)
-    named: str = getattr(error, "full_key", None) or (quoted[1] if quoted else "")
-    if (item := _item(named, overrides)) is None:
-        return line
-    if line.startswith("Ambiguous value"):
-        return f"{item}: several values need --multirun"
-    if line.startswith("Could not append"):
-        return f"{item}: {named} is there already; write it without +"
-    if line.startswith("Could not override"):
-        return f"{item}: {_not_there(item, any(key_of(other) == 'sweep' for other in overrides))}"
-    return f"{item}: {line}"
+        key, _, option = error.missing_cfg_file.rpartition("/")
+        of_file = f"{key}={option}"
+        found = sorted(error.options or [file.stem for file in (conf / key).glob("*.yaml")])
+        close = difflib.get_close_matches(option, found, n=1)
+        line = f"unknown option; {f'did you mean {close[0]}? ' if close else ''}allowed: {', '.join(found)}"
+    elif line.startswith("Could not override"):
+        line = _not_there(key, line, any(key_of(item) == "sweep" for item in overrides))
+    # Hydra means the last override of the key, or whose text it quotes
+    item = next((item for item in reversed(overrides) if key in (key_of(item), item)), of_file)
+    return f"{item}: {line}" if item else line
 
 
-def _item(named: str, overrides: Sequence[str]) -> str | None:
-    """The last override that Hydra means by a key or by its own text."""
-    return next((item for item in reversed(overrides) if named in (key_of(item), item)), None)
-
-
-def _option(option: str, folder: Path, options: Sequence[str] | None = None) -> str:
-    """What is wrong with the option of a group; `options` are all that Hydra knows, where it tells them."""
-    found = sorted(options or [file.stem for file in folder.glob("*.yaml")])
-    close = difflib.get_close_matches(option, found, n=1)
-    guess = f"did you mean {close[0]}? " if close else ""
-    return f"unknown option; {guess}allowed: {', '.join(found)}"
-
-
-def _not_there(item: str, sweep: bool) -> str:
-    """Why the config has nothing that an override could set, in a command line that is a sweep's or is not."""
-    key = key_of(item)
-    if key == "sweep":
-        return f"a sweep is added to the config; write +{item}"
+def _not_there(key: str, line: str, sweep: bool) -> str:
+    """Why the config has no such key, in a command line that is a sweep's or is not; `line` is what Hydra says."""
     if re.match(r"sweep\W", key) and not sweep:
         return "only within a sweep; add +sweep=optuna"
-    known = {name for name in schema.known_keys() if sweep or not name.startswith("sweep")}
-    if key.startswith("sweep.space."):
-        known = {f"sweep.space.{name}" for name in known if schema.searchable(name) and not schema.sections_of(name)}
-        if any(f"{key}.".startswith(f"{name}.") for name in known):
-            return f"not in the space as it is; write ++{item} to search it so"
+    if "default" in line or key.startswith("sweep.space."):  # to be added with a +, as Hydra says
+        return line
     group, _, last = key.rpartition(".")
-    having = [name for name, section in schema.options(group).items() if last in section.model_fields]
-    if having:
-        choices = " or ".join(f"{group.replace('.', '/')}={name}" for name in having)
-        return f"only with {choices}"
+    if having := [name for name, section in schema.options(group).items() if last in section.model_fields]:
+        return "only with " + " or ".join(f"{group.replace('.', '/')}={name}" for name in having)
+    known = {name for name in schema.known_keys() if sweep or not name.startswith("sweep")}
     return f"unknown key; the nearest known one is {nearest(key, known)}"
 
 
@@ -113,7 +85,5 @@ def not_valid(error: pydantic.ValidationError, composed: dict[str, Any], conf: P
         case "dict_type" | "model_attributes_type" if (conf / (group := key.replace(".", "/"))).is_dir():
             reason = f"allowed: a mapping; an option of this group is chosen as {group}=OPTION"
         case "string_type" if isinstance(node, int | float):
-            reason = f"should be a text; allowed: {in_shell(override(key, str(node)))}"
-        case "bool_type" | "bool_parsing":
-            reason = "should be true or false"
+            reason = f'should be a text; allowed: "{override(key, str(node))}"'
     return f"{key}={text(node)}: {reason}"

@@ -26,12 +26,12 @@ class Evaluation:
 
 
 def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.device | None = None) -> Evaluation:
-    """Measure a network in full precision, whatever that of its training.
+    """Measure a network in full precision, whatever that of its training; it stays in training where it is in training.
 
     Args:
-        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10). It stays in training where it is in training.
+        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
         images: at least one.
-        part: of the data set, ``val`` or ``test``; the metrics are named after it.
+        part: ``val`` or ``test``; the metrics are named after it.
         device: the network is moved there; None = where it is.
     """
     mode, device = network.training, device or device_of(network)
@@ -56,5 +56,4 @@ def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.devi
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network computes."""
     return next(network.parameters()).device

@@ -10,24 +10,22 @@ from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 
 
-def build(*items: str, steps: int = 16) -> tuple[torch.optim.Optimizer, Any, Any]:
-    """The optimizer of one weight, its schedule a step and its schedule an epoch."""
+def build(*items: str, steps: int = 16) -> tuple[torch.optim.Optimizer, Any]:
+    """The optimizer of one weight, and its schedule over four epochs."""
     config = CommandLine.of(items).config
     optimizer = config.optimizer.build([torch.nn.Parameter(torch.zeros(1))])
-    return optimizer, *config.scheduler.build(optimizer, steps)
+    return optimizer, config.scheduler.build(optimizer, steps, 4)
 
 
 def rates(*items: str, steps: int = 16) -> list[float]:
-    """The learning rate of each step, of four steps an epoch."""
-    optimizer, each_step, each_epoch = build("optimizer=sgd", "optimizer.lr=0.1", *items, steps=steps)
+    """The learning rate of each step."""
+    optimizer, schedule = build("optimizer=sgd", "optimizer.lr=0.1", *items, steps=steps)
     found = []
-    for step in range(steps):
+    for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        if each_step:
-            each_step.step()
-        if each_epoch and (step + 1) % 4 == 0:
-            each_epoch.step()
+        if schedule:
+            schedule.step()
     return found
 
 
@@ -41,19 +39,15 @@ def rates(*items: str, steps: int = 16) -> list[float]:
     ],
 )
 def test_an_optimizer_has_the_configs_keys(items: list[str], kind: type, keys: dict[str, Any]) -> None:
-    optimizer, each_step, each_epoch = build(*items)
+    optimizer, schedule = build(*items)
     assert type(optimizer) is kind
-    found = {key: optimizer.param_groups[0][key] for key in keys}
-    assert {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()} == keys
-    assert (each_step, each_epoch) == (None, None)
+    assert {key: optimizer.param_groups[0][key] for key in keys} == keys
+    assert schedule is None
 
 
-def test_the_step_schedule_moves_with_the_epochs() -> None:
+def test_the_step_schedule_moves_with_the_epochs_and_the_cosine_with_the_steps() -> None:
     wanted = [0.1] * 4 + [0.05] * 4 + [0.025] * 4 + [0.0125] * 4
     assert rates("scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.5") == pytest.approx(wanted)
-
-
-def test_the_cosine_schedule_moves_with_the_steps() -> None:
     wanted = [0.02 + 0.04 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
     assert rates("scheduler=cosine", "scheduler.final_lr=0.02") == pytest.approx(wanted)
 
@@ -66,17 +60,7 @@ def test_onecycle_warms_up_for_two_steps_at_least_and_peaks_at_the_learning_rate
     assert found[peak] == pytest.approx(0.1, rel=0.02)
     assert peak == (4 if warmup == 0.3 else 1)
     assert found == [*sorted(found[:peak]), *sorted(found[peak:], reverse=True)]
-
-
-def test_too_few_steps_for_onecycle_are_made_at_the_peak() -> None:
-    assert rates("scheduler=onecycle", steps=2) == [0.1, 0.1]
-
-
-def test_the_network_that_a_config_builds_has_the_parameters_of_its_table() -> None:
-    model = CommandLine.of(["model.convolutions=[2,1]", "model.batch_norm=true", "model.hidden=[8]"]).config.model
-    network = model.build(mean=0.13, deviation=0.31)
-    assert sum(weights.numel() for weights in network.parameters()) == sum(row.parameters for row in model.layers())
-    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert rates("scheduler=onecycle", steps=2) == [0.1, 0.1]  # too few for a cycle
 
 
 def test_the_table_of_a_network() -> None:
