@@ -62,8 +62,12 @@ def test_what_cannot_be_read_is_named() -> None:
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Sends downloads to a port; urllib keeps the proxies that it found when something was first asked for."""
     urllib.request.install_opener(None)
-    schemes = ("http_proxy", "https_proxy")
-    yield lambda port: [monkeypatch.setenv(scheme, f"http://127.0.0.1:{port}") for scheme in schemes] and None
+
+    def send(port: int) -> None:
+        for scheme in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(scheme, f"http://127.0.0.1:{port}")
+
+    yield send
     urllib.request.install_opener(None)
 
 

@@ -150,7 +150,8 @@ def test_half_precision_computes_the_same_in_that_layout() -> None:
     torch.manual_seed(0)
     network = ConvNet(CommandLine.of(SUITABLE).config.model, 0.13, 0.31)
     images, found = torch.rand(64, 1, 28, 28), []
-    for network._in_onednn in (True, False):
+    for in_onednn in (True, False):
+        network._in_onednn = in_onednn
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(images)
         assert logits.dtype == torch.bfloat16

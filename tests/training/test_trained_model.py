@@ -99,5 +99,4 @@ def test_a_hostile_file_is_refused_and_nothing_is_executed(tmp_path: Path, monke
         with pytest.raises(RequestError, match=f"{name}.ckpt.*; allowed: ") as caught:
             trained_model.read(Path(f"{name}.ckpt"))
         assert "\n" not in str(caught.value)
-        assert ("it holds more than plain data" in str(caught.value)) == (name == "zip")
     assert not Path("executed").exists()
