@@ -19,8 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
-from mnist_sweep.config import explain
-from mnist_sweep.config.command import CONF, PROGRAM, CommandLine
+from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 log = logging.getLogger("mnist_sweep")
@@ -82,7 +81,7 @@ def _points(overrides: Sequence[str], config_dir: str | None) -> list[CommandLin
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise RequestError(explain.not_composed(error, overrides, CONF)) from error
+        raise RequestError(not_composed(error, overrides)) from error
     values = [_values(each, config_dir) if each.is_sweep_override() else [str(each.input_line)] for each in parsed]
     return [CommandLine.of(point, config_dir) for point in itertools.product(*values)]
 

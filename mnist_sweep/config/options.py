@@ -14,8 +14,7 @@ from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, one_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer as TorchOptimizer
+    import torch
     from torch.optim.lr_scheduler import LRScheduler
 
 
@@ -70,10 +69,10 @@ class ConvNet(Section):
             for width, kernel, pool, count in zip(self.filters, kernels, pools, counts, strict=True)
         ]
 
-    def build(self, mean: float, deviation: float) -> "nn.Module":
+    def build(self, mean: float, deviation: float) -> "torch.nn.Module":
         """The network with fresh weights, see `training.models.ConvNet`: by name, since training is above config."""
         network = pkgutil.resolve_name("mnist_sweep.training.models:ConvNet")(self, mean, deviation)
-        return cast("nn.Module", network)
+        return cast("torch.nn.Module", network)
 
 
 #: With a second network this becomes a union by name. Its discriminator is a function, since the name may be left out:
@@ -106,12 +105,12 @@ class _Optimizer(Section):
     lr: Rate
     weight_decay: NonNegative
 
-    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+    def build(self, parameters: "Iterable[torch.Tensor]") -> "torch.optim.Optimizer":
         """The optimizer of these parameters, in its fastest form."""
         import torch
 
         arguments = self.model_dump(exclude={"name"}) | ({"fused": True} if self.fused else {})
-        return cast("TorchOptimizer", getattr(torch.optim, type(self).__name__)(parameters, **arguments))
+        return cast("torch.optim.Optimizer", getattr(torch.optim, type(self).__name__)(parameters, **arguments))
 
 
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
@@ -154,7 +153,7 @@ class Nothing(Section):
 
     name: Literal["none"]
 
-    def build(self, optimizer: "TorchOptimizer", steps: int, epochs: int) -> "LRScheduler | None":
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
         """The schedule of all steps of all epochs, which moves with each step; the optimizer's rate is its highest."""
         return None
 
@@ -164,7 +163,7 @@ class Step(Section):
     step_size: Positive
     gamma: Annotated[float, Field(gt=0, le=1)]
 
-    def build(self, optimizer: "TorchOptimizer", steps: int, epochs: int) -> "LRScheduler | None":
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
         from torch.optim.lr_scheduler import StepLR
 
         return StepLR(optimizer, self.step_size * (steps // epochs), self.gamma)
@@ -174,7 +173,7 @@ class Cosine(Section):
     name: Literal["cosine"]
     final_lr: NonNegative
 
-    def build(self, optimizer: "TorchOptimizer", steps: int, epochs: int) -> "LRScheduler | None":
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
         from torch.optim.lr_scheduler import CosineAnnealingLR
 
         return CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr)
@@ -186,7 +185,7 @@ class OneCycle(Section):
     initial_div: Annotated[float, Field(ge=1)]
     final_div: Annotated[float, Field(ge=1)]
 
-    def build(self, optimizer: "TorchOptimizer", steps: int, epochs: int) -> "LRScheduler | None":
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
         from torch.optim.lr_scheduler import OneCycleLR
 
         if steps < 3:  # a cycle has a first, a highest and a last rate; so the rate stays at its peak

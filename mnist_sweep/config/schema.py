@@ -15,9 +15,8 @@ from mnist_sweep.config.sweep_options import Sweep
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
-_HOW = {"output", "tracking", "data.root", "data.fallback"} | {
-    f"trainer.{key}" for key in ("threads", "accelerator", "cuda_graphs")
-}
+_HOW = {"output", "tracking", "data.root", "data.fallback"}
+_HOW |= {"trainer.threads", "trainer.accelerator", "trainer.cuda_graphs"}
 
 
 class Config(Section):
@@ -114,12 +113,12 @@ def fault(key: str, value: Any) -> str | None:
         return "no such key"
     if sections_of(key):
         return None if isinstance(value, Mapping) else "should be a mapping"
-    found = None
+    first = None
     for field in fields:
         kind: Any = Annotated[field.annotation, Field(), *field.metadata]
         try:
             TypeAdapter(kind, config=Section.model_config).validate_python(value)
             return None
         except ValidationError as error:
-            found = found or str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
-    return found
+            first = first or str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    return first

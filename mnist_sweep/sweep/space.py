@@ -23,8 +23,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FixedTrial, create_trial
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.command import CommandLine
-from mnist_sweep.config.explain import nearest
+from mnist_sweep.config.command import CommandLine, nearest
 from mnist_sweep.config.overrides import override, text
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep import parameters

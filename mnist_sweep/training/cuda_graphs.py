@@ -22,7 +22,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], Outputs]
 
 #: Steps before one is recorded: libraries choose their kernels, and the optimizer makes its state.
 _WARM_UP = 3
-#: Why a recording failed in this process. None is tried after it, since torch keeps the memory of a failed one (440 MB).
+#: Why a recording failed in this process. None is tried after it, since torch keeps what it has reserved (440 MB).
 _failed: list[str] = []
 #: One stream for all recordings of a process, since libraries keep memory for each.
 _stream = functools.cache(torch.cuda.Stream)
@@ -63,7 +63,7 @@ def recorded(step: Step, network: nn.Module, optimizer: Optimizer, images: torch
 
 
 def _recording(step: Step, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
-    """The recorded step, or RuntimeError; the learning rate, which may change, is a number of single precision there."""
+    """The recorded step, or RuntimeError; the learning rate, which may change, is of single precision there."""
     batch, groups = (images.clone(), labels.clone()), optimizer.param_groups
     written: list[Any] = [group["lr"] for group in groups]
     rates = [torch.tensor(float(rate), device=images.device) for rate in written]  # a number would be recorded itself

@@ -66,15 +66,15 @@ def verify(data: Data) -> str:
 def obtain(data: Data) -> str:
     """Have the set on disk and verified, downloaded where it is missing. Returns its name, or the fallback's.
 
-    Raises:
-        RequestError: a file is damaged, or the set cannot be had and there is no fallback.
+    RequestError where a file is damaged, or where the set cannot be had and there is no fallback.
     """
     verify(data)
-    absent, title, reason = missing(data), IMAGE_SETS[data.name].title, None
-    if absent:
-        log.info("%s is not in %s: downloading it", title, data.root)
-        reason = _download(data)
-        verify(data)
+    absent, title = missing(data), IMAGE_SETS[data.name].title
+    if not absent:
+        return data.name
+    log.info("%s is not in %s: downloading it", title, data.root)
+    reason = _download(data)
+    verify(data)
     if reason is None:
         return data.name
     if data.fallback is None:
@@ -98,10 +98,7 @@ def _md5(path: Path, _modified_ns: int) -> str:
 
 
 def _download(data: Data) -> str | None:
-    """Download with torchvision into a folder of its own, then put the files into place; in a few words why it failed.
-
-    The limit holds for each connection and each answer: a network that drops packets does not stop the work.
-    """
+    """Download with torchvision into a folder of its own, then move the files; in a few words why it failed."""
     import torchvision
 
     kind, target, limit = str(IMAGE_SETS[data.name].torchvision), folder(data), socket.getdefaulttimeout()

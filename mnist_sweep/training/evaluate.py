@@ -26,13 +26,10 @@ class Evaluation:
 
 
 def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.device | None = None) -> Evaluation:
-    """Measure a network in full precision, whatever that of its training; it stays in training where it is in training.
+    """Measure a network, images (B, 1, 28, 28), 0 … 1 → logits (B, 10), on at least one image, in full precision.
 
-    Args:
-        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        images: at least one.
-        part: ``val`` or ``test``; the metrics are named after it.
-        device: the network is moved there; None = where it is.
+    The metrics are named after the part, ``val`` or ``test``. The network is moved to the device (None = it stays where
+    it is), and stays in training where it is in training.
     """
     mode, device = network.training, device or device_of(network)
     network.eval().to(device)

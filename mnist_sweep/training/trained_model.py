@@ -74,11 +74,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> TrainedModel:
-    """The network or the ensemble in a file, in evaluation mode, on the CPU.
-
-    Raises:
-        RequestError: the file cannot be read, holds more than plain data, or is not one of ours.
-    """
+    """The network or ensemble in a file, in evaluation mode, on the CPU; RequestError where it is not one of ours."""
     content = _load(path)
     try:
         members = tuple(_model(member) for member in content.get("members", ()))
@@ -86,7 +82,8 @@ def read(path: Path) -> TrainedModel:
             return _model(content)
         return TrainedModel(Ensemble([member.network for member in members]).eval(), members[0].config, members)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RequestError(f"{path}: no checkpoint ({one_line(error, 100)}); allowed: a run's best.ckpt") from error
+        what = f"it is no checkpoint ({one_line(error, 100)})"
+        raise RequestError(f"{path}: refused: {what}; allowed: a run's best.ckpt") from error
 
 
 def _load(path: Path) -> Any:
@@ -95,9 +92,8 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file's format
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        fault = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise RequestError(f"{path}: {fault}; allowed: a run's best.ckpt") from error
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: no such file; allowed: a run's best.ckpt") from error
     except Exception as error:  # torch's, zipfile's and pickle's own; also where it holds more than plain data
         raise RequestError(f"{path}: refused: it is no checkpoint; allowed: a run's best.ckpt") from error
 

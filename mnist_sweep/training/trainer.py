@@ -54,14 +54,11 @@ class Fit(Callback):
     stopped: bool = field(default=False, init=False)  # whether `on_epoch` ended the training
     train_seconds: float = field(default=0.0, init=False)  # all epochs, validation included; not what attempts lost
 
-    def __post_init__(self) -> None:
-        self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-        self._order = torch.Generator().manual_seed(self.config.seed)
-        self._began = math.inf
-
     def run(self) -> None:
         """Train. Ends by what `on_epoch` or `check` raises, or by RunFailure (``diverged``: a loss is not finite)."""
         settings, part = self.config.trainer, self.config.data
+        self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        self._order, self._began = torch.Generator().manual_seed(self.config.seed), math.inf
         keep_memory()
         torch.set_num_threads(settings.threads or ALL_THREADS)
         torch.backends.cudnn.allow_tf32 = False  # in which a GPU convolves with a mantissa of ten bits
