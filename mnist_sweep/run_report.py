@@ -93,7 +93,7 @@ def network_pictures(config: schema.Config, result: Result, network: nn.Module, 
     if len(kernels):
         of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
         drawn["filters"] = figures.filters(kernels, f"first block's filters{of}, {title}")
-    chosen = trained_model.one_of_each(images.labels)
+    chosen = np.unique(images.labels.cpu().numpy(), return_index=True)[1].tolist()  # the first image of each class
     if maps := trained_model.activation_maps(network, images.take(torch.as_tensor(chosen))):
         digits, labels = trained_model.images_at(images, chosen), images.labels[chosen].tolist()
         drawn["activations"] = figures.activations(digits, labels, maps, f"activation maps, {title}")

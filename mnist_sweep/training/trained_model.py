@@ -94,7 +94,7 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RequestError(f"{path}: no such file; allowed: a run's best.ckpt") from error
-    except Exception as error:  # torch's, zipfile's and pickle's own; also where it holds more than plain data
+    except Exception as error:  # torch's, zipfile's and pickle's own; nothing of the file is executed
         raise RequestError(f"{path}: refused: it is no checkpoint; allowed: a run's best.ckpt") from error
 
 
@@ -129,11 +129,6 @@ def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
         maps = block(maps.contiguous(memory_format=torch.channels_last))
         found.append(maps.float().cpu().numpy())
     return found
-
-
-def one_of_each(labels: torch.Tensor) -> list[int]:
-    """The position of the first image of each class, (N,) labels; classes that do not occur are left out."""
-    return [int(position) for position in np.unique(labels.cpu().numpy(), return_index=True)[1]]
 
 
 def images_at(images: ImageSet, positions: Sequence[int]) -> Array:

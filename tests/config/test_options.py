@@ -75,21 +75,12 @@ def test_the_table_of_a_network() -> None:
     assert rows[0].multiply_adds == 6 * 25 * 28 * 28
 
 
-def test_the_options_of_a_group() -> None:
-    assert list(schema.options("optimizer")) == ["adam", "adamw", "sgd", "rmsprop"]
-    assert "hyperband" in schema.options("sweep.pruner")
-    assert schema.options("model") == schema.options("seed") == schema.options("nothing") == {}
-
-
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
         ("optimizer.momentum", 0.5, None),  # of some option
-        ("model.kernel_size", [3, 5], None),
         ("optimizer.lr", 0.0, "should be greater than 0"),
-        ("data.name", "imagenet", "should be one of mnist, fashion_mnist, kmnist, mnist5k"),
         ("data.augmentation", 3, "should be a mapping"),
-        ("optimizer.lrr", 0.1, "no such key"),
         ("seed.x", 0.1, "no such key"),
     ],
 )
@@ -98,6 +89,8 @@ def test_what_is_wrong_with_a_value_by_itself(key: str, value: Any, fault: str |
 
 
 def test_what_a_sweep_may_draw() -> None:
+    assert list(schema.options("optimizer")) == ["adam", "adamw", "sgd", "rmsprop"]
+    assert schema.options("model") == schema.options("seed") == schema.options("nothing") == {}
     keys = {key for key in schema.known_keys() if schema.searchable(key)}
     assert {"optimizer.momentum", "model.filters", "data.augmentation.shift", "trainer.max_epochs"} <= keys
     assert not {"data.split_seed", "data.root", "trainer.threads", "seed", "output", "sweep.trials"} & keys
