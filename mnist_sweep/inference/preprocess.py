@@ -16,20 +16,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from mnist_sweep.config.network_shapes import IMAGE_SIZE
+from mnist_sweep.errors import one_line
 
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-#: The side of the box that a digit is scaled into.
-BOX = 20
-#: More pixels than any camera's: a few bytes can claim to be a picture that fills the memory.
-_MOST_PIXELS = 100_000_000
-#: The longest side that is worked with: 28 × 28 pixels can show no more of a larger picture.
-_LONGEST = 560
-#: Parts of the ink smaller than this share of the largest are specks.
-_SPECK = 0.08
-#: A difference between ink and paper below this (of 255) is noise.
-_FAINTEST = 24.0
+BOX = 20  #: the side of the box that a digit is scaled into
+_MOST_PIXELS = 100_000_000  # more than any camera's: a few bytes can claim to be a picture that fills the memory
+_LONGEST = 560  # the side that is worked with: 28 × 28 pixels can show no more of a larger picture
+_SPECK = 0.08  # parts of the ink smaller than this share of the largest are specks
+_FAINTEST = 24.0  # a difference between ink and paper below this (of 255) is noise
 
 
 class PictureError(ValueError):
@@ -58,18 +54,18 @@ def decode(content: bytes) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its size, which is checked here
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-                return _grey_values(picture)
+                _load(picture)
+                return np.asarray(to_grey(picture))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
         raise PictureError("not a PNG or JPEG picture, whatever its name says") from error
     except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError, TypeError, …
-        cause = " ".join(str(error).split())[:80] or type(error).__name__
-        raise PictureError(f"damaged or cut ({cause})") from error
+        raise PictureError(f"damaged or cut ({one_line(error, 80)})") from error
 
 
-def _grey_values(picture: Image.Image) -> Array:
-    """What `decode` returns, of a picture whose pixels have not been read yet."""
+def _load(picture: Image.Image) -> None:
+    """Read the pixels of a picture that has been opened; a PictureError where there are too many."""
     width, height = picture.size
     if width * height > _MOST_PIXELS:
         raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {_MOST_PIXELS:,} in all")
@@ -80,7 +76,6 @@ def _grey_values(picture: Image.Image) -> Array:
     picture.load()
     with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
         ImageOps.exif_transpose(picture, in_place=True)
-    return np.asarray(to_grey(picture))
 
 
 def to_grey(picture: Image.Image) -> Image.Image:
@@ -95,7 +90,7 @@ def to_grey(picture: Image.Image) -> Image.Image:
 
 
 def as_it_is(grey: Array) -> Array:
-    """The same picture, for a network of another data set than MNIST's; a PictureError where it is not 28 × 28."""
+    """The same picture, for a network of another data set; a PictureError where it is not 28 × 28."""
     if grey.shape != (IMAGE_SIZE, IMAGE_SIZE):
         size, own = f"{grey.shape[1]} × {grey.shape[0]} pixels", f"{IMAGE_SIZE} × {IMAGE_SIZE}, as in its data set"
         raise PictureError(f"{size}; allowed for a network that was not trained on MNIST's digits: {own}")

@@ -14,8 +14,6 @@ log = logging.getLogger(__name__)
 
 #: The alias of the best registered version.
 CHAMPION = "champion"
-#: What a SQLite database begins with (https://www.sqlite.org/fileformat.html); an empty file is one, too.
-_SQLITE = b"SQLite format 3\0"
 _STORES = "sqlite:///FILE of a run or a sweep, or the address of MLflow's server"
 _MADE_BY = "python -m mnist_sweep +sweep=optuna makes one"
 
@@ -102,7 +100,7 @@ def is_there(tracking_uri: str) -> bool:
         return True
     try:
         with Path(tracking_uri.removeprefix("sqlite:///")).open("rb") as file:
-            if file.read(len(_SQLITE)) in (_SQLITE, b""):
+            if file.read(16) in (b"SQLite format 3\0", b""):  # an empty file is a database, too
                 return True
             why = "the file is no SQLite database"
     except FileNotFoundError:
@@ -113,11 +111,7 @@ def is_there(tracking_uri: str) -> bool:
 
 
 def _answering(tracking_uri: str) -> Any:
-    """The client of a store that answers.
-
-    Raises:
-        RequestError: it does not, or there can be no such store.
-    """
+    """The client of a store that answers; a RequestError where it does not, or where there can be no such store."""
     try:
         client = client_of(tracking_uri)
         client.search_registered_models(max_results=1)
