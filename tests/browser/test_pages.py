@@ -3,18 +3,87 @@
 In one file, since one process should make the sweep that all look at.
 """
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page, expect
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.browser.conftest import IN_A_BROWSER, Served
+from tests.notebook import Shown, shown
+from tests.servers import serving
 
-pytestmark = IN_A_BROWSER
+__all__ = ["shown"]  # a fixture
+
+#: The program of Debian's or the system's.
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+#: Names a folder for the documentation's pictures, where they are wanted: these need Chromium.
+PICTURES = os.environ.get("SCREENSHOTS")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM and not PICTURES, reason="Chromium is not installed"),
+]
 
 Keep = Callable[[str], None]
 
 #: A seven in a box of 1 × 1, y downwards.
 STROKE = [(0.25, 0.2), (0.5, 0.19), (0.75, 0.2), (0.6, 0.5), (0.45, 0.85)]
+
+
+expect.set_options(timeout=90_000)  # MLflow's first page can take long where two cores serve and show it
+
+
+@dataclass(frozen=True)
+class Served:
+    """A finished sweep and the address of the UI that shows it."""
+
+    sweep: dict[str, Any]
+    url: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def served(shown: Shown) -> Iterator[Served]:
+    """MLflow's UI on the notebook's sweep."""
+    with serving(shown.folder, "mnist_sweep.ui", path="/health") as url:
+        yield Served(shown.sweep, url, shown.folder)
+
+
+@pytest.fixture(scope="module")
+def demo(shown: Shown) -> Iterator[str]:
+    """The address of the page to draw on, with the champion of the sweep."""
+    with serving(shown.folder, "mnist_sweep.demo", path="/") as url:
+        yield url
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """An empty page of Chromium."""
+    assert CHROMIUM, "the pictures are taken in Chromium, which is not installed"
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        fresh = browser.new_page(viewport={"width": 1400, "height": 860})
+        fresh.set_default_timeout(90_000)
+        for key in ("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "mlflow.assistant.panelOpen_v1"):
+            state = str("autoOpened" in key).lower()  # the assistant's panel would cover half of the page
+            fresh.add_init_script(f"localStorage.setItem({key!r}, {state!r})")
+        yield fresh
+        browser.close()
+
+
+@pytest.fixture
+def screenshot(page: Page) -> Keep:
+    """Keeps a picture of the page for the documentation, where it is wanted."""
+
+    def keep(name: str) -> None:
+        if PICTURES:
+            page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+    return keep
 
 
 def expand(page: Page, served: Served) -> None:
@@ -105,6 +174,5 @@ def test_a_drawn_digit_is_recognised(demo: str, page: Page, screenshot: Keep) ->
     answer = page.locator("#answer")
     expect(answer.locator("[data-testid='label-output-value']").first).to_have_text("7")
     expect(page.locator("#seen img")).to_be_visible()
-    expect(page.locator("#maps img")).to_be_visible()
     page.wait_for_timeout(1_000)
     screenshot("demo")

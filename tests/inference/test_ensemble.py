@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mnist_sweep import cli, run_report
@@ -106,9 +108,6 @@ def test_an_ensemble_says_the_mean_of_its_members(folder: Path, made: tuple[Resu
 def test_an_ensemble_is_a_model_in_mlflow_like_any_other(
     made: tuple[Result, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import mlflow.pytorch
-    from PIL import Image
-
     result, store = made
     client: Any = client_of(store)
     found = client.get_run(result.mlflow_run_id)
@@ -120,15 +119,13 @@ def test_an_ensemble_is_a_model_in_mlflow_like_any_other(
     champion = client.get_model_version_by_alias("mnist_sweep_mnist5k", "champion")
     assert champion.run_id == result.mlflow_run_id
     served: Any = mlflow.pytorch.load_model(champion.source)
-    pixels = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
-    both = trained_model.read(Path(result.folder) / BEST)
+    pixels = data.training_and_validation("mnist5k", "data", 0, 1000)[1].images[:5]
+    wanted = trained_model.read(Path(result.folder) / BEST).probabilities(pixels)
     with torch.no_grad():
-        assert np.allclose(served(pixels.float() / 255).numpy(), both.probabilities(pixels), atol=1e-5)
-    _, validation = data.training_and_validation("mnist5k", "data", 0, 1000)
-    Image.fromarray(validation.images[0, 0].numpy()).save(tmp_path / "digit.png")
+        assert np.allclose(served(pixels.float() / 255).numpy(), wanted, atol=1e-5)
+    Image.fromarray(pixels[0, 0].numpy()).save(tmp_path / "digit.png")
     assert cli.perform("predict", [str(tmp_path / "digit.png"), "--tracking-uri", store]) == cli.DONE
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["probabilities"] == pytest.approx(both.probabilities(validation.images[:1])[0].tolist(), abs=1e-5)
+    assert json.loads(capsys.readouterr().out)["probabilities"] == pytest.approx(wanted[0].tolist(), abs=1e-5)
 
 
 def test_what_is_refused_or_fails_leaves_nothing_and_the_same_command_can_be_given_again(
