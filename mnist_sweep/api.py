@@ -166,10 +166,8 @@ def check(command: CommandLine) -> None:
 def prepare(command: CommandLine) -> CommandLine:
     """The command line to carry out: of a run it has a name, and its data set is on disk.
 
-    A missing data set is downloaded. Where that fails, ``data.fallback`` takes its place, after a warning.
-
-    Raises:
-        RequestError: a data file is damaged, or the data cannot be had and there is no fallback.
+    A missing data set is downloaded. Where that fails, ``data.fallback`` takes its place, after a warning; without one,
+    or where a file is damaged, a RequestError says so.
     """
     from mnist_sweep.training import datasets
 

@@ -94,12 +94,7 @@ def _port(text: str) -> int:
 
 
 def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int:
-    """Carry out one of `COMMANDS` and return its exit code; its help says that `prog` was called.
-
-    Raises:
-        RequestError: the arguments are wrong, or what they ask for cannot be done.
-        RunFailure: the work failed.
-    """
+    """Carry out one of `COMMANDS` and return its exit code; its help says that `prog` was called."""
     module, description = COMMANDS[name]
     codes = "Exit codes: 0 done, 1 the work failed, 2 the request is wrong."
     parser = Parser(prog=prog or f"python -m mnist_sweep.{name}", description=description, epilog=codes)

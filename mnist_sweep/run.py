@@ -163,9 +163,7 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
 
     Their MLflow runs and ``result.json`` are completed. A run that has been measured is not measured again.
 
-    Args:
-        folders: of finished runs.
-        on_open: is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
+    `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
 
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.

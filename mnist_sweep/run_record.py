@@ -138,10 +138,7 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     A run that was begun with other settings than those of `command` keeps them; one that came to its end before its
-    process died keeps its own result. `parent` and `tags` are for MLflow, `reason` and `detail` those of `Result`.
-
-    Raises:
-        RequestError, RunFailure: the folder, or ``result.json``, cannot be written.
+    process died keeps its own result. An error is raised only where the folder, or ``result.json``, cannot be written.
     """
     folder = RunFolder.of(command.config)
     if own := folder.ended():

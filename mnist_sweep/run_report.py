@@ -14,8 +14,6 @@ from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation
 
 _MISTAKES = 30
-#: Images of the model's input example, which stand for a batch of any size.
-_EXAMPLES = 3
 
 
 def keep(
@@ -23,11 +21,8 @@ def keep(
 ) -> None:
     """Keep all that a finished run shows, except the test set.
 
-    Args:
-        run: of MLflow, open.
-        config, result: of the run.
-        network: with the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        images, found: those of validation, and what this network does on them.
+    The network has the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10). The images are those of
+    validation, and `found` is what it does on them.
     """
     with harmless("the pictures of this run could not be drawn"):
         for name, figure in network_pictures(config, result, network, images).items():
@@ -54,7 +49,7 @@ def keep_test(run: MLflowRun, result: Result, images: ImageSet, found: Evaluatio
 def keep_model(run: MLflowRun, result: Result, network: nn.Module, images: ImageSet) -> None:
     """Keep the network as the run's model; the first images are its example."""
     with harmless("the model of this run could not be kept"):
-        example = (images.take(torch.arange(_EXAMPLES)).cpu().float() / 255).numpy()
+        example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
         run.model(trained_model.served(network), example, Path(result.folder) / BEST, result.best_epoch or 0)
 
 

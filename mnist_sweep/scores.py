@@ -21,11 +21,7 @@ _OWN = ("experiment", "data", "data.name", "seed", "name", "sweep")
 
 
 def commands(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> list[CommandLine]:
-    """The runs of a recipe with seeds 0, 1, …
-
-    Raises:
-        RequestError: one cannot be composed, or has a folder that is of another request.
-    """
+    """The runs of a recipe with seeds 0, 1, …; a RequestError where one cannot be composed, or has another's folder."""
     common = CommandLine.of([f"experiment={recipe}", f"data={dataset}", *more])
     runs = [common.with_(seed=seed, name=f"score-{recipe}-{dataset}-{seed}") for seed in range(seeds)]
     for run in runs:

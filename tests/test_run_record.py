@@ -57,14 +57,15 @@ def in_mlflow(store: Path, result: Result) -> Any:
     return client_of(f"sqlite:///{store}/mlflow.db").get_run(str(result.mlflow_run_id))
 
 
-def logged(store: Path, result: Result, name: str = "val/accuracy") -> list[tuple[int, float]]:
+def logged(store: Path, result: Result) -> list[tuple[int, float]]:
     """Step and value of all that MLflow has of a metric."""
-    history = client_of(f"sqlite:///{store}/mlflow.db").get_metric_history(str(result.mlflow_run_id), name)
+    client = client_of(f"sqlite:///{store}/mlflow.db")
+    history = client.get_metric_history(str(result.mlflow_run_id), "val/accuracy")
     return sorted((metric.step, metric.value) for metric in history)
 
 
-def of(result: Result, name: str = "val/accuracy") -> list[tuple[int, float]]:
-    return [(number, epoch[name]) for number, epoch in enumerate(result.history, start=1)]
+def of(result: Result) -> list[tuple[int, float]]:
+    return [(number, epoch["val/accuracy"]) for number, epoch in enumerate(result.history, start=1)]
 
 
 def test_the_record_needs_no_torch() -> None:
@@ -130,7 +131,7 @@ def test_a_run_that_came_to_its_end_or_was_begun_otherwise_keeps_what_it_is(tmp_
     assert (given_up.status, given_up.overrides, given_up.history) == ("failed", result.overrides, result.history)
 
 
-def test_a_resumed_run_goes_on_in_its_own_mlflow_run(store: Path) -> None:
+def test_a_resumed_run_goes_on_in_its_own_mlflow_run_or_has_all_in_a_new_one(store: Path) -> None:
     with pytest.raises(Interrupted):
         run.train(tracked(store, "resumed", "trainer.max_epochs=4"), on_epoch=interrupt_in(3))
     first = Result.read(store / "runs" / "resumed")
@@ -148,13 +149,10 @@ def test_a_resumed_run_goes_on_in_its_own_mlflow_run(store: Path) -> None:
     assert logged(store, result) == of(result), "each epoch once, also the one that was done again"
     assert 100 < result.seconds < 150, "the times of all attempts add up"
     assert result.train_seconds > first.train_seconds / 2
-
-
-def test_epochs_of_before_there_was_an_mlflow_run_are_in_it(store: Path) -> None:
     with pytest.raises(Interrupted):
         run.train(command(store, "late", "trainer.max_epochs=4"), on_epoch=interrupt_in(3))
     result = run.train(tracked(store, "late", "trainer.max_epochs=4"), resume=True, pictures=False)
-    assert logged(store, result) == of(result)
+    assert logged(store, result) == of(result), "also the epochs of before there was an MLflow run"
 
 
 def test_a_run_that_was_killed_at_its_end_has_everything_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

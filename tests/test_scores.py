@@ -1,8 +1,8 @@
 """The recipes and their table of scores."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -65,12 +65,9 @@ def test_the_runs_of_another_request_are_not_taken_for_those_asked_for(tmp_path:
 
 
 def test_the_table_has_a_column_for_each_data_set() -> None:
-    one = Result(
-        status="finished", reason=None, detail=None, objective=0.9, metrics={"test/accuracy": 0.9}, best_epoch=1,
-        epochs=1, seconds=1.0, train_seconds=1.0, parameters=1_234, dataset="mnist", seed=0, device="cpu", threads=1,
-        precision="32", mlflow_run_id=None, overrides=[], command="", folder="nowhere", checkpoint=None,
-    )  # fmt: skip
-    other = replace(one, metrics={"test/accuracy": 0.8})
+    one, other = (
+        Mock(parameters=1_234, epochs=1, train_seconds=1.0, metrics={"test/accuracy": value}) for value in (0.9, 0.8)
+    )
     head, _, row = scores.table({("tutorial", "mnist"): [one], ("tutorial", "kmnist"): [other]}).splitlines()
     assert head == "| recipe | parameters | epochs | seconds | mnist | kmnist |"
     assert row == "| `tutorial` | 1,234 | 1 | 1 | 90.00% | 80.00% |"

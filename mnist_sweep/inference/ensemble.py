@@ -28,11 +28,8 @@ log = logging.getLogger(__name__)
 def members(folders: Sequence[Path], top: int) -> list[Result]:
     """The runs whose networks are averaged, the best on validation first.
 
-    Args:
-        folders: of runs, which are all taken; or of one sweep, of whose runs the `top` best are taken.
-
-    Raises:
-        RequestError: fewer than two, or runs that do not go together.
+    The folders are of runs, which are all taken, or of one sweep, of whose runs the `top` best are taken. A
+    RequestError says that there are fewer than two, or that they do not go together.
     """
 
     def usable(run: Result) -> bool:
@@ -84,7 +81,6 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
 
     Raises:
         RequestError: a checkpoint cannot be read, or the data set is damaged or gone.
-        Interrupted: a signal came before the ensemble was recorded.
     """
     started, config = time.monotonic(), _config(runs[0])
     digest = datasets.verify(config.data)

@@ -30,10 +30,7 @@ def onnx(model: TrainedModel, file: Path) -> float:
     """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
 
     Returns:
-        The greatest difference between ONNX Runtime's probabilities and the network's on `CHECKED` images.
-
-    Raises:
-        RunFailure: they differ by more than `TOLERANCE`.
+        The greatest difference to the network's probabilities on `CHECKED` images; a RunFailure above `TOLERANCE`.
     """
     own = model.config.data.model_copy(update={"limit": None})
     datasets.verify(own)

@@ -41,7 +41,6 @@ def predictions(network: nn.Module, dataset: str, paths: Sequence[Path]) -> Iter
     Args:
         network: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10).
         dataset: that it was trained on; for handwritten digits, pictures are brought to MNIST's form.
-        paths: of the files.
 
     Yields:
         A prediction for each; of a file that cannot be read the error, which names it.

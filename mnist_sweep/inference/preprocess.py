@@ -1,8 +1,7 @@
 """A picture of a digit, photographed or drawn → MNIST's own form.
 
-MNIST's images were made so: the digit scaled, its proportions kept, into a box of 20 × 20 pixels, grey from the
-anti-aliasing, and placed in 28 × 28 so that its centre of mass is at the centre (LeCun, Cortes, Burges: The MNIST
-database of handwritten digits, http://yann.lecun.com/exdb/mnist/).
+That is the digit scaled, its proportions kept, into a box of 20 × 20 pixels, and placed in 28 × 28 with its centre of
+mass at the centre (LeCun, Cortes, Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mnist/).
 """
 
 import contextlib
@@ -45,8 +44,7 @@ def read(path: Path) -> Array:
 def decode(content: bytes) -> Array:
     """The grey values, (height, width) uint8, of a PNG or JPEG; 0 is black, and what is transparent is white.
 
-    Raises:
-        PictureError: it is empty, no PNG or JPEG, cut, an animation, or too large.
+    A PictureError says that it is empty, no PNG or JPEG, cut, an animation, or too large.
     """
     if not content:
         raise PictureError("the file is empty")
@@ -98,13 +96,9 @@ def as_it_is(grey: Array) -> Array:
 
 
 def normalised(grey: Array) -> Array:
-    """A picture of one digit, (height, width) uint8, dark on light or light on dark, in MNIST's form.
+    """A picture of one digit, (height, width) uint8, dark on light or light on dark → (28, 28) uint8, white on black.
 
-    Returns:
-        (28, 28) uint8, white on black.
-
-    Raises:
-        PictureError: nothing is drawn on it.
+    A PictureError says that nothing is drawn on it.
     """
     for values in (grey, 255 - grey):
         if _is_normal(values):

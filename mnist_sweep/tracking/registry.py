@@ -26,13 +26,9 @@ def registered_name(dataset: str) -> str:
 def register(
     settings: options.Tracking, run_id: str | None, dataset: str, digest: str, accuracy: float
 ) -> dict[str, Any] | None:
-    """Register a run's model; it becomes the champion if it is better than the present one on the same test set.
+    """Register the model of a run; it is the champion if it is better than the present one on the same test set.
 
-    Args:
-        settings: the config's ``tracking``.
-        run_id: MLflow's id of the run that has the model.
-        dataset, digest: the data set, and that of its bytes.
-        accuracy: on its test set.
+    `run_id` is MLflow's, `digest` that of the data set, and `accuracy` that on its test set.
 
     Returns:
         ``name``, ``version``, ``champion`` (whether it is) and ``uri``; None without tracking, or where it fails.
@@ -93,8 +89,7 @@ def _champion(client: Any, name: str) -> Any:
 def is_there(tracking_uri: str) -> bool:
     """Whether there is a store; of any but a file, which MLflow would make, the first request tells.
 
-    Raises:
-        RequestError: the file cannot be read, which MLflow tries for minutes, or is no database.
+    A RequestError says that the file cannot be read, which MLflow tries for minutes, or is no database.
     """
     if not tracking_uri.startswith("sqlite:///"):
         return True
@@ -122,11 +117,7 @@ def _answering(tracking_uri: str) -> Any:
 
 
 def registered(tracking_uri: str, names: list[str]) -> str | None:
-    """The address of the first of these that has a champion; None where none has.
-
-    Raises:
-        RequestError: the store cannot be used.
-    """
+    """The address of the first of these that has a champion; None where none has. It raises as `checkpoint_of` does."""
     if not is_there(tracking_uri):
         return None
     client = _answering(tracking_uri)
@@ -136,8 +127,7 @@ def registered(tracking_uri: str, names: list[str]) -> str | None:
 def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     """Fetch a model, such as ``models:/mnist_sweep@champion``, into a folder; our own checkpoint in it.
 
-    Raises:
-        RequestError: there is no such store or model, or it is not one of ours.
+    A RequestError says that there is no such store or model, or that it is not one of ours.
     """
     address = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", uri)
     if address is None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import numpy as np
@@ -44,24 +45,9 @@ def settings(store: Path) -> Tracking:
     return tracked(store, "it").config.tracking
 
 
-@pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store in which nothing can be logged."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise ConnectionError("gone")
-
-    monkeypatch.setattr(type(client_of("sqlite://")), "log_batch", fail)
-
-
-@pytest.fixture(scope="module")
-def whole(store: Path) -> Result:
-    """A single run with the test set."""
+def test_what_mlflow_has_of_a_run_with_the_test_set(store: Path) -> None:
     items = ["optimizer=sgd", "trainer.patience=9", "trainer.precision=32", "trainer.max_epochs=2"]
-    return run.train(tracked(store, "whole", *items), test=True, tags={"study": "none", "trial": 0})
-
-
-def test_what_mlflow_knows_of_a_run(store: Path, whole: Result) -> None:
+    whole = run.train(tracked(store, "whole", *items), test=True, tags={"study": "none", "trial": 0})
     found = client(store).get_run(whole.mlflow_run_id)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "whole")
     config = CommandLine.of(whole.overrides).config
@@ -79,10 +65,6 @@ def test_what_mlflow_knows_of_a_run(store: Path, whole: Result) -> None:
         history = client(store).get_metric_history(whole.mlflow_run_id, name)
         assert history[-1].value == value or history[0].value == value, name
         assert len(history) == (1 if name.startswith("test/") else 2)
-
-
-def test_the_files_of_a_run_and_its_model(store: Path, whole: Result) -> None:
-    found = client(store).get_run(whole.mlflow_run_id)
     folder = files(found)
     assert folder.is_relative_to(store / "artifacts")
     assert {path.name for path in folder.iterdir()} == {
@@ -110,16 +92,13 @@ def test_the_files_of_a_run_and_its_model(store: Path, whole: Result) -> None:
     assert mlflow.get_tracking_uri() != f"sqlite:///{store}/mlflow.db", "the process's own store is as it was"
 
 
-def test_a_trial_keeps_its_metrics_its_confusion_matrix_and_its_checkpoint(store: Path) -> None:
+def test_a_trial_keeps_little_and_the_winner_is_completed_by_the_test_set(store: Path) -> None:
     found = client(store).get_run(run.train(tracked(store, "trial"), pictures=False).mlflow_run_id)
     assert {path.name for path in files(found).iterdir()} == {
         *("config.yaml", "overrides.yaml", "checkpoints"),
         *("confusion_matrix_validation.png", "confusion_matrix_validation.json"),
     }
     assert found.outputs is None or not found.outputs.model_outputs
-
-
-def test_the_test_set_is_measured_into_the_runs_own_mlflow_run(store: Path) -> None:
     performed = run.train(tracked(store, "winner"))
     (result,) = run.open_test([store / "runs" / "winner"])
     found = client(store).get_run(performed.mlflow_run_id)
@@ -152,10 +131,10 @@ def test_a_store_that_cannot_be_opened_fails_no_run(tmp_path: Path, caplog: pyte
     assert caplog.text.count("cannot be used; going on without it") == 1
 
 
-@pytest.mark.usefixtures("broken")
 def test_a_store_that_breaks_down_fails_no_run_and_leaves_none_open(
-    store: Path, caplog: pytest.LogCaptureFixture
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(type(client_of("sqlite://")), "log_batch", Mock(side_effect=ConnectionError("gone")))
     result = run.train(tracked(store, "broken"))
     assert result.status == "finished"
     assert client(store).get_run(result.mlflow_run_id).info.status == "FINISHED"
