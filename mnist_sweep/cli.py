@@ -101,8 +101,7 @@ def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int
     _add_arguments(parser, name)
     options = parser.parse_args(arguments)
     command: Any = importlib.import_module(f"mnist_sweep.{module}")  # heavy, so only once the arguments are right
-    code: int = command.perform(options)
-    return code
+    return int(command.perform(options))
 
 
 def log_to_stderr() -> None:

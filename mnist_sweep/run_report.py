@@ -34,10 +34,10 @@ def keep(
 
 def keep_trial(run: MLflowRun, result: Result, found: Evaluation) -> None:
     """Keep what a finished trial shows besides its metrics: the confusion matrix of the validation images."""
-    name = "confusion_matrix_validation"
-    run.document(found.confusion.tolist(), f"{name}.json")
+    run.document(found.confusion.tolist(), "confusion_matrix_validation.json")
     with harmless("the confusion matrix could not be drawn"):
-        run.figure(figures.confusion_matrix(found.confusion, _title("validation", result, found)), f"{name}.png")
+        picture = figures.confusion_matrix(found.confusion, _title("validation", result, found))
+        run.figure(picture, "confusion_matrix_validation.png")
 
 
 def keep_test(run: MLflowRun, result: Result, images: ImageSet, found: Evaluation) -> None:

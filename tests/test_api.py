@@ -117,7 +117,11 @@ def test_a_wrong_request_is_refused_and_leaves_nothing(call: Any, said: str, tmp
 def test_ctrl_c_is_a_keyboard_interrupt_once_the_run_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "obtain", lambda settings: signal.raise_signal(signal.SIGINT) or settings.name)
+    def obtained(_: Any) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "mnist5k"
+
+    monkeypatch.setattr(datasets, "obtain", obtained)
     with pytest.raises(KeyboardInterrupt):
         ms.train(*SMALL, "name=it", f"output={tmp_path}")
     assert json.loads((tmp_path / "runs" / "it" / "result.json").read_text())["status"] == "interrupted"

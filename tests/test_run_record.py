@@ -39,16 +39,6 @@ train(CommandLine.of(sys.argv[1:]), on_epoch=on_epoch, tags={"study.id": "dead"}
 """
 
 
-@pytest.fixture(scope="module")
-def killed(store: Path) -> Path:
-    """The folder of a run that a process left."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    request = tracked(store, "killed", *ITEMS).overrides
-    process = subprocess.run([sys.executable, "-c", KILLED, *request], env=environment, timeout=300, check=False)
-    assert process.returncode == -signal.SIGKILL
-    return store / "runs" / "killed"
-
-
 def give_up(request: CommandLine, **tags: Any) -> Result:
     return abandon(request, parent=None, tags=tags, reason="crashed", detail="it died twice")
 
@@ -73,8 +63,12 @@ def test_the_record_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(killed: Path, tmp_path: Path) -> None:
-    shutil.copytree(killed, tmp_path / "runs" / "it")
+def test_a_killed_run_goes_on_to_the_same_numbers_or_is_a_failure(store: Path, tmp_path: Path) -> None:
+    environment, folder = {**os.environ, "PYTHONPATH": str(ROOT)}, store / "runs" / "dead"
+    arguments = tracked(store, "dead", *ITEMS).overrides
+    process = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, timeout=300, check=False)
+    assert process.returncode == -signal.SIGKILL
+    shutil.copytree(folder, tmp_path / "runs" / "it")
     whole = run.train(command(tmp_path, "whole", *ITEMS))
     heard = Mock(return_value=True)
     resumed = run.train(command(tmp_path, "it", *ITEMS), resume=True, on_epoch=heard)
@@ -83,27 +77,23 @@ def test_a_killed_run_goes_on_to_the_same_numbers(killed: Path, tmp_path: Path) 
     for same in ("history", "best_epoch", "metrics", "confusion"):
         assert getattr(resumed, same) == getattr(whole, same), same
 
-
-def test_a_run_whose_process_died_is_a_failure(killed: Path, store: Path, tmp_path: Path) -> None:
-    shutil.copytree(killed, store / "runs" / "dead")
     for name in ("checkpoints/last.part", ".result.json.1"):
-        (store / "runs" / "dead" / name).touch()  # it died while it was writing
+        (folder / name).touch()  # it died while it was writing
     request = tracked(store, "dead", *ITEMS)
     before = RunFolder.of(request.config).progress()
     result = give_up(request)
     assert (result.status, result.reason, result.detail) == ("failed", "crashed", "it died twice")
-    assert (result.epochs, len(result.history), result.attempts) == (3, 3, 1)
+    assert (result.epochs, result.history, result.attempts) == (3, whole.history[:3], 1)
     assert result.objective == max(epoch["val/accuracy"] for epoch in result.history)
     assert (result.device, result.threads, result.checkpoint) == ("cpu", 1, str(BEST))
     assert (result.seconds, 0 < result.train_seconds < result.seconds) == (round(before.seconds, 3), True)
-    assert Result.read(store / "runs" / "dead") == result
-    assert [path.name for path in (store / "runs" / "dead" / "checkpoints").iterdir()] == ["best.ckpt"]
+    assert Result.read(folder) == result
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["best.ckpt"]
     found = in_mlflow(store, result)
     assert (result.mlflow_run_id, found.info.status) == (before.mlflow_run_id, "FAILED")
     assert (found.data.tags["reason"], found.data.tags["detail"]) == ("crashed", "it died twice")
     assert (found.data.tags["study.id"], "attempts" in found.data.tags) == ("dead", False)
     assert logged(store, result) == of(result)
-    assert run.train(command(tmp_path, "whole", *ITEMS)).history[:3] == result.history
     assert run.train(command(store, "dead", *ITEMS), resume=True).attempts == 2  # it can still be resumed
 
 

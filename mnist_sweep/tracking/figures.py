@@ -82,14 +82,11 @@ def calibration(found: Mapping[str, Array], error: float, title: str) -> Figure:
     """A reliability diagram of what `metrics.calibration` found, with the expected calibration error."""
     figure, (diagram, counts) = _axes(5.6, 6.0, 2, 1)
     bins = len(found["images"])
-    left, width = np.arange(bins) / bins, 1 / bins
-    filled = found["images"] > 0
+    left, width, filled = np.arange(bins) / bins, 1 / bins, found["images"] > 0
+    confidence, accuracy = found["confidence"][filled], found["accuracy"][filled]
     diagram.bar(left, found["accuracy"], width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    diagram.plot(
-        found["confidence"][filled], found["accuracy"][filled], "o", color=ORANGE, markeredgecolor="black",
-        markersize=5, label="mean confidence of a bin",
-    )  # fmt: skip
+    diagram.plot(confidence, accuracy, "o", color=ORANGE, markersize=5, label="mean confidence of a bin")
     diagram.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"expected calibration error {error:.4f}")
     counts.bar(left, found["images"], width, align="edge", color=GREY, edgecolor="white")
     counts.set(xlim=(0, 1), xlabel="confidence", ylabel="images", yscale="log", ylim=(0.7, None))

@@ -105,8 +105,10 @@ def is_there(tracking_uri: str) -> bool:
     raise RequestError(f"--tracking-uri={tracking_uri}: {why}; allowed: {_STORES}")
 
 
-def _answering(tracking_uri: str) -> Any:
-    """The client of a store that answers; a RequestError where it does not, or where there can be no such store."""
+def _client(tracking_uri: str) -> Any:
+    """The client of a store that answers; None where its file is not there. It raises as `checkpoint_of` does."""
+    if not is_there(tracking_uri):
+        return None
     try:
         client = client_of(tracking_uri)
         client.search_registered_models(max_results=1)
@@ -118,10 +120,8 @@ def _answering(tracking_uri: str) -> Any:
 
 def registered(tracking_uri: str, names: list[str]) -> str | None:
     """The address of the first of these that has a champion; None where none has. It raises as `checkpoint_of` does."""
-    if not is_there(tracking_uri):
-        return None
-    client = _answering(tracking_uri)
-    return next((f"models:/{name}@{CHAMPION}" for name in names if _champion(client, name)), None)
+    client = _client(tracking_uri)
+    return next((f"models:/{name}@{CHAMPION}" for name in names if client and _champion(client, name)), None)
 
 
 def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
@@ -132,10 +132,9 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     address = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", uri)
     if address is None:
         raise RequestError(f"{uri}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
-    if not is_there(tracking_uri):
+    if (client := _client(tracking_uri)) is None:
         database = tracking_uri.removeprefix("sqlite:///")
         raise RequestError(f"{uri}: no model is registered yet, there is no {database}; {_MADE_BY}")
-    client = _answering(tracking_uri)
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 

@@ -107,7 +107,7 @@ def test_the_parent_its_children_and_their_curves(served: Served, page: Page, sc
     screenshot("runs")
 
 
-def test_a_trials_metrics_and_its_confusion_matrix(served: Served, page: Page) -> None:
+def test_a_trials_metrics_its_confusion_matrix_and_the_report(served: Served, page: Page) -> None:
     run = f"{served.url}/#/experiments/1/runs/{served.sweep['best']['mlflow_run_id']}"
     page.goto(f"{run}/model-metrics?workflowType=machine_learning")
     expect(page.get_by_text("(train/loss)").first).to_be_visible()  # the page draws what is in sight
@@ -115,6 +115,9 @@ def test_a_trials_metrics_and_its_confusion_matrix(served: Served, page: Page) -
     page.goto(f"{run}/artifacts/confusion_matrix_validation.png?workflowType=machine_learning")
     shown = "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
     expect(page.locator(shown).first).to_be_visible()
+    run = f"{served.url}/#/experiments/1/runs/{served.sweep['mlflow_run_id']}"
+    page.goto(f"{run}/artifacts/report.html?workflowType=machine_learning")
+    expect(page.frame_locator("iframe").first.locator(".js-plotly-plot .main-svg").first).to_be_attached()
 
 
 def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep) -> None:
@@ -147,13 +150,6 @@ def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     page.evaluate("scrollTo(0, 0)")
     screenshot("report")
-
-
-def test_the_report_within_mlflow(served: Served, page: Page) -> None:
-    run_id = served.sweep["mlflow_run_id"]
-    page.goto(f"{served.url}/#/experiments/1/runs/{run_id}/artifacts/report.html?workflowType=machine_learning")
-    inside = page.frame_locator("iframe").first
-    expect(inside.locator(".js-plotly-plot .main-svg").first).to_be_attached()
 
 
 def test_a_drawn_digit_is_recognised(demo: str, page: Page, screenshot: Keep) -> None:
