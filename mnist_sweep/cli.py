@@ -101,7 +101,8 @@ def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int
     _add_arguments(parser, name)
     options = parser.parse_args(arguments)
     command: Any = importlib.import_module(f"mnist_sweep.{module}")  # heavy, so only once the arguments are right
-    return int(command.perform(options))
+    code: int = command.perform(options)
+    return code
 
 
 def log_to_stderr() -> None:
