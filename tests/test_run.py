@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mnist_sweep import run
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.training import data, trained_model
@@ -72,6 +73,14 @@ def test_a_trial_may_be_stopped_after_an_epoch_and_never_opens_the_test_set(
     result = perform("name=other")
     assert result.status == "finished"
     assert not any(name.startswith("test/") for name in result.metrics)
+
+
+def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
+    items = ["trainer.max_epochs=2", "data.augmentation.rotation=10", "model.dropout=0.4", "seed=5"]
+    first = perform(*items)
+    exact = CommandLine.of(first.overrides).with_(name="again", output=str(tmp_path / "elsewhere"))
+    assert run.train(exact).history == first.history
+    assert perform(*items[:-1], "seed=6", "name=other").history != first.history
 
 
 @pytest.mark.parametrize(
