@@ -1,22 +1,15 @@
-"""Error analysis over the trials: what the best networks still confuse, and which hyperparameter moves which class."""
+"""Error analysis over the trials: what the best networks still confuse."""
 
 import logging
-import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from optuna.importance import get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from mnist_sweep.config import metrics
-from mnist_sweep.config.network_shapes import CLASSES
 from mnist_sweep.errors import RequestError
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.sweep.plots import with_pruned
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.tracking import figures
 from mnist_sweep.training import trained_model
@@ -78,34 +71,3 @@ def common_mistakes(study: Study, runs: Path, images: ImageSet) -> Mistakes | No
         pictures["missed_by_all"] = figures.mistakes(shown, *said, f"missed by {who}, each")
     pairs = [(int(counts[i, j]), int(i), int(j)) for i, j in np.argwhere(counts) if i != j]
     return Mistakes(list(found), sorted(pairs, reverse=True), len(missed), pictures)
-
-
-def class_importances(study: Study, runs: Path) -> tuple["np.ndarray[Any, Any]", list[str]] | None:
-    """How much each hyperparameter decides how well each class is recognised (its recall on validation).
-
-    Returns:
-        (hyperparameters, 10) shares, and the names of the rows, the weightiest first. Each column sums to 1, or to 0
-        where all trials recognise the class alike: there is nothing to explain, and Optuna would say 1/n of each of n.
-        None where that is so of all classes, and with fewer than four trials that are complete or pruned.
-    """
-    recalls: dict[int, np.ndarray[Any, Any]] = {}
-    for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
-        result = _folder(trial, runs).result() if "result" in trial.user_attrs else None
-        if result and result.confusion:
-            recalls[trial.number] = metrics.per_class(np.array(result.confusion))["recall"]
-    moved = np.flatnonzero(np.ptp(list(recalls.values()), axis=0)).tolist() if len(recalls) > 3 else []
-    if not moved:
-        return None
-
-    def missed(trial: FrozenTrial, label: int) -> float:
-        return 1.0 - float(recalls[trial.number][label]) if trial.number in recalls else 1.0
-
-    seen = with_pruned(study)
-    with warnings.catch_warnings(action="ignore"):  # Optuna's, that low values of the target are sought
-        found = {label: get_param_importances(seen, target=partial(missed, label=label)) for label in moved}
-    weights = {name: sum(each[name] for each in found.values()) for name in found[moved[0]]}
-    names = sorted(weights, key=lambda name: -weights[name])
-    shares = np.zeros((len(names), CLASSES))
-    for label, importance in found.items():
-        shares[:, label] = [importance[name] for name in names]
-    return shares, names

@@ -12,11 +12,10 @@ from plotly.offline import get_plotlyjs
 
 from mnist_sweep import run_report
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.config.network_shapes import CLASSES
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import error_analysis, plots, summary
 from mnist_sweep.sweep.study import Study, best_run
-from mnist_sweep.tracking import MLflowRun, figures
+from mnist_sweep.tracking import MLflowRun
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 
@@ -41,9 +40,6 @@ def report(
         _, validation = data.parts(config.data)
         mistakes = error_analysis.common_mistakes(study, runs, validation)
         pictures = mistakes.pictures if mistakes else {}
-        if found := error_analysis.class_importances(study, runs):
-            classes, title = list(map(str, range(CLASSES))), "importance for the recall of each class, per cent"
-            pictures["hyperparameters_by_class"] = figures.heatmap(*found, classes, title, ("class", ""))
         facts = _facts(study, winner, config.data.name)
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)
