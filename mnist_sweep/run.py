@@ -111,6 +111,7 @@ def _perform(
     reason = detail = interruption = tested = None
     try:
         record.open(parent, tags)
+        record.mlflow.watch_machine()
         fit.run()
         if fit.stopped:
             status = "pruned"

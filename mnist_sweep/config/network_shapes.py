@@ -49,6 +49,15 @@ def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     return entries
 
 
+def convolved_sizes(blocks: Sequence[Block]) -> list[int]:
+    """Side of the maps that each convolution makes."""
+    found, size = [], IMAGE_SIZE
+    for block in blocks:
+        found += block.sizes(size)
+        size = block.output_size(size)
+    return found
+
+
 def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int]) -> list[Layer]:
     """The table of a network's layers, from the first block on; ValueError where nothing is left of a map."""
     table: list[Layer] = []

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mnist_sweep.config import metrics
+from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
 from mnist_sweep.config.overrides import flattened
 from mnist_sweep.config.section import Name, Section, one_of
@@ -40,6 +41,11 @@ class Config(Section):
     def _sound(self) -> Self:
         if self.sweep and self.name is not None:
             raise ValueError(f"name={self.name}: a sweep is named by sweep.name")
+        if self.data.batch_size == 1 and self.model.batch_norm and 1 in shapes.convolved_sizes(self.model.blocks()):
+            raise ValueError(
+                "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
+                "needs two; allowed there: at least 2, or model.batch_norm=false"
+            )
         return self
 
     def with_precision(self, precision: Literal[32, "bf16"]) -> "Config":

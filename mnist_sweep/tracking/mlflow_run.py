@@ -68,6 +68,7 @@ class MLflowRun:
         self.run_id: str | None = None  #: MLflow's id of the run; None without tracking
         self.tracked = False  #: whether anything is kept
         self._client: Any = None
+        self._machine: Any = None
         self._earlier: Any = None
         if isinstance(settings, options.MLflow):
             with harmless(f"{settings.uri} cannot be used; going on without it"):
@@ -124,6 +125,16 @@ class MLflowRun:
         self._client.log_batch(self.run_id, metrics=found, synchronous=True)
 
     @_guarded
+    def watch_machine(self) -> None:
+        """From now on MLflow logs the load of processor, memory, disk, network and GPU every five seconds."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor: Any = SystemMetricsMonitor
+        resumed, uri = self._earlier is not None, self._client.tracking_uri
+        self._machine = monitor(self.run_id, sampling_interval=5, resume_logging=resumed, tracking_uri=uri)
+        self._machine.start()
+
+    @_guarded
     def figure(self, figure: Any, file: str) -> None:
         """Keep a figure of matplotlib (.png) or plotly (.html) under this name."""
         self._client.log_figure(self.run_id, figure, file)
@@ -178,6 +189,8 @@ class MLflowRun:
 
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run, also where something could not be logged; a failure's reason and detail become tags."""
+        if self._machine:
+            self._machine.finish()
         self.tags({"reason": reason, "detail": detail})
         if self.run_id:
             with harmless(f"the run {self.run_id} could not be closed"):

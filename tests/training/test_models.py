@@ -1,4 +1,4 @@
-"""The network: its arithmetic, its shapes, and that the fast forms of its layers compute the textbook's function."""
+"""The network: its arithmetic, its shapes, and that the fast order of its layers computes the textbook's function."""
 
 import copy
 import math
@@ -10,16 +10,16 @@ import torch
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
 
 from mnist_sweep.config import options
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.training import models
+from mnist_sweep.training import onednn
 from mnist_sweep.training.models import ACTIVATIONS, MONOTONE, ConvNet
 
 
 @st.composite
-def networks(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
+def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
     """Any possible small network."""
     depth = draw(st.integers(0, 3))
 
@@ -45,9 +45,11 @@ def networks(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet
 
 
 def textbook(network: Any, model: options.ConvNet, images: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The logits by convolution – activation – pooling in this order, in the plain layout; and the smallest distance
-    between the two greatest inputs of a max-pool, or of a ReLU's input from zero: below the rounding of a number, it is
-    open where the gradient goes.
+    """Convolution – activation – pooling in this order, whatever order the network has, in the plain layout.
+
+    Returns:
+        The logits; and the smallest distance between the two greatest inputs of a max-pool, or of a ReLU's input from
+        zero: below the rounding of a number, it is open where the gradient goes.
     """
     activation = ACTIVATIONS[model.activation]()
     maps, margin = (images - network.mean) / network.deviation, math.inf
@@ -78,7 +80,7 @@ def outputs_and_gradients(network: nn.Module, logits: torch.Tensor) -> list[torc
 
 
 @settings(max_examples=60, deadline=None)
-@given(networks(st.integers(1, 6)))
+@given(models(st.integers(1, 6)))
 def test_shapes_function_and_gradients_are_those_of_the_textbook(model: options.ConvNet) -> None:
     torch.manual_seed(0)
     network = ConvNet(model, 0.13, 0.31).double().eval()
@@ -93,13 +95,13 @@ def test_shapes_function_and_gradients_are_those_of_the_textbook(model: options.
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)  # rounding is compared: no build fails by chance
-@given(networks(st.sampled_from([3, 16, 32])))
-def test_training_computes_the_same_in_single_precision(model: options.ConvNet) -> None:
+@given(models(st.sampled_from([3, 12, 16, 32])), st.sampled_from(["AVX2", "AVX512"]))
+def test_training_computes_the_same_in_single_precision(model: options.ConvNet, widest: str) -> None:
     """Within 1e-5 of the textbook's network, or of the exact values where that one's own rounding is greater."""
     # 1 × 1 filters of one image, normalised, are copies of each other: gradients that are differences of rounding
     assume(not (model.batch_norm and any(block.kernel == 1 for block in model.blocks())))
     torch.manual_seed(0)
-    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value="AVX512"):
+    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
         network = ConvNet(model, 0.13, 0.31).train()
     network.head.eval()  # without dropout
     images = torch.rand(2, 1, 28, 28)
@@ -108,7 +110,8 @@ def test_training_computes_the_same_in_single_precision(model: options.ConvNet) 
     assume(margin > 3e-7)
     exact = outputs_and_gradients(double, logits)
     plain = outputs_and_gradients(network, textbook(network, model, images)[0])
-    fast = outputs_and_gradients(network, network(images))
+    with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
+        fast = outputs_and_gradients(network, network(images))
     rounding = max(float((one - truth).abs().max()) for one, truth in zip(plain, exact, strict=True))
     scale = max(float(truth.abs().max()) for truth in exact)  # sums that cancel out are rounded as their terms are
     for one, truth in zip(fast, exact, strict=True):
@@ -118,26 +121,34 @@ def test_training_computes_the_same_in_single_precision(model: options.ConvNet) 
 SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0", "model.convolutions=[1,2]"]
 
 
+def network_of(*items: str) -> ConvNet:
+    """In training."""
+    return ConvNet(CommandLine.of(items).config.model, 0.13, 0.31)
+
+
 @pytest.mark.parametrize(
-    ("items", "widest", "suits"),
+    ("items", "with_avx2", "with_avx512"),
     [
-        ([], "AVX512", True),
-        ([], "AVX2", False),
-        (["model.activation=tanh"], "AVX512", True),
-        (["model.activation=silu"], "AVX512", False),
-        (["model.filters=[16,24]"], "AVX512", False),
-        (["model.pool=avg"], "AVX512", False),
-        (["model.pool=avg", "model.pool_size=1"], "AVX512", True),
-        (["model.filters=[]", "model.convolutions=1"], "AVX512", False),
+        ([], True, True),
+        (["model.activation=tanh"], True, True),
+        (["model.activation=silu"], False, False),
+        (["model.filters=[16,24]"], True, False),
+        (["model.filters=[11,23]"], True, False),
+        (["model.filters=[10,32]"], False, False),
+        (["model.pool=avg"], False, False),
+        (["model.pool=avg", "model.pool_size=1"], True, True),
+        (["model.filters=[]", "model.convolutions=1"], False, False),
     ],
 )
+@pytest.mark.parametrize("widest", ["AVX2", "AVX512"])
 def test_which_networks_are_trained_in_onednns_layout(
-    items: list[str], widest: str, suits: bool, monkeypatch: pytest.MonkeyPatch
+    items: list[str], with_avx2: bool, with_avx512: bool, widest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: widest)
-    network = ConvNet(CommandLine.of(SUITABLE).add(*items).config.model, 0.13, 0.31)
+    suits = with_avx2 if widest == "AVX2" else with_avx512
+    network = network_of(*CommandLine.of(SUITABLE).add(*items).overrides)
     images = torch.rand(2, 1, 28, 28)
-    with mock.patch.object(models, "onednn_features", wraps=models.onednn_features) as features:
+    with mock.patch.object(onednn, "features", wraps=onednn.features) as features:
         network(images)
         assert features.call_count == (suits and torch.backends.mkldnn.is_available())
         features.reset_mock()
@@ -145,14 +156,30 @@ def test_which_networks_are_trained_in_onednns_layout(
         assert features.call_count == 0
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="bf16 in oneDNN's layout needs AVX-512")
-def test_half_precision_computes_the_same_in_that_layout() -> None:
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_kernels_rows_as_channels_convolve_the_same(kernel: int, padding: int) -> None:
+    images = torch.randn(3, 1, 9, 7, dtype=torch.float64)
+    weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64)
+    maps, weights, left = onednn._rows_as_channels(images, weight, padding)
+    assert weights.shape == (4, maps.shape[1], 1, kernel) == (4, kernel, 1, kernel)
+    torch.testing.assert_close(conv2d(maps, weights, padding=left), conv2d(images, weight, padding=padding))
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_half_precision_has_that_layout_where_the_processor_can_and_computes_the_same(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert onednn._takes_bf16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()  # what torch itself asks
     torch.manual_seed(0)
-    network = ConvNet(CommandLine.of(SUITABLE).config.model, 0.13, 0.31)
-    images, found = torch.rand(64, 1, 28, 28), []
-    for in_onednn in (True, False):
-        network._in_onednn = in_onednn
+    network = network_of(*SUITABLE, f"model.activation={activation}")
+    images = torch.rand(64, 1, 28, 28)
+    found = []
+    for able in (True, False):
+        monkeypatch.setattr(onednn, "_takes_bf16", lambda able=able: able)
+        assert onednn.takes(images)
         with torch.autocast("cpu", torch.bfloat16):
+            assert onednn.takes(images) == able
             logits = network(images)
         assert logits.dtype == torch.bfloat16
         found.append(torch.cat([each.flatten() for each in outputs_and_gradients(network, logits.float())]))
@@ -162,3 +189,8 @@ def test_half_precision_computes_the_same_in_that_layout() -> None:
 def test_only_activations_that_never_decrease_count_as_monotone() -> None:
     values = torch.linspace(-6, 6, 1_000, dtype=torch.float64)
     assert {name for name, kind in ACTIVATIONS.items() if bool((kind()(values).diff() >= 0).all())} == MONOTONE
+
+
+def test_a_batch_of_one_is_normalised_where_its_maps_are_larger() -> None:
+    network = network_of("data.batch_size=1", "model.batch_norm=true", "model.filters=[8]", "model.pool_size=28")
+    assert network(torch.rand(1, 1, 28, 28)).shape == (1, 10)
