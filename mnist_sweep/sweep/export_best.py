@@ -11,14 +11,10 @@ from mnist_sweep.config.command import CommandLine
 
 
 def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path | None) -> Path:
-    """Write the best trial as an experiment, which ``--config-dir FOLDER/conf experiment=best`` composes.
+    """Write the best trial as an experiment, and return the folder to name with ``--config-dir``.
 
-    It needs no config but those of this package, whatever the further folder was that the trial was composed with: it
-    chooses the options of groups by their names, and states each value that differs from theirs. It says what to train,
-    not where runs are kept.
-
-    Returns:
-        The folder to name with ``--config-dir``.
+    ``--config-dir FOLDER/conf experiment=best`` then composes it without the further folder of configs that the trial
+    was composed with. The file says what to train, not where runs are kept.
     """
     trained = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name", "tracking", "output")
     config = trained.config.plain()
@@ -40,7 +36,9 @@ def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
-            found[key] = _differences(value, defaults[key])
-        elif key not in defaults or value != defaults[key]:
+            value = _differences(value, defaults[key])
+        elif key in defaults and value == defaults[key]:
+            continue
+        if value != {}:
             found[key] = value
-    return {key: value for key, value in found.items() if value != {}}
+    return found

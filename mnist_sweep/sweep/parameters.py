@@ -32,18 +32,12 @@ class Parameter:
 
     In Optuna it has the name of the key; of a list, the entries are ``KEY[0]``, ``KEY[1]``, …, and a drawn length is
     ``KEY.length``.
-
-    Attributes:
-        key: its dotted name.
-        each: what the value is drawn from, or each entry of the list.
-        length: of the list: a number, the key of another list, or what it is drawn from; None = no list.
-        when: the conditions under which it is drawn.
     """
 
-    key: str
-    each: Distribution
-    length: int | str | Distribution | None
-    when: Conditions
+    key: str  # its dotted name
+    each: Distribution  # of the value, or of each entry of the list
+    length: int | str | Distribution | None  # of the list; a text is the key of another list; None = no list
+    when: Conditions  # under which it is drawn
 
     def draw(self, choose: Choose, known: Mapping[str, Any]) -> Any:
         """A value for the config, given those of the keys that it depends on."""
@@ -130,6 +124,11 @@ def ends(item: int | str | Distribution) -> list[Any]:
     return [item.low, item.high]
 
 
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _words(item: int | Distribution) -> str:
     if isinstance(item, int | CategoricalDistribution):
         return " | ".join(map(text, ends(item)))
@@ -165,7 +164,6 @@ def _read(node: Any, prefix: str, above: Conditions) -> Iterator[Parameter]:
 
 
 def _options(group: str, names: Any) -> Distribution:
-    """The options of a Hydra group."""
     found, options = _distribution(f"{group}._group_", {"choices": names}), schema.options(group)
     if unknown := [name for name in ends(found) if not isinstance(name, str) or name not in options]:
         allowed = ", ".join(options) or f"leaves of the keys of {group}"
@@ -207,7 +205,6 @@ class _Range(Section):
 
 
 def _distribution(name: str, item: Any) -> Distribution:
-    """What is drawn from choices, or between bounds."""
     try:
         if isinstance(item, Mapping) and "choices" in item:
             rest = {part: value for part, value in item.items() if part not in _Range.model_fields}
@@ -221,13 +218,8 @@ def _distribution(name: str, item: Any) -> Distribution:
         faults = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
         why = ": ".join([*map(str, faults[0]["loc"]), str(faults[0]["msg"]).removeprefix("Input ").rstrip(".")])
         allowed = "{low: NUMBER, high: NUMBER}, also with log: true or step: NUMBER; or {choices: [VALUE, …]}"
-        raise RequestError(f"{ROOT}.{name}={text(item)}: {why}; allowed: {allowed}") from error
+        raise _refused(name, item, allowed, f"{why}; ") from error
 
 
-def is_count(value: Any) -> bool:
-    """Whether it is a whole number from 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _refused(name: str, value: Any, allowed: str) -> RequestError:
-    return RequestError(f"{ROOT}.{name}={text(value)}: allowed: {allowed}")
+def _refused(name: str, value: Any, allowed: str, why: str = "") -> RequestError:
+    return RequestError(f"{ROOT}.{name}={text(value)}: {why}allowed: {allowed}")

@@ -29,15 +29,11 @@ _FLOAT = re.compile(r"(?<==)-?\d+(\.\d+(e[+-]\d+)?|e[+-]\d+)$")
 def write(
     config: schema.Config, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run_id: str | None
 ) -> Path:
-    """Write ``sweep.json`` into the sweep's folder and return its path.
-
-    `seconds` are those of all sessions, and `run_id` is MLflow's id of the sweep's own run.
-    """
+    """Write ``sweep.json`` into the sweep's folder and return its path; `seconds` are those of all sessions."""
     counts = study.counts()
     infeasible = counts.pop("infeasible", 0)
     duplicates, ended = study.duplicates(), sum(counts.values())
     best = None if study.several else study.best()
-    front = {"front": [_member(study, trial) for trial in study.front()]} if study.several else {}
     content = {
         "study": folder.name,
         "direction": study.goals[0].direction,
@@ -48,7 +44,7 @@ def write(
         "duplicates": {"trials": duplicates, "share": duplicates / ended if ended else 0.0},
         "failures": study.failures(),
         "best": _member(study, best) if best else None,
-        **front,
+        **({"front": [_member(study, trial) for trial in study.front()]} if study.several else {}),
         "winner": winner,
         "seconds": round(seconds, 3),
         "dataset": config.data.name,
@@ -58,7 +54,6 @@ def write(
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as plain data."""
     result = trial.user_attrs["result"]
     return {
         "trial": trial.number,
@@ -77,13 +72,11 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     """
     config = command.config
     shown = study.front() if study.several else study.ranking()[:_SHOWN]
-    title = f"{study.study.study_name} on {config.data.name}: {counted(study)}"
-    if study.several:
-        title += f"; the front of {len(shown)}"
-    columns = ["trial", *(goal.metric for goal in study.goals), "proposed"]
-    table = Table(
-        *(Column(name, overflow="fold") for name in columns), box=box.SIMPLE, title=title, title_justify="left"
-    )
+    front = f"; the front of {len(shown)}" if study.several else ""
+    title = f"{study.study.study_name} on {config.data.name}: {counted(study)}{front}"
+    names = ["trial", *(goal.metric for goal in study.goals), "proposed"]
+    columns = [Column(name, overflow="fold") for name in names]
+    table = Table(*columns, box=box.SIMPLE, title=title, title_justify="left")
     for trial in shown:
         table.add_row(str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"]))
     Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)

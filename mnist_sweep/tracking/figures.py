@@ -53,18 +53,6 @@ def confusion_matrix(confusion: Array, title: str, *, normalised: bool = False) 
     return figure
 
 
-def heatmap(values: Array, rows: Sequence[str], columns: Sequence[str], title: str, labels: tuple[str, str]) -> Figure:
-    """Shares (rows, columns), 0 … 1, in per cent, shaded; `labels` are of the horizontal and the vertical axis."""
-    longest = max(map(len, rows), default=0)
-    figure, (axes,) = _axes(0.6 * len(columns) + 0.085 * longest + 1.4, 0.42 * len(rows) + 1.5)
-    texts = {(row, column): f"{100 * values[row, column]:.0f}" for row, column in np.ndindex(values.shape)}
-    _cells(axes, values / max(float(values.max()), 1e-9), texts)
-    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), title=title, xlabel=labels[0], ylabel=labels[1])
-    axes.set_xticklabels(columns)
-    axes.set_yticklabels(rows)
-    return figure
-
-
 def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str) -> Figure:
     """Loss and accuracy of training and validation by epoch; the best epoch, counted from 1, is marked."""
     figure, panels = _axes(9.6, 4.0, 1, 2)

@@ -103,7 +103,7 @@ class Worker:
 
 
 def main(descriptor: int) -> None:
-    """Be a worker's process; the descriptor is that of its connection to the sweep, without which it ends at once."""
+    """Be a worker's process, which ends at once without its connection to the sweep, of this file descriptor."""
     worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))
     for signum in SIGNALS:
         signal.signal(signum, worker.terminate)
