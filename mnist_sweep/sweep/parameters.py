@@ -66,11 +66,14 @@ class Parameter:
             return ends(self.each)
         return [[end] * max([1, *ends(self.length)]) for end in ends(self.each)]
 
-    def words(self) -> str:
-        """What it is drawn from."""
-        if isinstance(self.length, str):
-            return f"{_words(self.each)}; as many as {self.length}"
-        return _words(self.each) + (f"; {_words(self.length)} of them" if self.length is not None else "")
+    def words(self) -> tuple[str, str, str]:
+        """The key, what it is drawn from, and the conditions."""
+        drawn = _words(self.each)
+        if self.length is not None:
+            drawn += (
+                f"; as many as {self.length}" if isinstance(self.length, str) else f"; {_words(self.length)} of them"
+            )
+        return self.key, drawn, ", ".join(f"{on}={' or '.join(map(text, of))}" for on, of in self.when.items())
 
 
 def key_of(name: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from mnist_sweep.sweep.candidates import Candidates
 from mnist_sweep.sweep.progress import Progress
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.stopping import Stopping
-from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
+from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives, reason
 from mnist_sweep.sweep.tuner import Tuner
 from mnist_sweep.sweep.workers import Workers
 from mnist_sweep.sweep.workers.resources import Resources, divide, open_workers
@@ -65,6 +66,10 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     storage.storage_file(config.sweep)
     space, resources, goals = Space.of(command), divide(command), objectives(config)
     explained = samplers.check(config.sweep, space, len(goals))
+    if space.fixed:
+        explained.append(f"set on the command line, so not searched: {', '.join(space.fixed)}")
+    if space.inactive:
+        explained.append(f"not searched, as their conditions hold in no trial: {', '.join(space.inactive)}")
     common: dict[str, Any] = {"trainer.precision": resources.precision}
     if resources.why:
         explained.append(f"trained in {resources.precision}: {resources.why} (trainer.precision)")
@@ -73,10 +78,6 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     if config.trainer.cuda_graphs is True and not resources.gpus:  # said once, rather than by each trial
         common["trainer.cuda_graphs"] = False
         explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
-    for goal in goals:
-        if goal.direction != metrics.TRIAL_METRICS[goal.metric]:
-            said = f"{goal.metric} is to be {goal.direction}d, which is the worse of its two directions"
-            explained.append(f"sweep.objectives: {said}")
     judged = [goal.metric for goal in goals if goal.metric in metrics.EPOCH_METRICS]
     if judged and judged[0] != config.objective:  # so that the best epoch and its checkpoint go by it
         common["objective"] = judged[0]
@@ -164,7 +165,16 @@ class Session:
             left = Result.found(self.folder.parent / run_name(self.settings.name, trial.number))
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
         self._close_runs()
-        self._queue()
+        done = self.study.counted()
+        if done:
+            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, self.total)
+        self.study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
+        if self.study.own is None and not done:
+            log.info("the config's own values are not all within the space and its constraints: no baseline trial")
+        there = {trial.user_attrs.get(IDENTITY) for trial in self.study.trials()}
+        for parameters, known in self.first:
+            if known[IDENTITY] not in there:
+                self.study.enqueue(parameters, known)
 
     def tune(self, workers: Workers) -> None:
         """Run the trials; see `Tuner.run`."""
@@ -182,7 +192,8 @@ class Session:
             return "no trial keeps the constraints (sweep.constraints)"
         if not self.study.counted() and (why := self.stopping.over()):
             return f"no trial was begun: {why}"
-        return f"no trial finished; {self.study.frequent_failure()}"
+        seen = Counter((reason(trial), trial.user_attrs["detail"]) for trial in self.study.trials(TrialState.FAIL))
+        return "; ".join(["no trial finished", *(f"{n} × {why}: {what}" for (why, what), n in seen.most_common(1))])
 
     def seconds(self) -> float:
         """That all sessions have taken."""
@@ -203,25 +214,6 @@ class Session:
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
         tracking.close_running(self.config.tracking, self.study.id, "interrupted", self.mlflow.run_id, "KILLED")
-
-    def _queue(self) -> None:
-        """Say what is searched; queue what is to be tried first, and has not been."""
-        study, done = self.study, self.study.counted()
-        if self.space.fixed:
-            log.info("set on the command line, so not searched: %s", ", ".join(self.space.fixed))
-        if self.space.inactive:
-            log.info("not searched, as their conditions hold in no trial: %s", ", ".join(self.space.inactive))
-        if done:
-            log.info("going on with the study %s: %d of %d trials are done", self.settings.name, done, self.total)
-        study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
-        if study.own is None and not done:
-            log.info("the config's own values are not all within the space and its constraints: no baseline trial")
-        there = {trial.user_attrs.get(IDENTITY) for trial in study.trials()}
-        new = [initial for initial in self.first if initial[1][IDENTITY] not in there]
-        for initial in new:
-            study.enqueue(*initial)
-        if new and done:
-            log.info("%d trial%s more queued than before", len(new), "s" * (len(new) != 1))
 
     def _end(self, state: tracking.State, chosen: dict[str, Any] | None, failure: RunFailure | None) -> Path:
         """Write ``sweep.json`` and end the MLflow run."""

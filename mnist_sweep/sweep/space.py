@@ -67,7 +67,7 @@ class Space:
         for key in order:
             if self._can_be_active(drawn[key]):  # which depends on those before it
                 self.parameters.append(drawn[key])
-        self.inactive = sorted(drawn.keys() - set(self.keys))
+        self.inactive = sorted(drawn.keys() - {*self.keys})
         if not self.parameters:
             raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
 
@@ -140,11 +140,8 @@ class Space:
         return max(drawn if drawn and key not in self.conditional else [*drawn, self.base[key]])
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """For each key what it is drawn from and under which conditions, in words."""
-        return [
-            (each.key, each.words(), ", ".join(f"{on}={' or '.join(map(text, of))}" for on, of in each.when.items()))
-            for each in self.parameters
-        ]
+        """Each key, what it is drawn from, and under which conditions, in words."""
+        return [each.words() for each in self.parameters]
 
     def fingerprint(self) -> dict[str, str]:
         """What makes it another space where it changes, by the key of the config."""

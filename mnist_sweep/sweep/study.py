@@ -60,8 +60,8 @@ def reason(trial: FrozenTrial) -> str | None:
 class Study:
     """A study that this process alone writes.
 
-    Samplers and pruners read it in memory, since reading the database at each of their questions takes more processor
-    time than all else. `save` writes what has changed to the database.
+    Samplers and pruners read it in memory: to read the database at each of their questions takes more processor time
+    than all else. `save` writes what has changed to the database.
 
     Optuna is told that an impossible candidate was pruned without a value: its samplers then take it for the worst
     there is, whereas they ignore failed trials, and would propose the same again. Here it counts as failed.
@@ -212,11 +212,6 @@ class Study:
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""
         return dict(Counter(str(reason(trial)) for trial in self.trials(TrialState.FAIL)))
-
-    def frequent_failure(self) -> str:
-        """The most frequent failure, as a few words."""
-        seen = Counter((reason(trial), trial.user_attrs.get("detail")) for trial in self.trials(TrialState.FAIL))
-        return next((f"{count} × {why}: {detail}" for (why, detail), count in seen.most_common(1)), "none failed")
 
     def duplicates(self) -> int:
         """Trials that took over the result of an equal one."""

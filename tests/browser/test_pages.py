@@ -66,7 +66,7 @@ def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep
         assert page.locator(f"#{name} .js-plotly-plot path").count() > 1, name
     pictures = page.locator("img")
     ids = page.locator("figure").evaluate_all("all => all.map(each => each.id)")
-    assert {"confusion_of_the_best", "hyperparameters_by_class", "winner-curves", "winner-filters"} <= set(ids)
+    assert {"confusion_of_the_best", "winner-curves", "winner-filters"} <= set(ids)
     assert {"winner-activations", "winner-calibration_validation", "winner-confusion_matrix_validation"} <= set(ids)
     assert all(pictures.evaluate_all("all => all.map(each => each.complete && each.naturalWidth > 100)"))
     rows = page.locator("#leaderboard-table tbody tr")

@@ -42,7 +42,7 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
         assert f'<figure id="{name}">' in page
         assert f'"{name}-plot"' in page
     shown = set(re.findall(r'<figure id="([\w-]+)"><img src="data:image/png;base64,\w', page))
-    assert {"confusion_of_the_best", "missed_by_all", "hyperparameters_by_class", "winner-curves"} <= shown
+    assert {"confusion_of_the_best", "missed_by_all", "winner-curves"} <= shown
     assert {"winner-activations", "winner-confusion_matrix_validation", "winner-calibration_validation"} <= shown
     assert "The winner (seed 2): curves." in page
     assert "Registered as mnist_sweep_mnist5k, version 3." in page

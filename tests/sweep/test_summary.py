@@ -19,16 +19,13 @@ WINNER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_an_interval_in_words() -> None:
+def test_the_winner_in_words() -> None:
     for values, words in {
         (0.5,): "0.5000",
         (0.99 - 0.98, 0.51 - 0.5): "0.0100 (equal for all 2 seeds)",  # but for their last bits
         (0.90, 0.92, 0.94): "0.9200 (95% interval 0.8703 … 0.9697)",
     }.items():
         assert summary.interval(metrics.spread(values)) == words
-
-
-def test_the_winner_in_words() -> None:
     lines = summary.in_words(WINNER, "mnist")
     assert lines[0] == "trial 1 (candidates: 2; new seeds: 2)"
     assert lines[1].endswith("; noise between seeds 0.0123")
