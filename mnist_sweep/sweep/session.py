@@ -45,21 +45,15 @@ def sweep(command: CommandLine, launch: Callable[[], Workers] | None = None) -> 
         return session.run(launch)
 
 
-def check(command: CommandLine) -> None:
-    """Check what can be known of a sweep before anything is written.
-
-    Raises:
-        RequestError: the space, the sampler or the first trials do not fit, there is no GPU, or ``sweep.storage`` is no
-            URL of a database.
-    """
-    prepared(command)
-
-
 @functools.lru_cache(maxsize=1)
 def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[initial_trials.Initial], list[str]]:
     """Space, resources, what all trials have in common, the first trials, and what is to be said of all this.
 
     It follows from the command line alone. For a sweep that is checked and then run, it is found out once.
+
+    Raises:
+        RequestError: the space, the sampler or the first trials do not fit, there is no GPU, or ``sweep.storage`` is no
+            URL of a database.
     """
     config = command.config
     assert config.sweep is not None
@@ -90,7 +84,7 @@ def opened(command: CommandLine) -> Iterator["Session"]:
     """A session of a sweep, which no other process works on; its data set is on disk. All that can be refused has been.
 
     Raises:
-        RequestError: as in `check`; another process works on this sweep; or the study was begun otherwise.
+        RequestError: as in `prepared`; another process works on this sweep; or the study was begun otherwise.
     """
     space, resources, common, first, explained = prepared(command)
     config = command.config

@@ -33,17 +33,9 @@ from mnist_sweep.sweep.parameters import ROOT, Choose, Distribution, Parameter, 
 
 
 class Space:
-    """What a sweep may vary.
+    """What a sweep may vary: the tree of ``sweep.space`` without the keys that are fixed, since the user set them.
 
-    Args:
-        tree: the config's ``sweep.space``.
-        base: the values of the config by dotted name, an option of a group under the group's name.
-        fixed: keys that the user set; they leave the space.
-
-    Attributes:
-        parameters: the keys that are searched, each after those that it depends on.
-        fixed: the keys of the tree that the user set.
-        inactive: the keys whose conditions hold in no trial.
+    The base are the values of the config by dotted name, an option of a group under the group's name.
 
     Raises:
         RequestError: a leaf cannot be read, its key does not exist, or its bounds do not fit.
@@ -54,7 +46,7 @@ class Space:
         found = {parameter.key: parameter for parameter in parameters.read(tree)}
         for parameter in found.values():
             _check_key(parameter)
-        self.fixed = sorted(found.keys() & set(fixed))
+        self.fixed = sorted(found.keys() & set(fixed))  # those of the tree
         drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
         for parameter in drawn.values():
             self._check_options(parameter, drawn)
@@ -63,11 +55,11 @@ class Space:
             order = [*graphlib.TopologicalSorter(needs).static_order()]
         except graphlib.CycleError as error:
             raise RequestError(f"{ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
-        self.parameters: list[Parameter] = []
+        self.parameters: list[Parameter] = []  # each after those that it depends on
         for key in order:
-            if self._can_be_active(drawn[key]):  # which depends on those before it
+            if self._can_be_active(drawn[key]):
                 self.parameters.append(drawn[key])
-        self.inactive = sorted(drawn.keys() - {*self.keys})
+        self.inactive = sorted(drawn.keys() - {*self.keys})  # their conditions hold in no trial
         if not self.parameters:
             raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
 
@@ -75,8 +67,7 @@ class Space:
     def of(cls, command: CommandLine) -> "Space":
         """The space of a sweep: what its config says, less the keys that the command line sets.
 
-        Raises:
-            RequestError: as above, or a value that no network can have, such as a dropout of 2.
+        Also raises a RequestError for a value that no network can have, such as a dropout of 2.
         """
         config, values = command.config, command.assigned()
         assert config.sweep is not None
@@ -103,9 +94,9 @@ class Space:
 
     def _can_be_active(self, parameter: Parameter) -> bool:
         """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
-        drawn = {*self.keys}
-        settled = {on: allowed for on, allowed in parameter.when.items() if not {key_of(on), on.split(".")[0]} & drawn}
-        return all(parameter.when.values()) and replace(parameter, when=settled).active(self.base)
+        drawn, when = {*self.keys}, parameter.when
+        settled = {on: allowed for on, allowed in when.items() if not {key_of(on), on.split(".")[0]} & drawn}
+        return all(when.values()) and replace(parameter, when=settled).active(self.base)
 
     @property
     def keys(self) -> list[str]:
@@ -221,11 +212,9 @@ class Space:
 
     def distribution(self, name: str) -> Distribution | None:
         """What the Optuna parameter of this name is drawn from; None where nothing is drawn under it."""
-        for parameter in self.parameters:
-            if parameter.key == key_of(name):
-                found = parameter.length if name.endswith(".length") else parameter.each
-                return found if isinstance(found, Distribution) else None
-        return None
+        parameter = next((parameter for parameter in self.parameters if parameter.key == key_of(name)), None)
+        found = parameter and (parameter.length if name.endswith(".length") else parameter.each)
+        return found if isinstance(found, Distribution) else None
 
 
 def _check_key(parameter: Parameter) -> None:

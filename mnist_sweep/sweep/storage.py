@@ -31,11 +31,7 @@ _FIXED = {"objective", "data", "data digest", "data.split_seed"}
 
 @contextlib.contextmanager
 def locked(settings: Sweep, output: Path) -> Iterator[None]:
-    """Hold the sweep's folder and its study, which may lie elsewhere.
-
-    Raises:
-        RequestError: another process works on this sweep, or a folder cannot be written.
-    """
+    """Hold the sweep's folder and its study, which may lie elsewhere; a RequestError where another process does."""
     folders = {output.resolve()}
     if file := storage_file(settings):
         try:
@@ -60,11 +56,7 @@ def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
 
 @contextlib.contextmanager
 def database(settings: Sweep) -> Iterator[BaseStorage]:
-    """The database of ``sweep.storage``.
-
-    Raises:
-        RequestError: it cannot be opened, or what is done with it in the block fails.
-    """
+    """The database of ``sweep.storage``; a RequestError where it cannot be opened, or what the block does fails."""
     try:
         storage = RDBStorage(settings.storage)
         if storage_file(settings):
@@ -87,7 +79,7 @@ def storage_file(settings: Sweep) -> Path | None:
     """The file of ``sweep.storage``; None where that is a server.
 
     Raises:
-        RequestError: it is no URL of a database, or of one in memory, or a package that it needs is not installed.
+        RequestError: it is no URL of a database, one in memory, or one for which a package is missing.
     """
     try:
         url = make_url(settings.storage)
@@ -102,9 +94,8 @@ def storage_file(settings: Sweep) -> Path | None:
 
 
 def _not_opened(settings: Sweep, error: Exception) -> RequestError:
-    line = " ".join(str(error).split())[:200]
-    allowed = "a URL such as sqlite:///FILE"
-    return RequestError(f"sweep.storage={settings.storage}: cannot be opened ({line}); allowed: {allowed}")
+    said = f"sweep.storage={settings.storage}: cannot be opened ({' '.join(str(error).split())[:200]})"
+    return RequestError(f"{said}; allowed: a URL such as sqlite:///FILE")
 
 
 def study_names(settings: Sweep) -> list[str]:

@@ -1,12 +1,14 @@
-"""The end of a sweep: ``sweep.json``, and what is printed."""
+"""The end of a sweep: ``sweep.json``, the best trial as an experiment of its own, and what is printed."""
 
 import logging
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Console
@@ -15,7 +17,6 @@ from rich.table import Column, Table
 from mnist_sweep.config import options, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.result import write_json
-from mnist_sweep.sweep.export_best import export_best
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.tracking import is_server
 
@@ -104,23 +105,55 @@ def _say(what: str, text: str) -> None:
     log.info("%-18s %s", what, text)
 
 
+def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path | None) -> Path:
+    """Write the best trial as an experiment, and return the folder to name with ``--config-dir``.
+
+    ``--config-dir FOLDER/conf experiment=best`` then composes it without the further folder of configs that the trial
+    was composed with. The file says what to train, not where runs are kept, and states only what is not the default.
+    """
+    trained = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name", "tracking", "output")
+    config = trained.config.plain()
+    names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
+    defaults = CommandLine().config.plain()
+    chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}
+    stated = _differences(config, CommandLine().with_(chosen).config.plain())
+    groups = [{f"override /{group}": option} for group, option in chosen.items()]
+    content = yaml.safe_dump({"defaults": [*groups, "_self_"], **stated}, sort_keys=False, allow_unicode=True)
+    file = folder / "conf" / "experiment" / "best.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    title = f"# The best trial of its sweep: trial {best.number}, {metric} {best.values[0]}"
+    file.write_text(f"# @package _global_\n{title}\n{content}", encoding="utf-8")
+    return folder / "conf"
+
+
+def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        default = defaults.get(key)
+        nested = isinstance(value, Mapping) and isinstance(default, Mapping)
+        different = _differences(value, default) if nested else value
+        if (key not in defaults or value != default) and different != {}:
+            found[key] = different
+    return found
+
+
 def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
     """The winner's scores in lines: candidates, validation, selection bias, improvement over the baseline, test set."""
     noise = f"; noise between seeds {winner['noise']:.4f}" if winner["noise"] is not None else ""
     openings, gain = winner["test_openings"], winner["gain"]
-    improvement: list[str] = []
-    if gain and gain["trial"] == winner["trial"]:
-        improvement = [f"trial {gain['trial']} is the baseline, the config's own values: nothing better was found"]
-    elif gain:
-        improvement = [f"better by {interval(gain, '+')} than the baseline, trial {gain['trial']}, seed by seed"]
-    return [
+    lines = [
         f"trial {winner['trial']} (candidates: {len(winner['candidates'])}; new seeds: {len(winner['seeds'])})",
         f"{winner['metric']} {interval(winner['validation'])}{noise}",
         f"the first score was optimistic by {winner['luck']:+.4f} (selection bias)",
-        *improvement,
-        f"test/accuracy {interval(winner['test_accuracy'])} ({dataset})",
-        *([f"the test set has been opened {openings} times for this study"] if openings > 1 else []),
     ]
+    if gain and gain["trial"] == winner["trial"]:
+        lines.append(f"trial {gain['trial']} is the baseline, the config's own values: nothing better was found")
+    elif gain:
+        lines.append(f"better by {interval(gain, '+')} than the baseline, trial {gain['trial']}, seed by seed")
+    lines.append(f"test/accuracy {interval(winner['test_accuracy'])} ({dataset})")
+    if openings > 1:
+        lines.append(f"the test set has been opened {openings} times for this study")
+    return lines
 
 
 def interval(spread: dict[str, Any], sign: str = "") -> str:

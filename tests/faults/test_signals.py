@@ -23,7 +23,14 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 LONG = ["data=mnist5k", "data.limit=500", "model.filters=[8]", "model.hidden=[16]", "trainer.threads=1"]
 #: Trials that all have the same number of epochs.
-SWEEP = ["+sweep=optuna", *LONG, "data.batch_size=20", "sweep/pruner=none", "sweep.winner.seeds=1", "sweep.winner.top=1"]
+SWEEP = [
+    "+sweep=optuna",
+    *LONG,
+    "data.batch_size=20",
+    "sweep/pruner=none",
+    "sweep.winner.seeds=1",
+    "sweep.winner.top=1",
+]
 
 
 @pytest.fixture

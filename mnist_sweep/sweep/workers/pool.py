@@ -59,13 +59,13 @@ class Handle:
 class Workers:
     """Workers that start as soon as there is something to do, and are gone when the context ends.
 
-    A run whose worker dies is tried once more, from its last checkpoint, by the worker that replaces it.
+    A run whose worker dies is tried once more, from its last checkpoint, by the worker that replaces it. A worker that
+    ran out of memory is replaced after its task; so is one that has grown.
 
     Args:
         size: runs at a time.
         start: starts the worker of a place, counted from 0.
-        memory_growth_mb: a worker that holds so many MB of 2**20 bytes more than when new is replaced, between two
-            tasks; so is one that ran out of memory.
+        memory_growth_mb: that a worker may hold more than when new, MB of 2**20 bytes.
         hint: what else to try where workers cannot start.
     """
 
@@ -130,8 +130,8 @@ class Workers:
         """
         free, deadline = self.free(), time.monotonic() + timeout
         self._listen(timeout)
-        while not (self._events or self._failure or self.free() > free) and time.monotonic() < deadline:
-            self._listen(max(0.0, deadline - time.monotonic()))
+        while not (self._events or self._failure or self.free() > free) and (left := deadline - time.monotonic()) > 0:
+            self._listen(left)
         if self._failure and not self._events:
             raise self._failure
         events, self._events = self._events, []

@@ -1,9 +1,7 @@
 """What this machine gives a sweep: how many workers, with how many threads, on which GPUs; and the workers themselves.
 
-An executor of the standard library has no channel for reports and stops while a task runs, and the death of one process
-breaks all of it. A process that is started by its command line has its environment before any library reads it, and a
-session of its own, so that the terminal's Ctrl-C does not reach it. No script needs a guard, since the process does not
-import the user's main module.
+They are no executor of the standard library: that has no channel for reports and stops while a task runs, the death of
+one process breaks all of it, and each process imports the user's main module, which then needs a guard.
 """
 
 import math
@@ -66,10 +64,7 @@ def divide(command: CommandLine) -> Resources:
 
 
 def open_workers(command: CommandLine, resources: Resources, common: CommandLine) -> Workers:
-    """The workers of a sweep, which start when there is something to do.
-
-    A worker loads the data set that all trials have in common before it is ready.
-    """
+    """The workers of a sweep. Each loads the data set that all trials have in common before it is ready."""
     launcher = command.config.launcher
     if launcher.name == "inline":
         return Workers.inline(train)
@@ -92,7 +87,7 @@ def local(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
+                start_new_session=True,  # the terminal's Ctrl-C does not reach it
                 env={**environment, "CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]},
             )
         handle = Handle(ours, process)
