@@ -40,11 +40,7 @@ class Candidates:
         self._bases: dict[str, CommandLine] = {}  # by the options of groups: Hydra composes one of each
 
     def make(self, values: Mapping[str, Any]) -> Candidate:
-        """The candidate of these values.
-
-        Raises:
-            RequestError: the config cannot exist, or breaks a constraint; in one line.
-        """
+        """The candidate of these values; a RequestError where its config cannot exist, or breaks a constraint."""
         options = {key: value for key, value in values.items() if schema.options(key)}
         base = self._bases.setdefault(text(options), self.common.with_(options))
         command = base.with_({key: value for key, value in values.items() if key not in options})

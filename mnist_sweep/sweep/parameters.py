@@ -18,7 +18,6 @@ from mnist_sweep.config.section import Section
 from mnist_sweep.errors import RequestError
 
 ROOT = "sweep.space"
-
 Distribution = IntDistribution | FloatDistribution | CategoricalDistribution
 #: Chooses a value of a distribution, as Optuna has it, for the parameter of this name.
 Choose = Callable[[str, Distribution], Any]
@@ -30,8 +29,7 @@ Conditions = Mapping[str, tuple[Any, ...]]
 class Parameter:
     """A key of the config that is searched.
 
-    In Optuna it has the name of the key; of a list, the entries are ``KEY[0]``, ``KEY[1]``, …, and a drawn length is
-    ``KEY.length``.
+    Optuna knows it by its name; the entries of a list are ``KEY[0]``, ``KEY[1]``, …, and a drawn length ``KEY.length``.
     """
 
     key: str  # its dotted name
@@ -140,11 +138,7 @@ def _words(item: int | Distribution) -> str:
 
 
 def read(tree: Mapping[str, Any]) -> Iterator[Parameter]:
-    """The parameters of a config's ``sweep.space``.
-
-    Raises:
-        RequestError: a part cannot be read, or contradicts another one; in one line.
-    """
+    """The parameters of a config's ``sweep.space``; a RequestError where a part cannot be read."""
     nested = OmegaConf.create()
     for name, item in tree.items():  # {model.pool: LEAF} is {model: {pool: LEAF}}
         OmegaConf.update(nested, name, item)

@@ -123,10 +123,8 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
         now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
         if before is None:
             if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:
-                raise RequestError(
-                    f"sweep.name={settings.name}: this study was begun by another program, or by an earlier version of "
-                    "this one; allowed: sweep.name=ANOTHER"
-                )
+                by = "this study was begun by another program, or by an earlier version of this one"
+                raise RequestError(f"sweep.name={settings.name}: {by}; allowed: sweep.name=ANOTHER")
             study.remember("id", uuid.uuid4().hex)
         elif before != now:
             changed = _check_changes(settings, space, before, now, study.trials())
@@ -150,11 +148,7 @@ def _settings_of(config: schema.Config, space: Space, digest: str) -> dict[str, 
 def _check_changes(
     settings: Sweep, space: Space, before: Mapping[str, str], now: Mapping[str, str], trials: Sequence[FrozenTrial]
 ) -> bool:
-    """Refuse changes, unless the user allows them and the study can bear them; whether the space is among them.
-
-    A range may grow or shrink, keys may join or leave the space, and the config around it may change. Another
-    direction or data set may not, nor may what Optuna cannot go on with.
-    """
+    """Refuse changes, unless the user allows them and the study can bear them; whether the space is among them."""
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     lines = [f"{key}: {before.get(key, 'not there')} → {now.get(key, 'not there')}" for key in changed]
     faults = [f"{key} cannot change" for key in changed if key in _FIXED]
@@ -168,11 +162,9 @@ def _check_changes(
     if settings.sampler.name == "grid" and another_space:
         faults.append("another grid")
     if faults or not settings.allow_changes:
-        own = "the settings it was begun with, or " if faults else "sweep.allow_changes=true, or "
-        raise RequestError(
-            f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join([*lines, *faults])}); "
-            f"allowed: {own}sweep.name=ANOTHER"
-        )
+        allowed = "the settings it was begun with" if faults else "sweep.allow_changes=true"
+        why = f"this study was begun otherwise ({'; '.join([*lines, *faults])})"
+        raise RequestError(f"sweep.name={settings.name}: {why}; allowed: {allowed}, or sweep.name=ANOTHER")
     return another_space
 
 
@@ -183,11 +175,7 @@ def load_study(settings: Sweep, name: str | None = None) -> optuna.Study:
 
 
 def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
-    """The drawn values of the best trials of ``sweep.warm_start``, the best first.
-
-    Raises:
-        RequestError: there is no such study, or no trial of it finished and kept its constraints.
-    """
+    """The drawn values of the best trials of ``sweep.warm_start``, the best first; a RequestError without any."""
     name, names = settings.warm_start, study_names(settings)
     if name is None or name not in names:
         there = f"there: {', '.join(names) or 'none yet'}"

@@ -66,18 +66,13 @@ class Study:
     Optuna is told that an impossible candidate was pruned without a value: its samplers then take it for the worst
     there is, whereas they ignore failed trials, and would propose the same again. Here it counts as failed.
 
-    Attributes:
-        goals: one objective or several.
-        constraints: what a trial's metrics may be.
-        study: Optuna's, in memory.
-        own: the identity of the config's own values, by `IDENTITY`; None where the space does not hold them.
     """
 
     def __init__(
         self, storage: BaseStorage, name: str, goals: Sequence[Objective], constraints: Mapping[str, Bound]
     ) -> None:
         self.goals, self.constraints = list(goals), constraints
-        self.own: str | None = None
+        self.own: str | None = None  # the `IDENTITY` of the config's own values; None where the space lacks them
         self._storage, self._stored = storage, storage.get_study_id_from_name(name)
         self._memory = InMemoryStorage()
         directions = storage.get_study_directions(self._stored)
@@ -142,7 +137,7 @@ class Study:
                 trial.set_constraint(name, bound.violation(value))
         if result.status == "pruned":
             return self._end(trial, TrialState.PRUNED)
-        found = [measured(goal.metric, vars(result)) for goal in self.goals]
+        found = (measured(goal.metric, vars(result)) for goal in self.goals)
         values = [value for value in found if value is not None and math.isfinite(value)]
         if result.status == "finished" and len(values) == len(self.goals):
             return self._end(trial, TrialState.COMPLETE, values)
@@ -171,9 +166,9 @@ class Study:
             storage.create_new_trial(self._stored, trial)
             return
         before = storage.get_trial(there)
-        for name in trial.params.keys() - before.params.keys():
-            drawn = trial.distributions[name]
-            storage.set_trial_param(there, name, drawn.to_internal_repr(trial.params[name]), drawn)
+        for name, drawn in trial.distributions.items():  # in their order, which samplers keep to
+            if name not in before.params:
+                storage.set_trial_param(there, name, drawn.to_internal_repr(trial.params[name]), drawn)
         _write_new(trial.user_attrs, before.user_attrs, partial(storage.set_trial_user_attr, there))
         _write_new(trial.system_attrs, before.system_attrs, partial(storage.set_trial_system_attr, there))
         values = trial.intermediate_values, before.intermediate_values
@@ -227,10 +222,7 @@ class Study:
         return [trial for trial in self.trials(TrialState.COMPLETE) if self.keeps(trial)]
 
     def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
-        """The feasible trials, the best first; of equal ones the earlier first; duplicates are left out.
-
-        They are ranked by this objective, or by the first.
-        """
+        """The feasible trials, the best by this or the first objective first, equal ones by number; no duplicates."""
         index = [goal.metric for goal in self.goals].index(metric) if metric else 0
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
         return sorted(own, key=lambda trial: self._costs(trial)[index])

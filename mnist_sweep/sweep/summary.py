@@ -129,12 +129,11 @@ def export_best(best: FrozenTrial, metric: str, folder: Path, config_dir: Path |
 def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        default = defaults.get(key)
-        nested = isinstance(value, Mapping) and isinstance(default, Mapping)
-        different = _differences(value, default) if nested else value
-        if (key not in defaults or value != default) and different != {}:
-            found[key] = different
-    return found
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            found[key] = _differences(value, defaults[key])
+        elif key not in defaults or value != defaults[key]:
+            found[key] = value
+    return {key: value for key, value in found.items() if value != {}}
 
 
 def in_words(winner: dict[str, Any], dataset: str) -> list[str]:

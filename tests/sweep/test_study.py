@@ -28,7 +28,8 @@ FACTS = ("number", "state", "values", "params", "distributions", "user_attrs", "
 
 
 def facts(study: optuna.Study) -> list[list[Any]]:
-    return [[getattr(trial, name) for name in FACTS] for trial in study.trials]
+    """Of each trial; the order of its parameters is one that samplers keep to."""
+    return [[[*trial.params], *(getattr(trial, name) for name in FACTS)] for trial in study.trials]
 
 
 def stored(folder: Path) -> optuna.Study:

@@ -125,8 +125,7 @@ class Workers:
     def events(self, timeout: float) -> list[Report | Finished]:
         """What has happened, as soon as there is an event or a worker becomes free, or after so many seconds.
 
-        Raises:
-            RunFailure: no worker can be started, or a run can no longer be recorded. `stop` comes next.
+        A RunFailure says that no worker can be started, or a run can no longer be recorded. `stop` comes next.
         """
         free, deadline = self.free(), time.monotonic() + timeout
         self._listen(timeout)
@@ -140,9 +139,7 @@ class Workers:
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
         """Perform all of these, as many at a time as there are workers; their results by the tasks' ids.
 
-        Raises:
-            RunFailure: as in `events`.
-            Interrupted: after those that were running have recorded themselves.
+        Raises RunFailure as `events` does, and Interrupted after those that were running have recorded themselves.
         """
         left, results = deque(tasks), dict[int, Result]()
         try:

@@ -42,11 +42,7 @@ class Resources:
 
 
 def divide(command: CommandLine) -> Resources:
-    """Divide this machine for a sweep.
-
-    Raises:
-        RequestError: a GPU is asked for and there is none, or more workers than the launcher has.
-    """
+    """Divide this machine for a sweep; a RequestError where it lacks a GPU, or the launcher the workers, asked for."""
     config = command.config
     assert config.sweep is not None
     hardware.check_accelerator(config.trainer.accelerator)
