@@ -96,13 +96,16 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     assert "sweep on mnist5k: 3 complete; the front of 3" in capsys.readouterr().err
 
 
+OWN = [
+    *("experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"),
+    *("data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"),
+]
+
+
 @pytest.mark.parametrize(
     "items",
     [
-        [
-            *("experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"),
-            *("data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"),
-        ],
+        OWN,
         ["experiment=[tutorial,own]", "optimizer=sgd", "data=mnist5k", "tracking=none", "trainer.threads=3"],
         ["model=mlp", "trainer.precision=bf16", "tracking.uri=http://somewhere:5000", "objective=val/loss"],
     ],

@@ -53,12 +53,6 @@ def test_a_free_worker_never_waits_for_another_and_a_late_stop_does_not_hit_the_
     assert numbers(pair) == before
 
 
-def test_a_run_whose_worker_is_killed_is_tried_once_more(pair: Workers, tmp_path: Path) -> None:
-    results = perform(pair, task(1, once="die"), task(2, tmp_path, do="die"))
-    assert results[1].status == "finished"
-    assert (results[2].reason, results[2].detail) == ("crashed", "its worker died twice (killed by signal 9)")
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_ends_while_it_has_nothing_to_do_is_replaced_without_a_word(pair: Workers, signum: int) -> None:
     before = numbers(pair)
