@@ -2,21 +2,17 @@
 
 import logging
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import write_json
-from mnist_sweep.sweep import samplers, storage
+from mnist_sweep.sweep import samplers, storage, summary
 from mnist_sweep.sweep.candidates import Candidate, Candidates
 from mnist_sweep.sweep.session import prepared
 
@@ -73,11 +69,8 @@ def plan(command: CommandLine) -> Path:
         "minutes": round(trials * seconds["mean"] / min(together, trials) / 60, 2),
         "trials_in_budget": int(60 * minutes * together / seconds["mean"]) if minutes else None,
     }
-    columns = [Column(name, overflow="fold") for name in ("key", "drawn from", "only when")]
-    table = Table(*columns, box=box.SIMPLE, title=f"the space of {config.sweep.name}", title_justify="left")
-    for row in space.describe():
-        table.add_row(*row)
-    Console(stderr=True, width=None if sys.stderr.isatty() else 120).print(table)
+    columns = "key", "drawn from", "only when"
+    summary.print_table(f"the space of {config.sweep.name}", columns, space.describe(), width=120)
     endless = f"without end ({', '.join(space.continuous)})" if space.continuous else f"more than {_POINTS:,}"
     lines = {
         "points": f"{points:,}" if points else endless,

@@ -4,7 +4,7 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,10 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     shown = study.front() if study.several else study.ranking()[:_SHOWN]
     front = f"; the front of {len(shown)}" if study.several else ""
     title = f"{study.study.study_name} on {config.data.name}: {counted(study)}{front}"
-    names = ["trial", *(goal.metric for goal in study.goals), "proposed"]
-    columns = [Column(name, overflow="fold") for name in names]
-    table = Table(*columns, box=box.SIMPLE, title=title, title_justify="left")
-    for trial in shown:
-        table.add_row(str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"]))
-    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
+    rows = [
+        (str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"])) for trial in shown
+    ]
+    print_table(title, ["trial", *(goal.metric for goal in study.goals), "proposed"], rows, width=160)
     for reason, count in study.failures().items():
         _say("", f"{count} {'impossible proposals, drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
     if duplicates := study.duplicates():
@@ -99,6 +97,15 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     if isinstance(config.tracking, options.MLflow):
         uri = config.tracking.uri
         _say("compare the runs", uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
+    """Print a table to standard error, so many characters wide where that is no terminal."""
+    folded = [Column(name, overflow="fold") for name in columns]
+    table = Table(*folded, box=box.SIMPLE, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(stderr=True, width=None if sys.stderr.isatty() else width).print(table)
 
 
 def _say(what: str, text: str) -> None:
