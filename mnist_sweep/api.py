@@ -157,7 +157,7 @@ def check(command: CommandLine) -> None:
     if config.sweep:
         from mnist_sweep.sweep import session
 
-        session.check(command)
+        session.prepared(command)
     elif config.name is not None and (runs / config.name).exists():
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
     datasets.verify(config.data)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from optuna.trial import FrozenTrial
 
 from mnist_sweep.errors import RequestError
 from mnist_sweep.run_folder import RunFolder
@@ -24,36 +23,23 @@ _TOP, _SHOWN = 5, 30
 
 @dataclass(frozen=True)
 class Mistakes:
-    """What the best networks get wrong on the same images.
+    """What the best networks get wrong on the same images."""
 
-    Attributes:
-        trials: their numbers, the best first.
-        confusions: how often which class was taken for which, over all of them, the most frequent first.
-        missed: how many images each of them gets wrong.
-        pictures: by name.
-    """
-
-    trials: list[int]
-    confusions: list[tuple[int, int, int]]
-    missed: int
-    pictures: dict[str, Figure]
-
-
-def _folder(trial: FrozenTrial, runs: Path) -> RunFolder:
-    """A trial's folder among the runs, which may have been moved since."""
-    return RunFolder(runs / Path(trial.user_attrs["result"]["folder"]).name)
+    trials: list[int]  # their numbers, the best first
+    confusions: list[tuple[int, int, int]]  # count, true and predicted class, over all of them, the most frequent first
+    missed: int  # images that each of them gets wrong
+    pictures: dict[str, Figure]  # by name
 
 
 def common_mistakes(study: Study, runs: Path, images: ImageSet) -> Mistakes | None:
     """Evaluate the networks of the best trials on the validation images; None where no checkpoint is left."""
     found = {}
     for trial in study.ranking()[:_TOP]:
+        folder = RunFolder(runs / Path(trial.user_attrs["result"]["folder"]).name)  # which may have been moved since
         try:
-            network = trained_model.read(_folder(trial, runs).best).network
+            found[trial.number] = evaluate(trained_model.read(folder.best).network, images, "val")
         except RequestError as error:
             log.warning("%s", error)
-        else:
-            found[trial.number] = evaluate(network, images, "val")
     if not found:
         return None
     who = f"the {len(found)} best models" if len(found) > 1 else "the best model"

@@ -1,9 +1,9 @@
 """Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -35,12 +35,7 @@ def objectives(config: schema.Config) -> list[Objective]:
 
 
 def measured(metric: str, result: Mapping[str, Any]) -> float | None:
-    """A run's value of a metric: the best epoch's, or of the whole run; None where there is none.
-
-    Args:
-        metric: its name.
-        result: the fields of a `Result`.
-    """
+    """The value of a metric among the fields of a `Result`; None where there is none."""
     value = (result if metric in metrics.RUN_METRICS else result["metrics"]).get(metric)
     return None if value is None else float(value)
 
@@ -65,41 +60,29 @@ def reason(trial: FrozenTrial) -> str | None:
 class Study:
     """A study that this process alone writes.
 
-    Samplers and pruners read it in memory, since reading the database at each of their questions takes more processor
-    time than all else. What changes is written to the database at once (`save`).
+    Samplers and pruners read it in memory: to read the database at each of their questions takes more processor time
+    than all else. `save` writes what has changed to the database.
 
     Optuna is told that an impossible candidate was pruned without a value: its samplers then take it for the worst
     there is, whereas they ignore failed trials, and would propose the same again. Here it counts as failed.
 
-    Args:
-        storage: where the study is.
-        name: of the study.
-        goals: one objective or several.
-        constraints: what a trial's metrics may be.
-
-    Attributes:
-        study: Optuna's, in memory.
-        own: the identity of the config's own values, by `IDENTITY`; None where the space does not hold them.
     """
 
     def __init__(
         self, storage: BaseStorage, name: str, goals: Sequence[Objective], constraints: Mapping[str, Bound]
     ) -> None:
         self.goals, self.constraints = list(goals), constraints
-        self.own: str | None = None
+        self.own: str | None = None  # the `IDENTITY` of the config's own values; None where the space lacks them
         self._storage, self._stored = storage, storage.get_study_id_from_name(name)
         self._memory = InMemoryStorage()
         directions = storage.get_study_directions(self._stored)
         self.study = optuna.create_study(study_name=name, storage=self._memory, directions=directions)
         self._here = self._memory.get_study_id_from_name(name)
-        for trial in storage.get_all_trials(self._stored):
-            self._memory.create_new_trial(self._here, trial)
+        self.study.add_trials(storage.get_all_trials(self._stored))
         for key, value in storage.get_study_user_attrs(self._stored).items():
-            self._memory.set_study_user_attr(self._here, key, value)
-        self._noted = storage.get_study_system_attrs(self._stored)
-        for key, value in self._noted.items():
+            self.study.set_user_attr(key, value)
+        for key, value in storage.get_study_system_attrs(self._stored).items():
             self._memory.set_study_system_attr(self._here, key, value)
-        self._saved = [_copied(trial) for trial in self.trials()]
 
     @property
     def id(self) -> str:
@@ -113,28 +96,27 @@ class Study:
 
     def recall(self, key: str, default: Any = None) -> Any:
         """What `remember` kept."""
-        return self._memory.get_study_user_attrs(self._here).get(key, default)
+        return self.study.user_attrs.get(key, default)
 
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
-        self._memory.set_study_user_attr(self._here, key, value)
+        self.study.set_user_attr(key, value)
         self._storage.set_study_user_attr(self._stored, key, value)
 
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
         self.study.enqueue_trial(dict(parameters), user_attrs=dict(attributes))
-        self.save(len(self._saved))
+        self.save(len(self.trials()) - 1)
 
     def next_number(self) -> int:
         """The number of the trial that `ask` will give: the first that waits, else a new one."""
-        waiting = self.trials(TrialState.WAITING)
-        return waiting[0].number if waiting else len(self._saved)
+        return next((trial.number for trial in self.trials(TrialState.WAITING)), len(self.trials()))
 
     def ask(self, sampler: BaseSampler) -> optuna.Trial:
         """The next trial. A new one is in memory only until it is saved."""
         self.study.sampler = sampler
         number = self.next_number()
-        if number == len(self._saved):
+        if number == len(self.trials()):
             return self.study.ask()
         self._memory.set_trial_state_values(self._id(number), TrialState.RUNNING)
         return self.reopen(number)
@@ -144,12 +126,7 @@ class Study:
         return optuna.Trial(self.study, self._id(number))
 
     def tell(self, trial: optuna.Trial, result: Result) -> TrialState:
-        """Record how a trial ended; one that was interrupted waits, to be continued.
-
-        Args:
-            trial: that was asked for.
-            result: of its run; with ``duplicate_of``, of an equal trial's.
-        """
+        """Record how a trial ended; one that was interrupted waits, to be continued."""
         if result.status == "interrupted":
             return self.requeue(trial)
         trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
@@ -160,7 +137,7 @@ class Study:
                 trial.set_constraint(name, bound.violation(value))
         if result.status == "pruned":
             return self._end(trial, TrialState.PRUNED)
-        found = [measured(goal.metric, vars(result)) for goal in self.goals]
+        found = (measured(goal.metric, vars(result)) for goal in self.goals)
         values = [value for value in found if value is not None and math.isfinite(value)]
         if result.status == "finished" and len(values) == len(self.goals):
             return self._end(trial, TrialState.COMPLETE, values)
@@ -180,27 +157,24 @@ class Study:
 
     def save(self, number: int) -> None:
         """Write to the database what is new of a trial, and what its sampler noted of the study."""
-        for key, value in _new(self._memory.get_study_system_attrs(self._here), self._noted):
-            self._noted[key] = value
-            self._storage.set_study_system_attr(self._stored, key, value)
-        trial = self.trials()[number]
-        if number == len(self._saved):  # one by one takes half of the time that it takes to write it as a whole
-            begun = trial if trial.state == TrialState.WAITING else optuna.trial.create_trial(state=TrialState.RUNNING)
-            self._storage.create_new_trial(self._stored, begun)
-            self._saved.append(begun)
-        before, self._saved[number] = self._saved[number], _copied(trial)
-        there = self._storage.get_trial_id_from_study_id_trial_number(self._stored, number)
-        for key, value in _new(trial.params, before.params):
-            drawn = trial.distributions[key]
-            self._storage.set_trial_param(there, key, drawn.to_internal_repr(value), drawn)
-        for key, value in _new(trial.user_attrs, before.user_attrs):
-            self._storage.set_trial_user_attr(there, key, value)
-        for key, value in _new(trial.system_attrs, before.system_attrs):
-            self._storage.set_trial_system_attr(there, key, value)
-        for step, value in _new(trial.intermediate_values, before.intermediate_values):
-            self._storage.set_trial_intermediate_value(there, step, value)
+        storage, trial = self._storage, self.trials()[number]
+        noted = self._memory.get_study_system_attrs(self._here), storage.get_study_system_attrs(self._stored)
+        _write_new(*noted, partial(storage.set_study_system_attr, self._stored))
+        try:
+            there = storage.get_trial_id_from_study_id_trial_number(self._stored, number)
+        except KeyError:
+            storage.create_new_trial(self._stored, trial)
+            return
+        before = storage.get_trial(there)
+        for name, drawn in trial.distributions.items():  # in their order, which samplers keep to
+            if name not in before.params:
+                storage.set_trial_param(there, name, drawn.to_internal_repr(trial.params[name]), drawn)
+        _write_new(trial.user_attrs, before.user_attrs, partial(storage.set_trial_user_attr, there))
+        _write_new(trial.system_attrs, before.system_attrs, partial(storage.set_trial_system_attr, there))
+        values = trial.intermediate_values, before.intermediate_values
+        _write_new(*values, partial(storage.set_trial_intermediate_value, there))
         if trial.state != before.state:
-            self._storage.set_trial_state_values(there, trial.state, trial.values)
+            storage.set_trial_state_values(there, trial.state, trial.values)
 
     def _end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> TrialState:
         self.study.tell(trial, values, state)
@@ -224,21 +198,15 @@ class Study:
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
-        found = {"complete": 0, "pruned": 0, "fail": 0}
+        found = Counter(complete=0, pruned=0, fail=0)
         for trial in self.trials():
-            state = "infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()
-            found[state] = found.get(state, 0) + 1
-        found.pop("waiting", None)
-        return found
+            found["infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()] += 1
+        del found["waiting"]
+        return dict(found)
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""
         return dict(Counter(str(reason(trial)) for trial in self.trials(TrialState.FAIL)))
-
-    def frequent_failure(self) -> str:
-        """The most frequent failure, as a few words."""
-        seen = Counter((reason(trial), trial.user_attrs.get("detail")) for trial in self.trials(TrialState.FAIL))
-        return next((f"{count} × {why}: {detail}" for (why, detail), count in seen.most_common(1)), "none failed")
 
     def duplicates(self) -> int:
         """Trials that took over the result of an equal one."""
@@ -254,14 +222,10 @@ class Study:
         return [trial for trial in self.trials(TrialState.COMPLETE) if self.keeps(trial)]
 
     def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
-        """The feasible trials, the best first; of equal ones the earlier first; duplicates are left out.
-
-        Args:
-            metric: the objective to go by; None = the first.
-        """
+        """The feasible trials, the best by this or the first objective first, equal ones by number; no duplicates."""
         index = [goal.metric for goal in self.goals].index(metric) if metric else 0
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
-        return sorted(own, key=lambda trial: (self._costs(trial)[index], trial.number))
+        return sorted(own, key=lambda trial: self._costs(trial)[index])
 
     def best(self) -> FrozenTrial | None:
         """The first of the `ranking`; None where it is empty."""
@@ -279,7 +243,7 @@ class Study:
         """
         members: dict[tuple[float, ...], FrozenTrial] = {}
         # in this order no trial is dominated by a later one
-        for trial in sorted(self.ranking(), key=lambda trial: (self._costs(trial), trial.number)):
+        for trial in sorted(self.ranking(), key=self._costs):
             costs = self._costs(trial)
             if not any(all(a <= b for a, b in zip(member, costs, strict=True)) for member in members):
                 members[costs] = trial
@@ -290,14 +254,8 @@ class Study:
         return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
 
 
-def _new(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    """The entries that were not there before, or were others."""
-    return [(key, value) for key, value in now.items() if key not in before or before[key] != value]
-
-
-def _copied(trial: FrozenTrial) -> FrozenTrial:
-    """The trial as it is now: Optuna changes its mappings where they are."""
-    now = copy.copy(trial)
-    for name in ("params", "user_attrs", "system_attrs", "intermediate_values"):
-        setattr(now, name, dict(getattr(trial, name)))
-    return now
+def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:
+    """Write the entries that were not there before, or were others."""
+    for key, value in now.items():
+        if key not in before or before[key] != value:
+            write(key, value)

@@ -10,29 +10,21 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.error_analysis import common_mistakes
 from mnist_sweep.training import data, trained_model
-from mnist_sweep.training.data import ImageSet
-from mnist_sweep.training.evaluate import evaluate
+from mnist_sweep.training.evaluate import Evaluation, evaluate
 from tests.conftest import SMALL
 from tests.sweep import studies
 
 
-@pytest.fixture(scope="module")
-def images() -> ImageSet:
-    _, validation = data.parts(CommandLine.of(SMALL).config.data)
-    return validation.subset(torch.arange(60))
-
-
-def untrained(folder: Path, number: int) -> torch.nn.Module:
-    """A network with random weights, kept as the best one of a trial."""
-    torch.manual_seed(number)
-    network = (config := CommandLine.of(SMALL).config).model.build(0.13, 0.31)
-    trained_model.save(RunFolder(folder / "runs" / f"sweep-{number:04d}").best, network, config)
-    return network
-
-
-def test_what_all_of_the_best_get_wrong(tmp_path: Path, images: ImageSet, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_all_of_the_best_get_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of three trials one has lost its checkpoint; the folder has been moved since they were trained."""
-    found = [evaluate(untrained(tmp_path, number), images, "val") for number in (0, 1)]
+    config = CommandLine.of(SMALL).config
+    images = data.parts(config.data)[1].subset(torch.arange(60))
+    found: list[Evaluation] = []
+    for number in (0, 1):
+        torch.manual_seed(number)
+        network = config.model.build(0.13, 0.31)
+        trained_model.save(RunFolder(tmp_path / "runs" / f"sweep-{number:04d}").best, network, config)
+        found.append(evaluate(network, images, "val"))
     study = studies.study_of([studies.trial_of(Path("elsewhere"), number, [0.9]) for number in range(3)])
     mistakes = common_mistakes(study, tmp_path / "runs", images)
     assert mistakes

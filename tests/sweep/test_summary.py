@@ -1,12 +1,14 @@
-"""The end of a sweep: ``sweep.json``, and what is printed."""
+"""The end of a sweep: ``sweep.json``, what is printed, and what the best trial's experiment composes."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from mnist_sweep.config import metrics
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.sweep import summary
 from tests.sweep import studies
 
@@ -19,16 +21,13 @@ WINNER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_an_interval_in_words() -> None:
+def test_the_winner_in_words() -> None:
     for values, words in {
         (0.5,): "0.5000",
         (0.99 - 0.98, 0.51 - 0.5): "0.0100 (equal for all 2 seeds)",  # but for their last bits
         (0.90, 0.92, 0.94): "0.9200 (95% interval 0.8703 … 0.9697)",
     }.items():
         assert summary.interval(metrics.spread(values)) == words
-
-
-def test_the_winner_in_words() -> None:
     lines = summary.in_words(WINNER, "mnist")
     assert lines[0] == "trial 1 (candidates: 2; new seeds: 2)"
     assert lines[1].endswith("; noise between seeds 0.0123")
@@ -95,3 +94,40 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     assert content["best"] is None
     summary.show(command, study, None, folder)
     assert "sweep on mnist5k: 3 complete; the front of 3" in capsys.readouterr().err
+
+
+OWN = [
+    *("experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"),
+    *("data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"),
+]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        OWN,
+        ["experiment=[tutorial,own]", "optimizer=sgd", "data=mnist5k", "tracking=none", "trainer.threads=3"],
+        ["model=mlp", "trainer.precision=bf16", "tracking.uri=http://somewhere:5000", "objective=val/loss"],
+    ],
+)
+def test_the_file_composes_what_the_trial_was_without_the_users_folder(tmp_path: Path, items: list[str]) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.write_text("# @package _global_\nseed: 7\nmodel: {pool: avg}\n")
+    best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
+    # what is trained, not where it is kept
+    trial = CommandLine.of(items, tmp_path / "mine").without("tracking", "output").config
+    folder = summary.export_best(best, "val/accuracy", tmp_path / "runs" / "sweep", tmp_path / "mine")
+    own.unlink()
+    assert CommandLine.of(["experiment=best"], folder).config == trial
+    assert CommandLine.of(["experiment=best", "launcher=inline"], folder).config.launcher.name == "inline"
+
+
+def test_the_file_states_only_what_differs(tmp_path: Path) -> None:
+    items = ["optimizer=sgd", "optimizer.lr=0.2", "model.pool=max", "name=sweep-0001"]
+    best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
+    file = summary.export_best(best, "val/accuracy", tmp_path, None) / "experiment" / "best.yaml"
+    header, title, *lines = file.read_text().splitlines()
+    assert header == "# @package _global_"
+    assert title.endswith("val/accuracy 0.9")
+    assert lines == ["defaults:", "- override /optimizer: sgd", "- _self_", "optimizer:", "  lr: 0.2"]
