@@ -48,7 +48,9 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def train(self, task: Any, on_epoch: Callable[[int, dict[str, float]], Any], stopped: Callable[[], int | None]) -> Any:
+    def train(
+        self, task: Any, on_epoch: Callable[[int, dict[str, float]], Any], stopped: Callable[[], int | None]
+    ) -> Any:
         """What a worker does with a task, but that epochs which have been trained are read."""
         from mnist_sweep import run
         from mnist_sweep.config import schema
@@ -93,7 +95,9 @@ class Cache:
             )  # fmt: skip
         folder = RunFolder.of(config)
         folder.begin(config, task.command.overrides, resume=True)
-        result = dataclasses.replace(result, status=status, folder=str(folder.path), overrides=list(task.command.overrides))
+        result = dataclasses.replace(
+            result, status=status, folder=str(folder.path), overrides=list(task.command.overrides)
+        )
         result.write()
         return result
 
@@ -117,7 +121,6 @@ def train(job: Any, on_epoch: Any, stopped: Any) -> Any:
 def sweep(task: str, method: str, seed: int, epochs: int, cache: Path, bad: bool) -> dict[str, Any]:
     """One sweep: the curve (epochs spent, best value so far), and how much better the found network is."""
     from mnist_sweep.config.command import CommandLine
-    from mnist_sweep.run_folder import RunFolder
     from mnist_sweep.sweep.session import opened
     from mnist_sweep.sweep.workers import Task, Workers
 
@@ -198,7 +201,11 @@ def run(arguments: argparse.Namespace) -> None:
             sys.exit(f"{job} failed")
         files[job].write_text(out.splitlines()[-1])
         found = json.loads(files[job].read_text())
-        print(f"{' '.join(map(str, job))}  gain {found['gain']:+.4f}  first {found['first']:.4f}", file=sys.stderr, flush=True)
+        print(
+            f"{' '.join(map(str, job))}  gain {found['gain']:+.4f}  first {found['first']:.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
     for task in arguments.tasks:
         table(task, arguments, {job: json.loads(file.read_text()) for job, file in files.items()})
 
@@ -214,11 +221,19 @@ def table(task: str, arguments: argparse.Namespace, found: dict[Any, Any]) -> No
     print(f"\n{task}, {arguments.epochs} epochs, {arguments.seeds} seeds; random's median at the end: {goal}")
     for method, each in gains.items():
         curves = [found[task, method, seed]["curve"] for seed in seeds]
-        reached = [next((used for used, best in curve if goal and best >= goal), arguments.epochs + 1) for curve in curves]
+        reached = [
+            next((used for used, best in curve if goal and best >= goal), arguments.epochs + 1) for curve in curves
+        ]
         ahead = spread([a - b for a, b in zip(gains[arguments.methods[0]], each, strict=True)])
-        words = "" if method == arguments.methods[0] else f"  first ahead by {ahead['mean']:+.4f} ({ahead['low']} … {ahead['high']})"
+        words = (
+            ""
+            if method == arguments.methods[0]
+            else f"  first ahead by {ahead['mean']:+.4f} ({ahead['low']} … {ahead['high']})"
+        )
         above = sum(value > 0 for value in each)
-        print(f"{method:15} gain {statistics.fmean(each):+.4f}  above 0: {above}  reached after {statistics.median(reached)}{words}")
+        print(
+            f"{method:15} gain {statistics.fmean(each):+.4f}  above 0: {above}  reached after {statistics.median(reached)}{words}"
+        )
         print("               ", " ".join(f"{value:+.4f}" for value in each))
 
 

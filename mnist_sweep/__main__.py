@@ -19,8 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
-from mnist_sweep.config import explain
-from mnist_sweep.config.command import CONF, PROGRAM, CommandLine
+from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 log = logging.getLogger("mnist_sweep")
@@ -50,7 +49,7 @@ def _run(command: CommandLine) -> int:
     config = command.config
     log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.name, config.trainer.max_epochs)
     result = run.train(command, test=True, progress=True)
-    if result.status == "finished":
+    if finished := result.status == "finished":
         best = f"{config.objective} {result.objective:.4f} in epoch {result.best_epoch} of {result.epochs}"
         tested = f"test/accuracy {result.metrics['test/accuracy']:.4f} on {result.dataset}"
         log.info("%s, %s, %.1f s", best, tested, result.seconds)
@@ -58,14 +57,11 @@ def _run(command: CommandLine) -> int:
     else:
         log.error("failed: %s", result.detail)
     print(result.path, flush=True)
-    return cli.DONE if result.status == "finished" else cli.FAILED
+    return cli.DONE if finished else cli.FAILED
 
 
 def _flags() -> argparse.Namespace:
-    """Hydra's flags and the overrides: read here first, so that a wrong flag is refused in one line.
-
-    The flags are those of https://hydra.cc/docs/advanced/hydra-command-line-flags/.
-    """
+    """Hydra's flags (hydra.cc/docs/advanced/hydra-command-line-flags) and the overrides; a wrong flag is refused."""
     flags = cli.Parser(prog=PROGRAM, add_help=False)
     flags.add_argument("overrides", nargs="*")
     for switch in ("help -h", "hydra-help", "version", "resolve", "run -r", "multirun -m", "shell-completion -sc"):
@@ -82,7 +78,7 @@ def _points(overrides: Sequence[str], config_dir: str | None) -> list[CommandLin
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise RequestError(explain.not_composed(error, overrides, CONF)) from error
+        raise RequestError(not_composed(error, overrides)) from error
     values = [_values(each, config_dir) if each.is_sweep_override() else [str(each.input_line)] for each in parsed]
     return [CommandLine.of(point, config_dir) for point in itertools.product(*values)]
 
@@ -134,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.leave(lambda: cli.run_command(main))
+    cli.leave(main)

@@ -67,13 +67,10 @@ class Sweep:
 
 
 def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
-    """Run a sweep, as ``python -m mnist_sweep +sweep=optuna`` does, or go on with one.
-
-    Args:
-        overrides, config_dir: as for `train`: ``sweep("sweep.trials=20")``.
+    """Run a sweep, as ``python -m mnist_sweep +sweep=optuna`` does, or go on with one: ``sweep("sweep.trials=20")``.
 
     Raises:
-        RequestError, KeyboardInterrupt: as for `train`.
+        RequestError, KeyboardInterrupt: as for `train`, whose arguments these are.
         RunFailure: no trial finished, or the same failure came again and again.
     """
     chosen = any(key_of(item) == "sweep" for item in overrides)
@@ -89,14 +86,13 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
 
 
 def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
-    """A trained network: images (B, 1, 28, 28), 0 … 1, white on black → probabilities (B, 10).
+    """A trained network, on the CPU: images (B, 1, 28, 28), 0 … 1, white on black → probabilities (B, 10).
+
+    Its ``dataset`` is the name of the set that it was trained on.
 
     Args:
         source: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the path of a run's best.ckpt.
         tracking_uri: MLflow's store of the model; None = ``$MLFLOW_TRACKING_URI``, else that of the runs in mlruns/.
-
-    Returns:
-        The network on the CPU, in evaluation mode; its ``dataset`` is the name of the set that it was trained on.
 
     Raises:
         RequestError: there is no such model, or it cannot be read.
@@ -113,11 +109,7 @@ def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
 
 
 def predict(network: "nn.Module", paths: Sequence[str | Path]) -> "list[Prediction]":
-    """Recognise pictures, as ``mnist-sweep predict`` does.
-
-    Args:
-        network: by `load`.
-        paths: of PNG and JPEG files.
+    """Recognise PNG and JPEG files with a network by `load`, as ``mnist-sweep predict`` does.
 
     Raises:
         PictureError: a file cannot be read, or is no picture of a digit.
@@ -148,11 +140,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def check(command: CommandLine) -> None:
-    """Check all of a request that can be checked before anything is written.
-
-    Raises:
-        RequestError: it cannot be carried out.
-    """
+    """Raise a RequestError for what can be known to be wrong with a request before anything is written."""
     from mnist_sweep import hardware
     from mnist_sweep.training import datasets
 
@@ -169,7 +157,7 @@ def check(command: CommandLine) -> None:
     if config.sweep:
         from mnist_sweep.sweep import session
 
-        session.check(command)
+        session.prepared(command)
     elif config.name is not None and (runs / config.name).exists():
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
     datasets.verify(config.data)
@@ -178,10 +166,8 @@ def check(command: CommandLine) -> None:
 def prepare(command: CommandLine) -> CommandLine:
     """The command line to carry out: of a run it has a name, and its data set is on disk.
 
-    A missing data set is downloaded. Where that fails, ``data.fallback`` takes its place, after a warning.
-
-    Raises:
-        RequestError: a data file is damaged, or the data cannot be had and there is no fallback.
+    A missing data set is downloaded. Where that fails, ``data.fallback`` takes its place, after a warning; without one,
+    or where a file is damaged, a RequestError says so.
     """
     from mnist_sweep.training import datasets
 

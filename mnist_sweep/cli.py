@@ -67,7 +67,7 @@ def _add_arguments(parser: Parser, name: str) -> None:
         _add_store(parser)
 
 
-def add_model(parser: Parser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say which network; see `inference.load.chosen`."""
     default = "models:/mnist_sweep@champion, else models:/mnist_sweep_mnist5k@champion"
     which = parser.add_mutually_exclusive_group()
@@ -76,7 +76,7 @@ def add_model(parser: Parser) -> None:
     _add_store(parser)
 
 
-def _add_store(parser: Parser) -> None:
+def _add_store(parser: argparse.ArgumentParser) -> None:
     default = api.default_store()
     told = "MLflow's store (default: $MLFLOW_TRACKING_URI, else that of the runs in mlruns/)"
     parser.add_argument("--tracking-uri", metavar="URI", default=default, type=lambda uri: uri or default, help=told)
@@ -94,12 +94,7 @@ def _port(text: str) -> int:
 
 
 def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int:
-    """Carry out one of `COMMANDS` with these arguments and return its exit code; its help says that `prog` was called.
-
-    Raises:
-        RequestError: the arguments are wrong, or what they ask for cannot be done.
-        RunFailure: the work failed.
-    """
+    """Carry out one of `COMMANDS` and return its exit code; its help says that `prog` was called."""
     module, description = COMMANDS[name]
     codes = "Exit codes: 0 done, 1 the work failed, 2 the request is wrong."
     parser = Parser(prog=prog or f"python -m mnist_sweep.{name}", description=description, epilog=codes)
@@ -113,7 +108,7 @@ def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int
 def log_to_stderr() -> None:
     """Send the package's log to standard error, the bare messages.
 
-    Python's handler of last resort writes to what ``sys.stderr`` is at the time, which a progress bar may replace.
+    Python's last resort writes to what ``sys.stderr`` is at the time, which a progress bar may replace.
     """
     assert logging.lastResort is not None
     logging.lastResort.setLevel(logging.INFO)
@@ -139,23 +134,14 @@ def run_command(command: Callable[[], int]) -> int:
         return FAILED
 
 
-def _open_streams() -> None:
-    """Lead closed standard streams (``2>&-``) nowhere, so that the next file to be opened does not get their number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
 def leave(command: Callable[[], int]) -> NoReturn:
     """End the process with a command's exit code; without a traceback where nobody reads its output any more.
 
-    Python's own advice: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    See https://docs.python.org/3/library/signal.html#note-on-sigpipe.
     """
-    _open_streams()
     try:
         try:
-            code = command()
+            code = run_command(command)
         finally:  # also where argparse has printed its help and exits
             sys.stdout.flush()
     except BrokenPipeError:
@@ -166,12 +152,12 @@ def leave(command: Callable[[], int]) -> NoReturn:
 
 def module_main(name: str) -> NoReturn:
     """``python -m mnist_sweep.NAME``."""
-    leave(lambda: run_command(lambda: perform(name, sys.argv[1:])))
+    leave(lambda: perform(name, sys.argv[1:]))
 
 
 def main() -> None:
     """``mnist-sweep COMMAND …`` is one of `COMMANDS`; ``mnist-sweep [overrides]`` is ``python -m mnist_sweep``."""
     name, *arguments = sys.argv[1:] or [""]
     if name in COMMANDS:
-        leave(lambda: run_command(lambda: perform(name, arguments, f"mnist-sweep {name}")))
+        leave(lambda: perform(name, arguments, f"mnist-sweep {name}"))
     runpy.run_module("mnist_sweep", run_name="__main__", alter_sys=True)

@@ -18,30 +18,23 @@ class RequestError(Exception):
 class RunFailure(Exception):  # noqa: N818  # "failure" is the word in results and in MLflow
     """A run cannot go on.
 
-    Args:
-        reason: one word for programs: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``, ``crashed`` or
-            ``error``.
-        detail: one line for people.
+    The reason is one word: ``diverged``, ``out_of_memory``, ``infeasible``, ``timeout``, ``crashed`` or ``error``;
+    the detail is one line for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
 
 class Interrupted(BaseException):
     """A signal asked the process to stop. Raised by `check_interrupted`, never out of a signal handler.
 
     Not an Exception, so that code which guards against failures does not take it for one.
-
-    Attributes:
-        exit_code: 128 plus the number of the signal.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
         self.exit_code = 128 + signum
 
 
@@ -55,11 +48,7 @@ def signalled() -> int | None:
 
 
 def check_interrupted() -> None:
-    """Stop here if a signal has arrived.
-
-    Raises:
-        Interrupted: one has.
-    """
+    """Raise `Interrupted` if a signal has arrived."""
     if _State.arrived is not None:
         raise Interrupted(_State.arrived)
 

@@ -36,12 +36,7 @@ def multiplies_bf16() -> bool:
 
 
 def precision(wanted: Precision | Literal["auto"], on_gpu: bool) -> tuple[Precision, str]:
-    """The precision of training, and why, in a few words; empty where it was asked for.
-
-    Args:
-        wanted: the config's ``trainer.precision``.
-        on_gpu: whether it is for a GPU that torch can use.
-    """
+    """The precision of training for the config's ``trainer.precision``, and why; no reason where it was asked for."""
     if wanted != "auto":
         return wanted, ""
     if on_gpu:
@@ -75,13 +70,6 @@ def usual_workers(gpus: int) -> int:
 
 
 def check_accelerator(accelerator: str) -> None:
-    """Refuse a GPU where there is none.
-
-    Args:
-        accelerator: the config's ``trainer.accelerator``.
-
-    Raises:
-        RequestError: it is ``gpu``, and torch can use none here.
-    """
+    """Raise a RequestError where ``trainer.accelerator`` is ``gpu``, and torch can use none here."""
     if accelerator == "gpu" and not gpus():
         raise RequestError("trainer.accelerator=gpu: no GPU here that torch can use; allowed: auto, cpu")

@@ -56,12 +56,7 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        """The result in a run's folder.
-
-        Raises:
-            FileNotFoundError: the run did not come to its end.
-            ValueError, TypeError: it is damaged, or of another version of this program.
-        """
+        """The result in a run's folder; a FileNotFoundError, ValueError or TypeError where there is none to be read."""
         return cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
     @classmethod

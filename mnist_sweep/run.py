@@ -62,12 +62,9 @@ def train(
         limit_seconds: after which the run fails with ``timeout``; None = no limit.
         stopped: is asked between groups of batches; a signal's number interrupts the run.
 
-    Returns:
-        The result, also of a run that failed.
-
     Raises:
         RequestError: the folder is there already, another process is at the run, or there is no GPU.
-        RunFailure: ``result.json`` cannot be written.
+        RunFailure: ``result.json`` cannot be written. Of any other failure the result tells.
         Interrupted: after everything has been recorded.
     """
     started, config = time.monotonic(), command.config
@@ -99,7 +96,7 @@ def train(
         if resume and (ended := record.folder.ended()):
             return ended
         record.begin(resume=resume)
-        return _Run(record, fit).perform(parent, tags or {}, test=test, pictures=pictures)
+        return _perform(record, fit, parent, tags or {}, test=test, pictures=pictures)
 
 
 def _device(accelerator: str) -> torch.device:
@@ -107,68 +104,56 @@ def _device(accelerator: str) -> torch.device:
     return torch.device("cuda:0" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-@dataclasses.dataclass
-class _Run:
-    """A run from its begun record to its result."""
+def _perform(
+    record: RunRecord, fit: trainer.Fit, parent: str | None, tags: Mapping[str, Any], *, test: bool, pictures: bool
+) -> Result:
+    """Train, test where that is asked for, and record what came of it; the arguments are those of `train`."""
+    status: Status = "finished"
+    reason = detail = interruption = tested = None
+    try:
+        record.open(parent, tags)
+        record.mlflow.watch_machine()
+        fit.run()
+        if fit.stopped or fit.paused:
+            status = "pruned" if fit.stopped else "interrupted"
+        elif test and fit.network:
+            tested = _test(record, fit.network)
+    except Interrupted as error:
+        status, interruption = "interrupted", error
+    except RunFailure as error:
+        status, reason, detail = "failed", error.reason, error.detail
+    except Exception as error:
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
+        status, reason, detail = "failed", "out_of_memory" if memory else "error", one_line(error, 500)
+        if not memory:
+            log.error("%s", "".join(traceback.format_exception(error)).rstrip())
+    if fit.network:
+        record.progress.history, record.progress.train_seconds = fit.history, fit.train_seconds
+    found = fit.validation
+    result = record.result(status, reason, detail, found.confusion.tolist() if found else None)
+    if tested:
+        result.metrics.update(tested[1].metrics)
+    if status == "finished" and record.mlflow.tracked:
+        if found and not pictures:
+            run_report.keep_trial(record.mlflow, result, found)
+        elif found and fit.network and fit.held_out:
+            run_report.keep(record.mlflow, record.config, result, fit.network, fit.held_out, found)
+        if tested:
+            run_report.keep_test(record.mlflow, result, *tested)
+        result = dataclasses.replace(result, seconds=record.seconds())
+    record.close(result, paused=fit.paused)
+    if interruption:
+        raise interruption
+    return result
 
-    record: RunRecord
-    fit: trainer.Fit
-    opened: str | None = None
-    tested: tuple[data.ImageSet, Evaluation] | None = None
 
-    def perform(self, parent: str | None, tags: Mapping[str, Any], *, test: bool, pictures: bool) -> Result:
-        """Train, test where that is asked for, and record what came of it; the arguments are those of `train`."""
-        record, fit = self.record, self.fit
-        status: Status = "finished"
-        reason = detail = interruption = None
-        try:
-            record.open(parent, tags)
-            record.mlflow.watch_machine()
-            fit.run()
-            if fit.stopped or fit.paused:
-                status = "pruned" if fit.stopped else "interrupted"
-            elif test and fit.network:
-                self._test(fit.network)
-        except Interrupted as error:
-            status, interruption = "interrupted", error
-        except RunFailure as error:
-            status, reason, detail = "failed", error.reason, error.detail
-        except Exception as error:
-            memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
-            status, reason, detail = "failed", "out_of_memory" if memory else "error", one_line(error, 500)
-            if not memory:
-                log.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        if fit.network:
-            record.progress.history, record.progress.train_seconds = fit.history, fit.train_seconds
-        confusion = fit.validation.confusion.tolist() if fit.validation else None
-        result = record.result(status, reason, detail, confusion=confusion, test_opened_at=self.opened)
-        if self.tested:
-            result.metrics.update(self.tested[1].metrics)
-        if status == "finished" and record.mlflow.tracked:
-            self._report(result, pictures)
-            result = dataclasses.replace(result, seconds=record.seconds())
-        record.close(result, paused=fit.paused)
-        if interruption:
-            raise interruption
-        return result
-
-    def _test(self, network: nn.Module) -> None:
-        """Open the test set: once, for the best epoch's network, and say so."""
-        self.opened, settings = _now(), self.record.config.data
-        self.record.mlflow.tags({"test.opened_at": self.opened})
-        log.info("the test set is opened (%s)", self.opened)
-        images = data.test_set(settings.name, settings.root)
-        self.tested = images, evaluate(network, images, "test")
-
-    def _report(self, result: Result, pictures: bool) -> None:
-        """Keep what a finished run shows in MLflow."""
-        fit, run, config = self.fit, self.record.mlflow, self.record.config
-        if fit.validation and not pictures:
-            run_report.keep_trial(run, result, fit.validation)
-        elif fit.network and fit.held_out and fit.validation:
-            run_report.keep(run, config, result, fit.network, fit.held_out, fit.validation)
-        if self.tested:
-            run_report.keep_test(run, config, result, *self.tested)
+def _test(record: RunRecord, network: nn.Module) -> tuple[data.ImageSet, Evaluation]:
+    """Open the test set: once, for the best epoch's network, and say so."""
+    record.test_opened_at, settings = _now(), record.config.data
+    record.mlflow.tags({"test.opened_at": record.test_opened_at})
+    log.info("the test set is opened (%s)", record.test_opened_at)
+    images = data.test_set(settings.name, settings.root)
+    return images, evaluate(network, images, "test")
 
 
 def _now() -> str:
@@ -178,32 +163,28 @@ def _now() -> str:
 def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = None) -> list[Result]:
     """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
 
-    The best checkpoint of each is read once and measured; its MLflow run and its ``result.json`` are completed. A run
-    that has been measured is not measured again.
+    Their MLflow runs and ``result.json`` are completed. A run that has been measured is not measured again.
 
-    Args:
-        folders: of finished runs.
-        on_open: is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
+    `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
 
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
     """
-    results, models = [], {}
+    runs: list[tuple[Result, TrainedModel | None]] = []
     for folder in folders:
         result = Result.found(folder)
         if result is None or result.status != "finished":
             what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
             raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
-        results.append(dataclasses.replace(result, folder=str(folder)))
-        if "test/loss" not in result.metrics:
-            models[str(folder)] = trained_model.read(folder / BEST)
+        result = dataclasses.replace(result, folder=str(folder))
+        runs.append((result, None if "test/loss" in result.metrics else trained_model.read(folder / BEST)))
     opened = _now()
-    if models:
+    if any(model for _, model in runs):
         if on_open:
             on_open(opened)
         log.info("the test set is opened (%s)", opened)
         torch.set_num_threads(trainer.ALL_THREADS)
-    return [_tested(each, models[each.folder], opened) if each.folder in models else each for each in results]
+    return [_tested(result, model, opened) if model else result for result, model in runs]
 
 
 def _tested(result: Result, model: TrainedModel, opened: str) -> Result:
@@ -217,7 +198,7 @@ def _tested(result: Result, model: TrainedModel, opened: str) -> Result:
     run_id, metrics = run.run_id or result.mlflow_run_id, {**result.metrics, **found.metrics}
     result = dataclasses.replace(result, metrics=metrics, test_opened_at=opened, mlflow_run_id=run_id)
     run.tags({"test.opened_at": opened})
-    run_report.keep_test(run, config, result, images, found)
+    run_report.keep_test(run, result, images, found)
     run.note(run_report.note(config, result))
     run.end("FINISHED")
     result.write()

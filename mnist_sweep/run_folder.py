@@ -19,13 +19,12 @@ from mnist_sweep.result import BEST, Result
 def lock(file: Path, message: str) -> Iterator[None]:
     """Hold a file, so that only one process works on what it stands for. It is gone afterwards.
 
-    Raises:
-        RequestError: another process holds the file, with the message; or the file cannot be written.
+    A RequestError says, with the message, that another process holds it, or that it cannot be written.
     """
-    held = FileLock(file)
+    held = FileLock(file, timeout=0)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout=0)
+        held.acquire()
     except Timeout as error:
         raise RequestError(message) from error
     except OSError as error:  # which a Timeout is, too
@@ -69,15 +68,14 @@ class RunFolder:
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run: two processes that resume it would write over each other. See `lock` for what it raises."""
-        name = self.path.name
-        taken = f"name={name}: another process is at this run; allowed: another name, or this one after its end"
+        name, allowed = self.path.name, "another name, or this one after its end"
+        taken = f"name={name}: another process is at this run; allowed: {allowed}"
         return lock(self.path.with_name(f".{name}.lock"), taken)
 
     def begin(self, config: schema.Config, items: Sequence[str], *, resume: bool = False) -> None:
         """Make the folder with a config and the overrides that repeat it, or go on in that of an earlier attempt.
 
-        Raises:
-            RequestError: the folder is there but should not be, is of another config, or cannot be written.
+        A RequestError says that it is there but should not be, is of another config, or cannot be written.
         """
         where = f"name={config.name}: {self.path}"
         try:

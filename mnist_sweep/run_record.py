@@ -5,7 +5,6 @@ Without torch, so that a sweep's own process can record a run whose process died
 
 import contextlib
 import dataclasses
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,21 +17,14 @@ from mnist_sweep.config.metrics import best_epoch
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import BEST, Result, Status
 from mnist_sweep.run_folder import Progress, RunFolder
-from mnist_sweep.tracking import MLflowRun, State, provenance
+from mnist_sweep.tracking import MLflowRun, State, versions
 from mnist_sweep.training import datasets
 
 _STATES: dict[Status, State] = {"finished": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 class RunRecord:
-    """What one run leaves.
-
-    Args:
-        command: of the run.
-        config: of the command, with the precision that ``auto`` came to.
-        device: ``cpu``, or the name of the GPU.
-        threads: of the processor.
-    """
+    """What one run leaves. Its config has the precision that ``auto`` came to; a device is ``cpu`` or a GPU's name."""
 
     def __init__(self, command: CommandLine, config: schema.Config, device: str, threads: int) -> None:
         self.config, self.device, self.threads = config, device, threads
@@ -51,6 +43,7 @@ class RunRecord:
         #: Nothing is tracked until `open`.
         self.mlflow = MLflowRun(None, Path(config.output), str(config.name))
         self.progress = Progress()  #: of all attempts
+        self.test_opened_at: str | None = None
         self._started = time.monotonic()
 
     def begin(self, *, resume: bool = False) -> None:
@@ -64,8 +57,7 @@ class RunRecord:
     def open(self, parent: str | None, tags: Mapping[str, Any]) -> None:
         """Make the MLflow run, or go on with that of an earlier attempt, and describe the run there.
 
-        Raises:
-            RequestError: a file of the data set is damaged.
+        A RequestError tells of a damaged file of the data set.
         """
         config, progress, path = self.config, self.progress, self.folder.path
         self.mlflow = run = MLflowRun(
@@ -76,17 +68,13 @@ class RunRecord:
             for epoch, values in enumerate(progress.history, start=1):
                 run.metrics(values, epoch)
         run.parameters(config.parameters())
-        run.tags({"command": self.command.shell(), "device": self.device, "threads": self.threads})
-        run.tags({"parameters": sum(layer.parameters for layer in config.model.layers())})
-        run.tags({"attempts": progress.attempts if progress.attempts > 1 else None, **provenance.tags()})
+        layers, attempts = config.model.layers(), progress.attempts
+        described = {"command": self.command.shell(), "device": self.device, "threads": self.threads}
+        described |= {"dataset": config.data.name, "parameters": sum(layer.parameters for layer in layers)}
+        run.tags({**described, "attempts": attempts if attempts > 1 else None, **versions()})
         run.file(path / "config.yaml")
         run.file(path / "overrides.yaml")
-        source, data, digest = IMAGE_SETS[config.data.name], config.data, datasets.verify(config.data)
-        run.tags({"dataset": data.name, "dataset.digest": digest})
-        images = {"training images": min(data.limit or source.train, source.train)}
-        images |= {"validation images": source.validation, "split seed": data.split_seed}
-        part = hashlib.md5(f"{digest} {data.limit} {data.split_seed}".encode(), usedforsecurity=False).hexdigest()
-        run.dataset(data.name, part, datasets.folder(data), "training", images)
+        run.tags({"dataset.digest": datasets.verify(config.data)})
 
     def epoch(self, epoch: int, values: dict[str, float], train_seconds: float) -> None:
         """Keep the metrics of an epoch, counted from 1; an earlier attempt may have kept the same."""
@@ -100,49 +88,37 @@ class RunRecord:
         """That the run has taken, with those of earlier attempts."""
         return round(self.progress.seconds + time.monotonic() - self._started, 3)
 
-    def result(self, status: Status, reason: str | None, detail: str | None, **more: Any) -> Result:
-        """The result of the run as it stands; `more` are other fields of it."""
+    def result(
+        self, status: Status, reason: str | None, detail: str | None, confusion: list[list[int]] | None = None
+    ) -> Result:
+        """The result of the run as it stands."""
         config, progress, layers = self.config, self.progress, self.config.model.layers()
         history = progress.history
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
-        known: dict[str, Any] = {
-            "objective": history[best - 1][config.objective] if best else None,
-            "metrics": dict(history[best - 1]) if best else {},
-            "best_epoch": best,
-            "epochs": len(history),
-            "seconds": self.seconds(),
-            "train_seconds": round(progress.train_seconds, 3),
-            "parameters": sum(layer.parameters for layer in layers),
-            "dataset": config.data.name,
-            "seed": config.seed,
-            "device": self.device,
-            "threads": self.threads,
-            "precision": str(config.trainer.precision),
-            "mlflow_run_id": self.mlflow.run_id,
-            "overrides": list(self.command.overrides),
-            "command": self.command.shell(),
-            "folder": str(self.folder.path),
-            "checkpoint": str(BEST) if self.folder.best.is_file() else None,
-            "history": history,
-            "multiply_adds": sum(layer.multiply_adds for layer in layers),
-            "attempts": progress.attempts,
-        }
-        return Result(status=status, reason=reason, detail=detail, **(known | more))
+        return Result(
+            status=status, reason=reason, detail=detail,
+            objective=history[best - 1][config.objective] if best else None,
+            metrics=dict(history[best - 1]) if best else {},
+            best_epoch=best, epochs=len(history),
+            seconds=self.seconds(), train_seconds=round(progress.train_seconds, 3),
+            parameters=sum(layer.parameters for layer in layers),
+            dataset=config.data.name, seed=config.seed,
+            device=self.device, threads=self.threads, precision=str(config.trainer.precision),
+            mlflow_run_id=self.mlflow.run_id, overrides=list(self.command.overrides), command=self.command.shell(),
+            folder=str(self.folder.path), checkpoint=str(BEST) if self.folder.best.is_file() else None,
+            history=history, multiply_adds=sum(layer.multiply_adds for layer in layers),
+            attempts=progress.attempts, test_opened_at=self.test_opened_at, confusion=confusion,
+        )  # fmt: skip
 
     def close(self, result: Result, *, paused: bool = False) -> Result:
-        """End the MLflow run and write ``result.json``: the two agree.
+        """End the MLflow run and write ``result.json``: the two agree. A `paused` run may be resumed by its sweep.
 
-        Args:
-            result: of the run.
-            paused: it was interrupted by its sweep, which may resume it.
-
-        Raises:
-            RunFailure: ``result.json`` cannot be written, as on a full disk; then the run has failed in MLflow, too.
+        A RunFailure says that it cannot be written, as on a full disk; then the run has failed in MLflow, too.
         """
-        interrupted = result.status == "interrupted"
-        if result.status == "finished":
+        interrupted, finished = result.status == "interrupted", result.status == "finished"
+        if finished:
             self.mlflow.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
-        if result.checkpoint and not paused and (interrupted or result.status == "finished"):
+        if result.checkpoint and not paused and (interrupted or finished):
             self.mlflow.file(self.folder.best, "checkpoints")
         reason = "paused" if paused else "interrupted" if interrupted else result.reason
         self.mlflow.end(_STATES[result.status], reason, result.detail)
@@ -176,16 +152,8 @@ def prune(folder: RunFolder) -> Result | None:
 def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
-    Args:
-        command: of the run; its config has a name. A run that was begun with other settings keeps those.
-        parent, tags: MLflow's id of the parent run, and tags.
-        reason, detail: see `Result`.
-
-    Returns:
-        The result; the run's own, where its process died after it had come to its end.
-
-    Raises:
-        RequestError, RunFailure: the folder, or ``result.json``, cannot be written.
+    A run that was begun with other settings than those of `command` keeps them; one that came to its end before its
+    process died keeps its own result. An error is raised only where the folder, or ``result.json``, cannot be written.
     """
     folder = RunFolder.of(command.config)
     if own := folder.ended():
@@ -201,4 +169,5 @@ def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any]
         record.begin(resume=True)
     with contextlib.suppress(RequestError):  # a damaged file of the data set is the business of those that read it
         record.open(parent, tags)
-    return record.close(record.result("failed", reason, detail, seconds=round(before.seconds, 3)))
+    result = record.result("failed", reason, detail)
+    return record.close(dataclasses.replace(result, seconds=round(before.seconds, 3)))

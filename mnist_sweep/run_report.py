@@ -1,6 +1,5 @@
 """What a finished run shows in MLflow: curves, tables, pictures, a note, the model."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +8,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from mnist_sweep.config import metrics, schema
-from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.tracking import MLflowRun, figures, harmless
-from mnist_sweep.training import datasets, trained_model
+from mnist_sweep.training import trained_model
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation
 
 _MISTAKES = 30
-#: Images of the model's input example, which stand for a batch of any size.
-_EXAMPLES = 3
 
 
 def keep(
@@ -26,56 +22,43 @@ def keep(
 ) -> None:
     """Keep all that a finished run shows, except the test set.
 
-    Args:
-        run: of MLflow, open.
-        config, result: of the run.
-        network: with the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10).
-        images, found: those of validation, and what this network does on them.
+    The network has the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10). The images are those of
+    validation, and `found` is what it does on them.
     """
     with harmless("the pictures of this run could not be drawn"):
         for name, figure in network_pictures(config, result, network, images).items():
             run.figure(figure, f"{name}.png")
     keep_part(run, "validation", result, images, found)
     run.note(note(config, result))
-    parameters = {key: str(value) for key, value in config.parameters().items() if key.startswith(("model.", "data"))}
-    keep_model(run, result, network, images, parameters)
+    keep_model(run, result, network, images)
 
 
 def keep_trial(run: MLflowRun, result: Result, found: Evaluation) -> None:
     """Keep what a finished trial shows besides its metrics: the confusion matrix of the validation images."""
-    name = "confusion_matrix_validation"
-    run.document(found.confusion.tolist(), f"{name}.json")
+    run.document(found.confusion.tolist(), "confusion_matrix_validation.json")
     with harmless("the confusion matrix could not be drawn"):
-        run.figure(figures.confusion_matrix(found.confusion, _title("validation", result, found)), f"{name}.png")
+        picture = figures.confusion_matrix(found.confusion, _title("validation", result, found))
+        run.figure(picture, "confusion_matrix_validation.png")
 
 
-def keep_test(run: MLflowRun, config: schema.Config, result: Result, images: ImageSet, found: Evaluation) -> None:
+def keep_test(run: MLflowRun, result: Result, images: ImageSet, found: Evaluation) -> None:
     """Keep what was found on the test set's images, by the best epoch's network."""
     run.metrics(found.metrics, result.best_epoch or 0, of_model=True)
     keep_part(run, "test", result, images, found)
-    data, count = config.data, {"images": IMAGE_SETS[config.data.name].test}
-    # a data set is an input of a run once, under its name and digest
-    run.dataset(f"{data.name}-test", datasets.verify(data), datasets.folder(data), "testing", count)
 
 
-def keep_model(
-    run: MLflowRun, result: Result, network: nn.Module, images: ImageSet, parameters: Mapping[str, str]
-) -> None:
-    """Keep the network as the run's model, to be found by parameters; the first images are its example."""
+def keep_model(run: MLflowRun, result: Result, network: nn.Module, images: ImageSet) -> None:
+    """Keep the network as the run's model; the first images are its example."""
     with harmless("the model of this run could not be kept"):
-        example = (images.take(torch.arange(_EXAMPLES)).cpu().float() / 255).numpy()
-        checkpoint = Path(result.folder) / BEST
-        run.model(trained_model.served(network), example, checkpoint, parameters, result.best_epoch or 0)
+        example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
+        run.model(trained_model.served(network), example, Path(result.folder) / BEST, result.best_epoch or 0)
 
 
 def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found: Evaluation) -> None:
     """Keep matrix, classes, mistakes and calibration on one part of the data set, ``validation`` or ``test``."""
-    confusion, name = found.confusion, f"confusion_matrix_{part}"
-    run.document(confusion.tolist(), f"{name}.json")
-    run.document((confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)).tolist(), f"{name}_normalised.json")
-    classes = {key: values.tolist() for key, values in metrics.per_class(confusion).items()}
-    run.document(classes, f"per_class_{part}.json")
-    run.table({"class": list(range(len(confusion))), **classes}, f"per_class_{part}_table.json")
+    run.document(found.confusion.tolist(), f"confusion_matrix_{part}.json")
+    classes = {key: values.tolist() for key, values in metrics.per_class(found.confusion).items()}
+    run.table({"class": list(range(len(found.confusion))), **classes}, f"per_class_{part}.json")
     bins = metrics.calibration(found.probabilities, images.labels.cpu().numpy())
     run.document({key: values.tolist() for key, values in bins.items()}, f"calibration_{part}.json")
     error = {f"{'val' if part == 'validation' else part}/calibration_error": metrics.calibration_error(bins)}
@@ -93,7 +76,7 @@ def network_pictures(config: schema.Config, result: Result, network: nn.Module, 
     if len(kernels):
         of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
         drawn["filters"] = figures.filters(kernels, f"first block's filters{of}, {title}")
-    chosen = trained_model.one_of_each(images.labels)
+    chosen = np.unique(images.labels.cpu().numpy(), return_index=True)[1].tolist()  # the first image of each class
     if maps := trained_model.activation_maps(network, images.take(torch.as_tensor(chosen))):
         digits, labels = trained_model.images_at(images, chosen), images.labels[chosen].tolist()
         drawn["activations"] = figures.activations(digits, labels, maps, f"activation maps, {title}")
@@ -102,11 +85,7 @@ def network_pictures(config: schema.Config, result: Result, network: nn.Module, 
 
 def part_pictures(part: str, result: Result, images: ImageSet, found: Evaluation) -> dict[str, Figure]:
     """Matrices, mistakes and calibration by name; the arguments are those of `keep_part`."""
-    name, title = f"confusion_matrix_{part}", _title(part, result, found)
-    drawn = {
-        name: figures.confusion_matrix(found.confusion, title),
-        f"{name}_normalised": figures.confusion_matrix(found.confusion, title, normalised=True),
-    }
+    drawn = {f"confusion_matrix_{part}": figures.confusion_matrix(found.confusion, _title(part, result, found))}
     labels, probabilities = images.labels.cpu().numpy(), found.probabilities
     wrong = metrics.confident_mistakes(probabilities, labels, _MISTAKES)
     if len(wrong):
@@ -138,8 +117,4 @@ def note(config: schema.Config, result: Result) -> str:
         output = " × ".join(map(str, layer.output))
         lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
     lines.append(f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |\n")
-    network = config.model
-    norm, pool = ", batch norm" * network.batch_norm, "; global average pooling" * network.global_pool
-    blocks = f"convolution ({network.padding} padding){norm}, {network.activation}, {network.pool} pooling{pool}"
-    lines.append(f"Blocks: {blocks}; dropout {network.dropout:g}; softmax at the end.")
     return "\n".join([*lines, f"\nAgain:\n\n```\n{result.command}\n```"])

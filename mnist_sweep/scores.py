@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from mnist_sweep import api, cli
-from mnist_sweep.config.command import CONF, CommandLine
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.overrides import key_of
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import Result
@@ -18,29 +18,18 @@ log = logging.getLogger(__name__)
 RECIPES = ("tutorial", "fast99", "balanced", "accurate", "tiny")
 #: What a row and a column of the table stand for, which no override may change.
 _OWN = ("experiment", "data", "data.name", "seed", "name", "sweep")
-_AN = ("99.87% as three that vote, 99.91% in two layers of votes", "An et al. 2020, arXiv 2008.10400",
-       "the test set (the epoch with its best accuracy)")  # fmt: skip
-#: What others report of a recipe on MNIST's test set; where; on which images that network was chosen.
-_PUBLISHED = {"simple_m3": _AN, "simple_m5": _AN, "simple_m7": _AN}
-_PUBLISHED["fast99"] = (
-    "99.04 ± 0.07%", "github.com/tuomaso/train_mnist_fast", "not at all: one epoch, 60,000 images"
-)  # fmt: skip
 
 
 def commands(recipe: str, dataset: str, seeds: int, more: Sequence[str]) -> list[CommandLine]:
-    """The runs of a recipe with seeds 0, 1, …
-
-    Raises:
-        RequestError: one cannot be composed, or has a folder that is of another request.
-    """
+    """The runs of a recipe with seeds 0, 1, …; a RequestError where one cannot be composed, or has another's folder."""
     common = CommandLine.of([f"experiment={recipe}", f"data={dataset}", *more])
     runs = [common.with_(seed=seed, name=f"score-{recipe}-{dataset}-{seed}") for seed in range(seeds)]
     for run in runs:
         folder = RunFolder.of(run.config)
         if changes := folder.differences(run.config):
-            allowed = "the same request, another output=, or this folder taken away"
-            said = f"{folder.path} is there already, of another request ({'; '.join(changes)})"
-            raise RequestError(f"{said}; allowed: {allowed}")
+            allowed = "allowed: the same request, another output=, or this folder taken away"
+            changed = "; ".join(changes)
+            raise RequestError(f"{folder.path} is there already, of another request ({changed}); {allowed}")
     return runs
 
 
@@ -65,55 +54,36 @@ def accuracy(results: Sequence[Result]) -> str:
     return f"{statistics.fmean(shares):.2f}{deviation}%"
 
 
-def table(scores: Mapping[tuple[str, str], Sequence[Result]], others: Sequence[str] = ()) -> str:
-    """The results of each recipe on each data set as Markdown, with a row for each of the recipes that have none."""
+def table(scores: Mapping[tuple[str, str], Sequence[Result]]) -> str:
+    """The results of each recipe on each data set as Markdown."""
     sets = list(dict.fromkeys(dataset for _, dataset in scores))
-    head = ["recipe", "parameters", "epochs", "seconds", *sets, "published for MNIST", "source", "chosen on"]
-    rows = [head, ["---", *["---:"] * (3 + len(sets)), *["---"] * 3]]
-    for recipe in dict.fromkeys([*(recipe for recipe, _ in scores), *others]):
-        config = CommandLine.of([f"experiment={recipe}"]).config
-        parameters = sum(layer.parameters for layer in config.model.layers())
-        reached = {dataset: scores[recipe, dataset] for dataset in sets if (recipe, dataset) in scores}
-        seconds, epochs, cells = "–", config.trainer.max_epochs, ["not measured"] * len(sets)
-        if reached:
-            first = next(iter(reached.values()))
-            parameters, epochs = first[0].parameters or 0, first[0].epochs
-            seconds = f"{statistics.fmean(result.train_seconds for result in first):.0f}"
-            cells = [accuracy(reached[dataset]) if dataset in reached else "–" for dataset in sets]
-        published = _PUBLISHED.get(recipe, ("–", "–", "–"))
-        rows.append([f"`{recipe}`", f"{parameters:,}", str(epochs), seconds, *cells, *published])
+    rows = [["recipe", "parameters", "epochs", "seconds", *sets], ["---", *["---:"] * (3 + len(sets))]]
+    for recipe in dict.fromkeys(recipe for recipe, _ in scores):
+        first, *_ = reached = [scores[recipe, dataset] for dataset in sets]
+        seconds = statistics.fmean(result.train_seconds for result in first)
+        counts = [f"{first[0].parameters:,}", str(first[0].epochs), f"{seconds:.0f}"]
+        rows.append([f"`{recipe}`", *counts, *map(accuracy, reached)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def perform(options: argparse.Namespace) -> int:
     """Train the recipes and print the table."""
-    known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
-    if unknown := [recipe for recipe in options.recipes if recipe not in known]:
-        raise RequestError(f"{unknown[0]}: no such recipe; allowed: {', '.join(known)}")
     if options.seeds < 1:
         raise RequestError(f"--seeds {options.seeds}: allowed: at least 1")
     for item in options.set:
         if key_of(item) in _OWN or key_of(item).startswith(("sweep.", "sweep/")):
             own = f"RECIPE, --data and --seeds say which runs there are; allowed: any key but {', '.join(_OWN)}"
             raise RequestError(f"--set {item}: {own}")
-    recipes = options.recipes or RECIPES
     runs = {  # all are checked before the first takes minutes
         (recipe, dataset): commands(recipe, dataset, options.seeds, options.set)
-        for recipe in recipes
+        for recipe in options.recipes or RECIPES
         for dataset in options.data
     }
-    api.check(runs[recipes[0], options.data[0]][0].without("name"))
-    here = []
-    for dataset in options.data:
-        try:
-            api.prepare(runs[recipes[0], dataset][0].with_({"data.fallback": None}))
-            here.append(dataset)
-        except RequestError as error:
-            log.warning("%s: left out (%s)", dataset, error)
-    if not here:
-        raise RequestError(f"--data {' '.join(options.data)}: none of them is at hand or to be had")
-    others = [] if options.recipes else [recipe for recipe in known if recipe not in RECIPES]
-    print(table({key: score(each) for key, each in runs.items() if key[1] in here}, others))
+    for first, *_ in runs.values():
+        command = first.with_({"data.fallback": None})
+        api.check(command.without("name"))
+        api.prepare(command)
+    print(table({key: score(each) for key, each in runs.items()}))
     return cli.DONE
 
 

@@ -21,10 +21,8 @@ def perform(options: argparse.Namespace) -> int:
     if tracking.is_server(uri):
         raise RequestError(f"--tracking-uri={uri}: is a server, whose own page is at this address; allowed: a database")
     if not tracking.is_there(uri):
-        raise RequestError(
-            f"--tracking-uri={uri}: there is no such file; allowed: the store of a run or a sweep "
-            "(python -m mnist_sweep makes one in mlruns/)"
-        )
+        allowed = "the store of a run or a sweep (python -m mnist_sweep makes one in mlruns/)"
+        raise RequestError(f"--tracking-uri={uri}: there is no such file; allowed: {allowed}")
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", cli.HOST, "--port", port, "--workers", "1"]
     log.info("http://%s:%s   (Ctrl-C ends it; by hand: %s)", cli.HOST, port, shlex.join(command))
     os.environ.update(_ENVIRONMENT)

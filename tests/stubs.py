@@ -11,9 +11,10 @@ from pathlib import Path
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.schema import Config
 from mnist_sweep.errors import signals_as_flag
-from mnist_sweep.result import Result
+from mnist_sweep.result import Result, Status
 from mnist_sweep.sweep.session import Session, opened
 from mnist_sweep.sweep.workers import Decision, Task, Workers
+from mnist_sweep.sweep.workers.messages import OnEpoch
 
 #: What has been performed, in order: the overrides of each task.
 performed: list[list[str]] = []
@@ -21,7 +22,7 @@ performed: list[list[str]] = []
 twist: list[Callable[[Task, Result], Result]] = []
 
 
-def trial(task: Task, on_epoch: Callable[[int, dict[str, float]], Decision], _: Callable[[], int | None]) -> Result:
+def trial(task: Task, on_epoch: OnEpoch, _: Callable[[], int | None]) -> Result:
     """Make numbers up for a task: they are best near a learning rate of 0.003. Its config is not composed."""
     values, overrides = task.command.assigned(), list(task.command.overrides)
     performed.append(overrides)
@@ -29,7 +30,8 @@ def trial(task: Task, on_epoch: Callable[[int, dict[str, float]], Decision], _: 
     drawn = sorted(item for item in overrides if not item.startswith(_COMMON))
     noise = int(hashlib.sha256(repr(drawn).encode()).hexdigest()[:8], 16) / 16**8
     score = 0.98 - 0.02 * abs(math.log10(values.get("optimizer.lr", 0.001) / 0.003)) - 0.005 * noise
-    epochs, history, decision = base.trainer.max_epochs, list[dict[str, float]](), True
+    epochs, history = base.trainer.max_epochs, list[dict[str, float]]()
+    decision: Decision = True
     for epoch in range(1, epochs + 1):
         value = score * (1 - 0.3 / epoch)
         history.append({"val/accuracy": value, "val/loss": 1 - value, "gap/accuracy": noise / 10})
@@ -39,8 +41,9 @@ def trial(task: Task, on_epoch: Callable[[int, dict[str, float]], Decision], _: 
     changed = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
     layers = base.model.model_copy(update=changed).layers()
     folder = Path(values["output"]) / "runs" / values["name"]
+    status: Status = "interrupted" if decision == "pause" else "finished" if decision else "pruned"
     result = Result(
-        status="interrupted" if decision == "pause" else "pruned" if len(history) < epochs else "finished", reason=None, detail=None,
+        status=status, reason=None, detail=None,
         objective=history[-1][values.get("objective", "val/accuracy")], metrics=history[-1],
         best_epoch=len(history), epochs=len(history), seconds=1.0 + noise, train_seconds=1.0,
         parameters=sum(layer.parameters for layer in layers), dataset="mnist5k", seed=0, device="cpu", threads=1,

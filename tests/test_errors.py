@@ -13,16 +13,19 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
-def _nobody_ignores_a_hangup() -> Iterator[None]:
-    """As a process does that nohup has started, and those that it starts."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def _handlers_come_back() -> Iterator[None]:
+    """A hang-up is not ignored, as it is in a process that nohup has started."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: int) -> None:
-    before = signal.signal(signum, lambda *_: pytest.fail("the handler of before"))
+    signal.signal(signum, lambda *_: pytest.fail("the handler of before"))
     with signals_as_flag():
         check_interrupted()
         signal.raise_signal(signum)
@@ -34,7 +37,6 @@ def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: in
     assert signalled() is None
     with pytest.raises(pytest.fail.Exception):  # it has come back
         signal.raise_signal(signum)
-    signal.signal(signum, before)
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
@@ -52,14 +54,13 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
 
 def test_what_is_ignored() -> None:
     """A shell has Ctrl-C ignored for a command in the background of a script, which is heard; nohup means it."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with signals_as_flag():
         signal.raise_signal(signal.SIGHUP)
         assert signalled() is None
         signal.raise_signal(signal.SIGINT)
         assert signalled() == signal.SIGINT
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_thread_changes_no_handler() -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,11 +22,7 @@ from mnist_sweep import hardware
 def test_precision_follows_the_flags_of_the_processor_unless_one_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, content: str | None, able: bool
 ) -> None:
-    def read(*_: object, **__: object) -> str:
-        if content is None:  # another system than Linux
-            raise FileNotFoundError
-        return content
-
+    read = Mock(return_value=content, side_effect=None if content else FileNotFoundError)  # not on other systems
     monkeypatch.setattr(Path, "read_text", read)
     hardware.multiplies_bf16.cache_clear()
     found, why = hardware.precision("auto", on_gpu=False)

@@ -39,16 +39,6 @@ train(CommandLine.of(sys.argv[1:]), on_epoch=on_epoch, tags={"study.id": "dead"}
 """
 
 
-@pytest.fixture(scope="module")
-def killed(store: Path) -> Path:
-    """The folder of a run that a process left."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    request = tracked(store, "killed", *ITEMS).overrides
-    process = subprocess.run([sys.executable, "-c", KILLED, *request], env=environment, timeout=300, check=False)
-    assert process.returncode == -signal.SIGKILL
-    return store / "runs" / "killed"
-
-
 def give_up(request: CommandLine, **tags: Any) -> Result:
     return abandon(request, parent=None, tags=tags, reason="crashed", detail="it died twice")
 
@@ -57,14 +47,15 @@ def in_mlflow(store: Path, result: Result) -> Any:
     return client_of(f"sqlite:///{store}/mlflow.db").get_run(str(result.mlflow_run_id))
 
 
-def logged(store: Path, result: Result, name: str = "val/accuracy") -> list[tuple[int, float]]:
+def logged(store: Path, result: Result) -> list[tuple[int, float]]:
     """Step and value of all that MLflow has of a metric."""
-    history = client_of(f"sqlite:///{store}/mlflow.db").get_metric_history(str(result.mlflow_run_id), name)
+    client = client_of(f"sqlite:///{store}/mlflow.db")
+    history = client.get_metric_history(str(result.mlflow_run_id), "val/accuracy")
     return sorted((metric.step, metric.value) for metric in history)
 
 
-def of(result: Result, name: str = "val/accuracy") -> list[tuple[int, float]]:
-    return [(number, epoch[name]) for number, epoch in enumerate(result.history, start=1)]
+def of(result: Result) -> list[tuple[int, float]]:
+    return [(number, epoch["val/accuracy"]) for number, epoch in enumerate(result.history, start=1)]
 
 
 def test_the_record_needs_no_torch() -> None:
@@ -72,9 +63,12 @@ def test_the_record_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_numbers(killed: Path, tmp_path: Path) -> None:
-    shutil.copytree(killed, tmp_path / "runs" / "it")
+def test_a_killed_run_goes_on_to_the_same_numbers_or_is_a_failure(store: Path, tmp_path: Path) -> None:
+    environment, folder = {**os.environ, "PYTHONPATH": str(ROOT)}, store / "runs" / "dead"
+    arguments = tracked(store, "dead", *ITEMS).overrides
+    process = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, timeout=300, check=False)
+    assert process.returncode == -signal.SIGKILL
+    shutil.copytree(folder, tmp_path / "runs" / "it")
     whole = run.train(command(tmp_path, "whole", *ITEMS))
     heard = Mock(return_value=True)
     resumed = run.train(command(tmp_path, "it", *ITEMS), resume=True, on_epoch=heard)
@@ -83,28 +77,23 @@ def test_a_killed_run_goes_on_to_the_same_numbers(killed: Path, tmp_path: Path) 
     for same in ("history", "best_epoch", "metrics", "confusion"):
         assert getattr(resumed, same) == getattr(whole, same), same
 
-
-@pytest.mark.slow
-def test_a_run_whose_process_died_is_a_failure(killed: Path, store: Path, tmp_path: Path) -> None:
-    shutil.copytree(killed, store / "runs" / "dead")
     for name in ("checkpoints/last.part", ".result.json.1"):
-        (store / "runs" / "dead" / name).touch()  # it died while it was writing
+        (folder / name).touch()  # it died while it was writing
     request = tracked(store, "dead", *ITEMS)
     before = RunFolder.of(request.config).progress()
     result = give_up(request)
     assert (result.status, result.reason, result.detail) == ("failed", "crashed", "it died twice")
-    assert (result.epochs, len(result.history), result.attempts) == (3, 3, 1)
+    assert (result.epochs, result.history, result.attempts) == (3, whole.history[:3], 1)
     assert result.objective == max(epoch["val/accuracy"] for epoch in result.history)
     assert (result.device, result.threads, result.checkpoint) == ("cpu", 1, str(BEST))
     assert (result.seconds, 0 < result.train_seconds < result.seconds) == (round(before.seconds, 3), True)
-    assert Result.read(store / "runs" / "dead") == result
-    assert [path.name for path in (store / "runs" / "dead" / "checkpoints").iterdir()] == ["best.ckpt"]
+    assert Result.read(folder) == result
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["best.ckpt"]
     found = in_mlflow(store, result)
     assert (result.mlflow_run_id, found.info.status) == (before.mlflow_run_id, "FAILED")
     assert (found.data.tags["reason"], found.data.tags["detail"]) == ("crashed", "it died twice")
     assert (found.data.tags["study.id"], "attempts" in found.data.tags) == ("dead", False)
     assert logged(store, result) == of(result)
-    assert run.train(command(tmp_path, "whole", *ITEMS)).history[:3] == result.history
     assert run.train(command(store, "dead", *ITEMS), resume=True).attempts == 2  # it can still be resumed
 
 
@@ -119,10 +108,7 @@ def test_a_run_that_never_began_or_can_not_be_described_is_a_failure(
     assert (found.info.status, found.data.tags["command"]) == ("FAILED", result.command)
     assert (found.data.tags["study.id"], found.data.params["model.filters"]) == ("dead", "[4]")
 
-    def damaged(_: object) -> str:
-        raise RequestError("damaged")
-
-    monkeypatch.setattr(datasets, "verify", damaged)
+    monkeypatch.setattr(datasets, "verify", Mock(side_effect=RequestError("damaged")))
     assert give_up(command(store, "damaged")).status == "failed"
 
 
@@ -135,76 +121,53 @@ def test_a_run_that_came_to_its_end_or_was_begun_otherwise_keeps_what_it_is(tmp_
     assert (given_up.status, given_up.overrides, given_up.history) == ("failed", result.overrides, result.history)
 
 
-def test_a_resumed_run_goes_on_in_its_own_mlflow_run(store: Path) -> None:
+def test_a_resumed_run_goes_on_in_its_own_mlflow_run_or_has_all_in_a_new_one(store: Path) -> None:
     with pytest.raises(Interrupted):
         run.train(tracked(store, "resumed", "trainer.max_epochs=4"), on_epoch=interrupt_in(3))
     first = Result.read(store / "runs" / "resumed")
     assert in_mlflow(store, first).data.tags["reason"] == "interrupted"
     # on a machine with another number of processors; a parameter cannot be changed in MLflow
-    more = tracked(store, "resumed", "trainer.max_epochs=4", "trainer.threads=2")
-    result = run.train(more, resume=True, pictures=False)
+    request = tracked(store, "resumed", "trainer.max_epochs=4", "trainer.threads=2")
+    folder = RunFolder.of(request.config)
+    assert folder.progress().seconds == first.seconds
+    folder.note(seconds=100.0)
+    result = run.train(request, resume=True, pictures=False)
     assert (result.status, result.mlflow_run_id) == ("finished", first.mlflow_run_id)
     found = in_mlflow(store, result)
     assert (found.info.status, "reason" in found.data.tags) == ("FINISHED", False)
     assert (found.data.tags["attempts"], found.data.params["trainer.threads"]) == ("2", "1")
-    assert dict(logged(store, result, "val/loss")) == pytest.approx(dict(of(result, "val/loss")))
-
-
-def test_in_mlflow_everything_is_there_and_once(store: Path) -> None:
-    """An epoch that is done again, and epochs of before there was an MLflow run."""
-    items = ["trainer.max_epochs=4"]
+    assert logged(store, result) == of(result), "each epoch once, also the one that was done again"
+    assert 100 < result.seconds < 150, "the times of all attempts add up"
+    assert result.train_seconds > first.train_seconds / 2
     with pytest.raises(Interrupted):
-        run.train(tracked(store, "twice", *items), on_epoch=interrupt_in(2))
-    with pytest.raises(Interrupted):
-        run.train(command(store, "late", *items), on_epoch=interrupt_in(3))
-    for name in ("twice", "late"):
-        result = run.train(tracked(store, name, *items), resume=True, pictures=False)
-        assert logged(store, result) == of(result), name
+        run.train(command(store, "late", "trainer.max_epochs=4"), on_epoch=interrupt_in(3))
+    result = run.train(tracked(store, "late", "trainer.max_epochs=4"), resume=True, pictures=False)
+    assert logged(store, result) == of(result), "also the epochs of before there was an MLflow run"
 
 
-@pytest.mark.slow
 def test_a_run_that_was_killed_at_its_end_has_everything_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> Result:
-        raise SystemExit
-
     for pictures in ("network_pictures", "part_pictures"):  # which take most of the time
         monkeypatch.setattr(run_report, pictures, lambda *_: {})
-    close = RunRecord.close
-    monkeypatch.setattr(RunRecord, "close", killed)
-    with pytest.raises(SystemExit):
-        run.train(tracked(store, "told", "trainer.max_epochs=2"), test=True)
-    monkeypatch.setattr(RunRecord, "close", close)
-    result = run.train(tracked(store, "told", "trainer.max_epochs=2"), test=True, resume=True)
+    request = tracked(store, "told", "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "close", Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            run.train(request, test=True)
+    result = run.train(request, test=True, resume=True)
     assert (result.status, result.attempts) == ("finished", 2)
     assert logged(store, result) == of(result)
     found = in_mlflow(store, result)
     assert len(found.outputs.model_outputs) == 1
-    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [
-        {"path": f"per_class_{part}_table.json", "type": "table"} for part in ("validation", "test")
-    ]
-
-
-def test_the_times_of_all_attempts_add_up(tmp_path: Path) -> None:
-    request = command(tmp_path, "it", "trainer.max_epochs=3")
-    with pytest.raises(Interrupted):
-        run.train(request, on_epoch=interrupt_in(3))
-    first = Result.read(tmp_path / "runs" / "it")
-    assert RunFolder.of(request.config).progress().seconds == first.seconds
-    RunFolder.of(request.config).note(seconds=100.0)
-    resumed = run.train(request, resume=True)
-    assert 100 < resumed.seconds < 150
-    assert resumed.train_seconds > first.train_seconds / 2
+    tables = [{"path": f"per_class_{part}.json", "type": "table"} for part in ("validation", "test")]
+    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == tables
 
 
 def test_a_result_that_cannot_be_written_is_a_failure_in_mlflow_too(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Result) -> Path:
-        raise OSError(28, "No space left on device")
-
     request = tracked(store, "full")
     with monkeypatch.context() as patch:
-        patch.setattr(Result, "write", full)
+        patch.setattr(Result, "write", Mock(side_effect=OSError(28, "No space left on device")))
         with pytest.raises(RunFailure, match=r"full/result\.json cannot be written \(No space left on device\)$"):
             run.train(request, pictures=False)
     run_id = RunFolder.of(request.config).progress().mlflow_run_id

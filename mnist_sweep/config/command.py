@@ -1,11 +1,12 @@
-"""A command line, and the config that Hydra composes of it."""
+"""A command line, the config that Hydra composes of it, and the one line in which a wrong one is refused."""
 
 import contextlib
 import copy
+import difflib
 import functools
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ import pydantic
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_sweep.config import explain
-from mnist_sweep.config.overrides import assigned, key_of, override, place_of, text
-from mnist_sweep.config.schema import Config
+from mnist_sweep.config import schema
+from mnist_sweep.config.overrides import assigned, key_of, override, text
 from mnist_sweep.errors import RequestError
 
 PROGRAM = "python -m mnist_sweep"
+_SYNONYMS = {"learning_rate": "optimizer.lr", "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs"}
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
 #: The folder of the configs: inside an installed package, beside the package in a checkout.
@@ -32,10 +33,7 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "conf"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line: Hydra overrides, and the folder of configs that they are composed with.
-
-    A trial, a single run, the winner's retraining and a run on another machine are all command lines.
-    """
+    """A command line: a trial, a single run, the winner's retraining and a run on another machine are all one."""
 
     overrides: tuple[str, ...] = ()  # in Hydra's grammar, as typed
     config_dir: Path | None = None  # a further folder of configs, as with --config-dir; None = only the package's own
@@ -44,26 +42,20 @@ class CommandLine:
 
     @classmethod
     def of(cls, overrides: Iterable[str], config_dir: str | Path | None = None) -> "CommandLine":
-        """The command line of these overrides."""
         return cls(tuple(overrides), Path(config_dir) if config_dir is not None else None)
 
     @functools.cached_property
-    def config(self) -> Config:
-        """The composed and checked config.
-
-        Raises:
-            RequestError: an unknown key or option, a wrong type, a value out of bounds, an impossible network.
-        """
+    def config(self) -> schema.Config:
+        """The composed config; RequestError for an unknown key or option, a wrong value, an impossible network."""
+        plain: Any = None
         try:
             plain = OmegaConf.to_container(self.composed, resolve=True)
-        except (OmegaConfBaseException, ValueError) as error:
-            raise RequestError(explain.not_composed(error, self.overrides, CONF)) from error
-        assert isinstance(plain, dict)
-        values = {str(key): value for key, value in plain.items() if key != "experiment"}  # an option, no value
-        try:
-            return Config.model_validate(values)
+            plain.pop("experiment", None)  # an option, no value
+            return schema.Config.model_validate(plain)
         except pydantic.ValidationError as error:
-            raise RequestError(explain.not_valid(error, values, CONF)) from error
+            raise RequestError(_not_valid(error, plain)) from error
+        except (OmegaConfBaseException, ValueError) as error:
+            raise RequestError(not_composed(error, self.overrides)) from error
 
     @functools.cached_property
     def composed(self) -> DictConfig:
@@ -88,14 +80,14 @@ class CommandLine:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 return hydra_compose("config", overrides=[*self.overrides, *search])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise RequestError(explain.not_composed(error, self.overrides, CONF)) from error
+            raise RequestError(not_composed(error, self.overrides)) from error
         finally:
             hydra.hydra = outer
 
     def add(self, *overrides: str) -> "CommandLine":
         """With further overrides; each takes the place of the earlier ones of the same key."""
-        places = {place_of(item) for item in overrides}
-        kept = [item for item in self.overrides if place_of(item) not in places]
+        places = {_place(item) for item in overrides}
+        kept = [item for item in self.overrides if _place(item) not in places]
         return CommandLine((*kept, *overrides), self.config_dir)
 
     def with_(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> "CommandLine":
@@ -110,7 +102,7 @@ class CommandLine:
         return CommandLine(tuple(kept), self.config_dir)
 
     def assigned(self) -> dict[str, Any]:
-        """What the overrides set, by dotted name; see `overrides.assigned`."""
+        """What the overrides set, by dotted name."""
         return assigned(self.overrides)
 
     def shell(self) -> str:
@@ -120,3 +112,83 @@ class CommandLine:
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the cached config: a worker composes its own
         return CommandLine, (self.overrides, self.config_dir)
+
+
+def _place(item: str) -> tuple[str, bool]:
+    """What an override takes the place of others in: a group's option is one thing, values within it are another."""
+    key = key_of(item)  # groups are at the top, where no value is a mapping by itself
+    return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known dotted name most like the word; one with the same last part before others."""
+    names = sorted(set(known) - {name.rpartition(".")[0] for name in known})  # values, not the mappings around them
+    word = _SYNONYMS.get(word, word)
+    same = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    return difflib.get_close_matches(word, same or names, n=1, cutoff=0.0)[0]
+
+
+def not_composed(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's error in one line: what is at fault, and a suggestion."""
+    line = " ".join(re.split(r"\n\s*(?:full_key|See https|Config search)", str(error))[0].split())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override KEY=VALUE; special characters need quotes, as \"KEY='VALUE'\""
+    quoted = re.findall(r"'(.*?)'(?!\w)", line)
+    nulls = [key_of(item) for item in overrides if item.endswith("=null") and (CONF / key_of(item)).is_dir()]
+    key: str = getattr(error, "full_key", None) or next(iter(quoted or nulls), "")  # of a null Hydra names no group
+    of_file = None
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        key, _, option = error.missing_cfg_file.rpartition("/")
+        of_file = f"{key}={option}"
+        found = sorted(error.options or [file.stem for file in (CONF / key).glob("*.yaml")])
+        close = difflib.get_close_matches(option, found, n=1)
+        line = f"unknown option; {f'did you mean {close[0]}? ' if close else ''}allowed: {', '.join(found)}"
+    elif line.startswith("Could not override"):
+        line = _not_there(key, line, any(key_of(item) == "sweep" for item in overrides))
+    # Hydra means the last override of the key, or whose text it quotes
+    item = next((item for item in reversed(overrides) if key in (key_of(item), item)), of_file)
+    return f"{item}: {line}" if item else line
+
+
+def _not_there(key: str, line: str, sweep: bool) -> str:
+    """Why the config has no such key, in a command line that is a sweep's or is not; `line` is what Hydra says."""
+    if re.match(r"sweep\W", key) and not sweep:
+        return "only within a sweep; add +sweep=optuna"
+    if "default list" in line or key.startswith("sweep.space."):  # to be added with a +, as Hydra says
+        return line
+    group, _, last = key.rpartition(".")
+    if having := [name for name, section in schema.options(group).items() if last in section.model_fields]:
+        return "only with " + " or ".join(f"{group.replace('.', '/')}={name}" for name in having)
+    known = {name for name in schema.known_keys() if sweep or not name.startswith("sweep")}
+    return f"unknown key; the nearest known one is {nearest(key, known)}"
+
+
+def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any]) -> str:
+    """The first of pydantic's faults in a config, plain data, in one line."""
+    fault = error.errors()[0]
+    key: str = ""
+    node: Any = composed
+    for part in fault["loc"]:
+        if isinstance(part, int) and isinstance(node, list) and part < len(node):
+            key, node = f"{key}[{part}]", node[part]
+        elif isinstance(node, dict) and part in node:
+            key, node = f"{key}.{part}".lstrip("."), node[part]
+        elif fault["type"] == "missing" and part == fault["loc"][-1]:
+            key = f"{key}.{part}".lstrip(".")
+        # else: a tag by which pydantic says which member of a union it tried
+    reason = fault["msg"].removeprefix("Input ").replace(" '32'", " 32").replace("True, False", "true, false")
+    match fault["type"]:
+        case "missing":
+            of_sweep = key.startswith("sweep.") and "name" not in composed["sweep"]
+            return f"{key} is missing" + (": a sweep's config comes with +sweep=optuna" if of_sweep else "")
+        case "value_error":
+            reason = str(fault["ctx"]["error"])
+            if "=" in reason.split(":")[0]:  # it names its key itself
+                return reason
+        case "extra_forbidden":
+            reason = f"unknown key; the nearest known one is {nearest(key, schema.known_keys() - {key})}"
+        case "dict_type" | "model_attributes_type" if (CONF / (group := key.replace(".", "/"))).is_dir():
+            reason = f"allowed: a mapping; an option of this group is chosen as {group}=OPTION"
+        case "string_type" if isinstance(node, int | float):
+            reason = f'should be a text; allowed: "{override(key, str(node))}"'
+    return f"{key}={text(node)}: {reason}"

@@ -37,9 +37,8 @@ TRIAL_METRICS: dict[str, Direction] = EPOCH_METRICS | RUN_METRICS
 
 def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
     """The epoch with the best of the values, counted from 1; of equal ones the first. None where no epoch ended."""
-    if not values:
-        return None
-    return values.index(max(values) if direction == "maximize" else min(values)) + 1
+    best = max if direction == "maximize" else min
+    return values.index(best(values)) + 1 if values else None
 
 
 def spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
@@ -47,23 +46,17 @@ def spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
 
     One value has no interval. With `share`, the values lie within [0, 1], and so does the interval.
     """
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None, "each": list(values)}
-    from scipy.stats import t
+    mean, low, high = statistics.fmean(values), None, None
+    if len(values) > 1:
+        from scipy.stats import t
 
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    low, high = mean - half, mean + half
-    if share:
-        low, high = max(0.0, low), min(1.0, high)
+        half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        low, high = (max(0.0, mean - half), min(1.0, mean + half)) if share else (mean - half, mean + half)
     return {"mean": mean, "low": low, "high": high, "each": list(values)}
 
 
 def per_class(confusion: "Array") -> dict[str, "Array"]:
-    """``precision``, ``recall``, ``f1`` and ``support`` (images) of each class, each of shape (classes,).
-
-    The first three are 0 where a class was never predicted or never occurs.
-    """
+    """``precision``, ``recall``, ``f1`` (0 where a class never occurs) and ``support`` (images), each (classes,)."""
     hits, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     return {
         "precision": hits / predicted.clip(1),
@@ -74,29 +67,18 @@ def per_class(confusion: "Array") -> dict[str, "Array"]:
 
 
 def averages(confusion: "Array") -> dict[str, float]:
-    """Accuracy, and precision, recall and F1 as plain (macro) means over the classes that occur or were predicted.
-
-    The same numbers as scikit-learn's ``accuracy_score`` and ``precision_recall_fscore_support(average="macro",
-    zero_division=0)`` on the predictions that were counted.
-    """
+    """Accuracy; and precision, recall and F1 as plain (macro) means over the classes that occur or were predicted."""
     occurring = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
-    means = {
-        name: float(values[occurring].mean()) for name, values in per_class(confusion).items() if name != "support"
-    }
+    means = {name: float(values[occurring].mean()) for name, values in per_class(confusion).items()}
+    del means["support"]
     return {"accuracy": float(confusion.trace() / confusion.sum()), **means}
 
 
 def calibration(probabilities: "Array", labels: "Array", bins: int = 15) -> dict[str, "Array"]:
-    """How often predictions of each confidence are right (a reliability diagram), in bins of equal width.
+    """A reliability diagram (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
-    After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-
-    Args:
-        probabilities, labels: of N images.
-        bins: of the confidence, the greatest probability, from 0 to 1.
-
-    Returns:
-        ``confidence``, ``accuracy`` (means, 0 where a bin is empty) and ``images``, each of shape (bins,).
+    For bins of equal width of the confidence, a prediction's probability: the means ``confidence`` and ``accuracy``
+    (0 where a bin is empty) and the number of ``images``, each of shape (bins,).
     """
     import numpy as np
 
@@ -105,30 +87,17 @@ def calibration(probabilities: "Array", labels: "Array", bins: int = 15) -> dict
     # a confidence on an edge belongs to the bin below, as in the paper: ((m − 1) / M, m / M]
     index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     images = np.bincount(index, minlength=bins)
-    filled = np.maximum(images, 1)
-    return {
-        "confidence": np.bincount(index, weights=confidence, minlength=bins) / filled,
-        "accuracy": np.bincount(index, weights=right, minlength=bins) / filled,
-        "images": images,
-    }
+    sums = {"confidence": np.bincount(index, confidence, bins), "accuracy": np.bincount(index, right, bins)}
+    return {**{name: values / images.clip(1) for name, values in sums.items()}, "images": images}
 
 
 def calibration_error(found: "dict[str, Array]") -> float:
-    """The expected calibration error, 0 … 1: the mean distance of confidence and accuracy, weighted by images.
-
-    After Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
-
-    Args:
-        found: by `calibration`.
-    """
+    """The expected calibration error (Naeini et al., AAAI 2015), 0 … 1, of what `calibration` found."""
     weights = found["images"] / max(int(found["images"].sum()), 1)
     return float((weights * abs(found["confidence"] - found["accuracy"])).sum())
 
 
 def confident_mistakes(probabilities: "Array", labels: "Array", count: int) -> "Array":
     """Positions of at most `count` wrongly predicted images, the most confident first."""
-    import numpy as np
-
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    return cast("Array", wrong[order[:count]])
+    (wrong,) = (probabilities.argmax(axis=1) != labels).nonzero()
+    return cast("Array", wrong[(-probabilities[wrong].max(axis=1)).argsort(kind="stable")[:count]])

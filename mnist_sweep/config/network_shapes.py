@@ -1,7 +1,4 @@
-"""The arithmetic of a network: the size of each layer's output, its parameters and its multiply-adds.
-
-Pure and without torch, so that an impossible network is refused in milliseconds, before anything is built.
-"""
+"""The arithmetic of a network, without torch: an impossible one is refused in milliseconds, before it is built."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,19 +39,14 @@ class Block:
 
 
 def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
-    """A list with one entry a block: a single number stands for all blocks.
-
-    Raises:
-        ValueError: in one line, a list of another length.
-    """
-    if isinstance(value, int):
-        return [value] * blocks
-    if len(value) != blocks:
+    """One entry a block, where a single number stands for all blocks; ValueError for a list of another length."""
+    entries = [value] * blocks if isinstance(value, int) else list(value)
+    if len(entries) != blocks:
         raise ValueError(
-            f"{key}={list(value)}: {len(value)} entries for {blocks} blocks (model.filters has {blocks}); "
+            f"{key}={entries}: {len(entries)} entries for {blocks} blocks (model.filters has {blocks}); "
             f"allowed: one number, or a list of {blocks}"
         )
-    return list(value)
+    return entries
 
 
 def convolved_sizes(blocks: Sequence[Block]) -> list[int]:
@@ -67,11 +59,7 @@ def convolved_sizes(blocks: Sequence[Block]) -> list[int]:
 
 
 def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int]) -> list[Layer]:
-    """The table of a network's layers, from the first block to the output; the arguments are those of ``model``.
-
-    Raises:
-        ValueError: in one line, a map is convolved or pooled away.
-    """
+    """The table of a network's layers, from the first block on; ValueError where nothing is left of a map."""
     table: list[Layer] = []
     channels, size = 1, IMAGE_SIZE
     for number, block in enumerate(blocks, start=1):
@@ -79,9 +67,9 @@ def layers(blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden:
         for convolved in block.sizes(size):
             if convolved < 1:
                 raise ValueError(
-                    f"model.padding=valid: block {number} convolves a {size} × {size} map by "
-                    f"{block.kernel} × {block.kernel} and nothing is left; allowed there: model.kernel_size at most "
-                    f"{size}, or model.padding=same"
+                    f"model.padding=valid: block {number} convolves a {size} × {size} map by {block.kernel} × "
+                    f"{block.kernel} and nothing is left; allowed there: model.kernel_size at most {size}, or "
+                    "model.padding=same"
                 )
             weights = block.kernel * block.kernel * channels * block.width
             # the scale and the shift of the normalisation take the place of the bias

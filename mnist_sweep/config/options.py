@@ -5,7 +5,7 @@ A new option is one class here and one YAML file. Torch is imported only where s
 
 import pkgutil
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -14,13 +14,8 @@ from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, one_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer as TorchOptimizer
+    import torch
     from torch.optim.lr_scheduler import LRScheduler
-
-    #: What a scheduler's ``build`` gives for an optimizer and the number of all steps: a schedule that moves with each
-    #: step and one that moves with each epoch, at most one of them. The optimizer's learning rate is the highest.
-    Schedules = tuple[LRScheduler | None, LRScheduler | None]
 
 
 def _odd(kernel: int) -> int:
@@ -35,24 +30,17 @@ PerBlock = Annotated[
     Annotated[Each, Tag("number")] | Annotated[list[Each], Tag("list")],
     Discriminator(lambda value: "list" if isinstance(value, list) else "number"),
 ]
-
 Width = Annotated[int, Field(ge=1, le=100_000)]
-Kernel = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1), AfterValidator(_odd)]
-Pool = Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]
-Convolutions = Annotated[int, Field(ge=1, le=100)]
 
 
 class ConvNet(Section):
     """Blocks of convolution, activation and pooling, then fully connected layers; see conf/model/convnet.yaml."""
 
-    #: The network's class, as ``module:name``; not imported, since the config is below the training.
-    target: ClassVar = "mnist_sweep.training.models:ConvNet"
-
     name: Literal["convnet"] = "convnet"
     filters: list[Width]
-    kernel_size: PerBlock[Kernel]
-    pool_size: PerBlock[Pool]
-    convolutions: PerBlock[Convolutions]
+    kernel_size: PerBlock[Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1), AfterValidator(_odd)]]
+    pool_size: PerBlock[Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]]
+    convolutions: PerBlock[Annotated[int, Field(ge=1, le=100)]]
     padding: Literal["same", "valid"]
     pool: Literal["max", "avg"]
     activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
@@ -67,7 +55,7 @@ class ConvNet(Section):
         return self
 
     def layers(self) -> list[shapes.Layer]:
-        """The table of the network's layers, from the first block to the output."""
+        """The table of the network's layers, see `network_shapes.layers`."""
         return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
 
     def blocks(self) -> list[shapes.Block]:
@@ -81,13 +69,10 @@ class ConvNet(Section):
             for width, kernel, pool, count in zip(self.filters, kernels, pools, counts, strict=True)
         ]
 
-    def build(self, mean: float, deviation: float) -> "nn.Module":
-        """The network with fresh weights: (B, 1, 28, 28) images 0 … 1 → (B, 10) logits.
-
-        It standardises by the mean and the deviation of the training images' pixels, 0 … 1.
-        """
-        network: nn.Module = pkgutil.resolve_name(self.target)(self, mean, deviation)
-        return network
+    def build(self, mean: float, deviation: float) -> "torch.nn.Module":
+        """The network with fresh weights, see `training.models.ConvNet`: by name, since training is above config."""
+        network = pkgutil.resolve_name("mnist_sweep.training.models:ConvNet")(self, mean, deviation)
+        return cast("torch.nn.Module", network)
 
 
 #: With a second network this becomes a union by name. Its discriminator is a function, since the name may be left out:
@@ -111,48 +96,40 @@ class Data(Section):
     augmentation: Augmentation
 
 
-Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-
-
 class _Optimizer(Section):
-    """The keys are those of torch's class, and are handed to it as they are."""
+    """The class has the name and the keys of torch's own, which are handed to it as they are."""
 
-    #: The class, as ``module:name``.
-    target: ClassVar[str]
     #: Whether torch has a form of it that changes all parameters in one call. A CUDA graph needs that, or an optimizer
     #: that is "capturable" and whose state begins with zeros.
     fused: ClassVar[bool] = True
+    lr: Rate
+    weight_decay: NonNegative
 
-    def build(self, parameters: "Iterable[Tensor]") -> "TorchOptimizer":
+    def build(self, parameters: "Iterable[torch.Tensor]") -> "torch.optim.Optimizer":
         """The optimizer of these parameters, in its fastest form."""
+        import torch
+
         arguments = self.model_dump(exclude={"name"}) | ({"fused": True} if self.fused else {})
-        optimizer: TorchOptimizer = pkgutil.resolve_name(self.target)(parameters, **arguments)
-        return optimizer
+        return cast("torch.optim.Optimizer", getattr(torch.optim, type(self).__name__)(parameters, **arguments))
+
+
+Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class Adam(_Optimizer):
-    target = "torch.optim:Adam"
     name: Literal["adam"]
-    lr: Rate
     betas: Betas
-    weight_decay: NonNegative
 
 
 class AdamW(_Optimizer):
-    target = "torch.optim:AdamW"
     name: Literal["adamw"]
-    lr: Rate
     betas: Betas
-    weight_decay: NonNegative
 
 
 class SGD(_Optimizer):
-    target = "torch.optim:SGD"
     name: Literal["sgd"]
-    lr: Rate
     momentum: Fraction
     nesterov: bool
-    weight_decay: NonNegative
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -162,13 +139,10 @@ class SGD(_Optimizer):
 
 
 class RMSprop(_Optimizer):
-    target = "torch.optim:RMSprop"
     fused = False
     name: Literal["rmsprop"]
-    lr: Rate
     alpha: Fraction
     momentum: Fraction
-    weight_decay: NonNegative
 
 
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
@@ -178,11 +152,14 @@ class _Scheduler(Section):
     stretched: ClassVar[bool] = False  # over all epochs of the run
 
 
-class NoScheduler(_Scheduler):
+class Nothing(_Scheduler):
+    """The option "none", of the scheduler and of tracking."""
+
     name: Literal["none"]
 
-    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        return None, None
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
+        """The schedule of all steps of all epochs, which moves with each step; the optimizer's rate is its highest."""
+        return None
 
 
 class Step(_Scheduler):
@@ -190,10 +167,10 @@ class Step(_Scheduler):
     step_size: Positive
     gamma: Annotated[float, Field(gt=0, le=1)]
 
-    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        from torch.optim import lr_scheduler
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
+        from torch.optim.lr_scheduler import StepLR
 
-        return None, lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
+        return StepLR(optimizer, self.step_size * (steps // epochs), self.gamma)
 
 
 class Cosine(_Scheduler):
@@ -202,10 +179,10 @@ class Cosine(_Scheduler):
     name: Literal["cosine"]
     final_lr: NonNegative
 
-    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        from torch.optim import lr_scheduler
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
+        from torch.optim.lr_scheduler import CosineAnnealingLR
 
-        return lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr), None
+        return CosineAnnealingLR(optimizer, steps, eta_min=self.final_lr)
 
 
 class OneCycle(_Scheduler):
@@ -216,12 +193,12 @@ class OneCycle(_Scheduler):
     initial_div: Annotated[float, Field(ge=1)]
     final_div: Annotated[float, Field(ge=1)]
 
-    def build(self, optimizer: "TorchOptimizer", steps: int) -> "Schedules":
-        from torch.optim import lr_scheduler
+    def build(self, optimizer: "torch.optim.Optimizer", steps: int, epochs: int) -> "LRScheduler | None":
+        from torch.optim.lr_scheduler import OneCycleLR
 
         if steps < 3:  # a cycle has a first, a highest and a last rate; so the rate stays at its peak
-            return None, None
-        return lr_scheduler.OneCycleLR(
+            return None
+        return OneCycleLR(
             optimizer,
             optimizer.defaults["lr"],
             steps,
@@ -229,10 +206,10 @@ class OneCycle(_Scheduler):
             cycle_momentum=False,  # momentum is a key of its own, and may be searched
             div_factor=self.initial_div,
             final_div_factor=self.final_div,
-        ), None
+        )
 
 
-Scheduler = Annotated[NoScheduler | Step | Cosine | OneCycle, Field(discriminator="name")]
+Scheduler = Annotated[Nothing | Step | Cosine | OneCycle, Field(discriminator="name")]
 
 
 class Loss(Section):
@@ -256,11 +233,7 @@ class MLflow(Section):
     experiment: Annotated[str, Field(min_length=1)]
 
 
-class NoTracking(Section):
-    name: Literal["none"]
-
-
-Tracking = Annotated[MLflow | NoTracking, Field(discriminator="name")]
+Tracking = Annotated[MLflow | Nothing, Field(discriminator="name")]
 
 
 class LocalLauncher(Section):

@@ -1,7 +1,6 @@
 """Hydra overrides as text, in its grammar (https://hydra.cc/docs/advanced/override_grammar/basic/)."""
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,11 +37,6 @@ def override(key: str, value: Any) -> str:
     return f"{key}={text(value)}"
 
 
-def in_shell(item: str) -> str:
-    """An override as it is typed in a POSIX shell; within double quotes where it has single ones and that suffices."""
-    return f'"{item}"' if "'" in item and not set(item) & set('"$`\\!') else shlex.quote(item)
-
-
 def key_of(item: str) -> str:
     """The dotted name that an override concerns: ``a.b`` of ``a.b=1``, ``+a.b=1`` and ``~a.b``."""
     return item.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -52,21 +46,15 @@ def assigned(items: Iterable[str]) -> dict[str, Any]:
     """What overrides set, by dotted name: ``a.b`` for ``a.b=1``; the mapping ``a`` and ``a.b`` for ``a={b: 1}``."""
     found: dict[str, Any] = {}
     for parsed in OverridesParser.create().parse_overrides(list(items)):
-        _assign(found, parsed.key_or_group, parsed.value())
+        found |= flattened({parsed.key_or_group: parsed.value()})
     return found
 
 
-def _assign(found: dict[str, Any], key: str, value: Any) -> None:
-    found[key] = value
-    for part, item in value.items() if isinstance(value, Mapping) else []:
-        _assign(found, f"{key}.{part}", item)
-
-
-def place_of(item: str) -> tuple[str, bool]:
-    """What an override takes the place of others in.
-
-    A group's option, ``optimizer=sgd``, and values within the group, ``optimizer={lr: 0.02}``, are two things; groups
-    are at the top, where no value is a mapping by itself.
-    """
-    key = key_of(item)
-    return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of nested mappings by dotted name; the mappings are among them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found[key] = value
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{part}": item for part, item in flattened(value).items()}
+    return found

@@ -1,28 +1,23 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
-from mnist_sweep.config.section import Name, Section, one_of, sections
+from mnist_sweep.config.overrides import flattened
+from mnist_sweep.config.section import Name, Section, one_of
 from mnist_sweep.config.sweep_options import Sweep
 
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
-_IMMATERIAL = {
-    "output",
-    "tracking",
-    "trainer.threads",
-    "trainer.accelerator",
-    "trainer.cuda_graphs",
-    "data.root",
-    "data.fallback",
-}
+_HOW = {"output", "tracking", "data.root", "data.fallback"}
+_HOW |= {"trainer.threads", "trainer.accelerator", "trainer.cuda_graphs"}
 
 
 class Config(Section):
@@ -67,45 +62,41 @@ class Config(Section):
         return self.model_dump(mode="json", exclude_unset=True)
 
     def parameters(self) -> dict[str, Any]:
-        """Every value that bears on a run, by dotted name.
-
-        The option of a group stands under the group's own name, as on the command line: ``optimizer``, not
-        ``optimizer.name``.
-        """
-        found: dict[str, Any] = {}
-
-        def walk(node: dict[str, Any], prefix: str) -> None:
-            for key, value in node.items():
-                if isinstance(value, dict):
-                    walk(value, f"{prefix}{key}.")
-                else:
-                    found[prefix.rstrip(".") if key == "name" else prefix + key] = value
-
-        walk({key: value for key, value in self.plain().items() if key not in ("sweep", "name", "launcher")}, "")
+        """Every value that bears on a run, by dotted name; a group's option under the group's own, ``optimizer``."""
+        parts = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "name", "launcher"})
+        values = {key: value for key, value in flattened(parts).items() if not isinstance(value, dict)}
+        found = {key.removesuffix(".name"): value for key, value in values.items()}
         return found | ({"model": self.model.name} if options("model") else {})  # which a YAML file need not say
 
     def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
-        return {key: value for key, value in self.parameters().items() if not _within(key, _IMMATERIAL)}
+        return {key: value for key, value in self.parameters().items() if not _within(key, _HOW)}
 
 
 def _within(key: str, names: set[str]) -> bool:
-    """Whether the key is one of these, or lies below one."""
     return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def searchable(key: str) -> bool:
-    """Whether a sweep may draw the key of this name: it is part of what is trained, and leaves trials comparable."""
-    return key.partition(".")[0] in _TRAINED and not _within(key, {*_IMMATERIAL, "data.split_seed"})
+    """Whether a sweep may draw this key: it is part of what is trained, and leaves trials comparable."""
+    return key.partition(".")[0] in _TRAINED and not _within(key, {*_HOW, "data.split_seed"})
 
 
 def sections_of(key: str) -> list[type[Section]]:
-    """The sections that the mapping of this dotted name can be; several where it is a choice, none for a value."""
+    """The sections that the mapping of this dotted name can be: several where it is a choice, none for a value."""
     found: list[type[Section]] = [Config]
     for part in key.split(".") if key else []:
         fields = [section.model_fields[part] for section in found if part in section.model_fields]
-        found = [section for field in fields for section in sections(field.annotation)]
+        found = [section for field in fields for section in _members(field.annotation)]
     return found
+
+
+def _members(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, Section) else []
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [found for part in get_args(annotation) for found in _members(part)]
+    return []
 
 
 def options(group: str) -> dict[str, type[Section]]:
@@ -128,13 +119,12 @@ def fault(key: str, value: Any) -> str | None:
         return "no such key"
     if sections_of(key):
         return None if isinstance(value, Mapping) else "should be a mapping"
-    faults = [_fault(Annotated[field.annotation, Field(), *field.metadata], value) for field in fields]
-    return None if None in faults else faults[0]
-
-
-def _fault(annotation: Any, value: Any) -> str | None:
-    try:
-        TypeAdapter(annotation, config=Section.model_config).validate_python(value)
-    except ValidationError as error:
-        return str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
-    return None
+    first = None
+    for field in fields:
+        kind: Any = Annotated[field.annotation, Field(), *field.metadata]
+        try:
+            TypeAdapter(kind, config=Section.model_config).validate_python(value)
+            return None
+        except ValidationError as error:
+            first = first or str(error.errors()[0]["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    return first

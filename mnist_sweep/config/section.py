@@ -1,9 +1,7 @@
-"""What the sections of the config are made of: the strict base and the types that several of them share."""
+"""What the sections of the config are made of: the strict base, and the types that several of them share."""
 
-import typing
 from collections.abc import Collection
-from types import UnionType
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -30,12 +28,3 @@ class Section(BaseModel):
     """A mapping of the config: no further keys, no conversion of types, no infinities, no changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-def sections(annotation: Any) -> list[type[Section]]:
-    """The sections that a field of this type can hold: one, or the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, UnionType, Annotated):
-        return [found for part in typing.get_args(annotation) for found in sections(part)]
-    return []

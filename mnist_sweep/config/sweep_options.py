@@ -31,10 +31,9 @@ class Bound(Section):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.min is None and self.max is None:
-            raise ValueError("allowed: {min: NUMBER}, {max: NUMBER}, or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}; allowed: min at most max")
+        bounds = [bound for bound in (self.min, self.max) if bound is not None]
+        if not bounds or bounds != sorted(bounds):
+            raise ValueError("allowed: {min: NUMBER}, {max: NUMBER}, or both with min at most max")
         return self
 
     def violation(self, value: float) -> float:
@@ -92,9 +91,7 @@ class Sweep(Section):
             raise ValueError(f"sweep.objectives={names}: the same metric twice; allowed: each once")
         if len(names) > 1 and self.target is not None:
             raise ValueError(f"sweep.target={self.target}: allowed with one objective only")
-        if self.winner.rule is not None and self.winner.rule not in names:
-            raise ValueError(
-                f"sweep.winner.rule={self.winner.rule}: allowed: null, or one of the metrics of sweep.objectives "
-                f"({', '.join(names) or 'which is not set'})"
-            )
+        if (rule := self.winner.rule) is not None and rule not in names:
+            allowed = f"null, or one of the metrics of sweep.objectives ({', '.join(names) or 'which is not set'})"
+            raise ValueError(f"sweep.winner.rule={rule}: allowed: {allowed}")
         return self

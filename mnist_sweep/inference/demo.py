@@ -1,7 +1,6 @@
 """A page to draw a digit on: ``mnist-sweep demo [--model URI | --checkpoint FILE]``. Needs ``mnist_sweep[demo]``."""
 
 import argparse
-import io
 import logging
 import os
 import time
@@ -9,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mnist_sweep.errors import RequestError, check_interrupted
 from mnist_sweep.inference import load, preprocess
-from mnist_sweep.tracking import figures
-from mnist_sweep.training.trained_model import TrainedModel, activation_maps
+from mnist_sweep.training.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +24,16 @@ _TAKE_THE_BRUSH = """() => {
 }"""
 
 
-def look(model: TrainedModel, drawing: Any) -> tuple[dict[str, float], Any, Any]:
+def look(model: TrainedModel, drawing: Any) -> tuple[dict[str, float], Any]:
     """What a network sees in a drawing, a PIL image of one digit; a PictureError where nothing is drawn.
 
     Returns:
-        The probability of each class by its name; the picture that the network saw, 8 times as large; the network's
-        activation maps as a PIL image (None where it has no blocks).
+        The probability of each class by its name; the picture that the network saw, 8 times as large.
     """
     digit = preprocess.normalised(np.asarray(preprocess.to_grey(drawing)))
-    images = torch.from_numpy(digit)[None, None]
-    (row,) = model.probabilities(images)
-    large, maps = np.kron(255 - digit, np.ones((8, 8), dtype=np.uint8)), None
-    if blocks := activation_maps(model.network, images):
-        figure = figures.activations(digit[None], [int(row.argmax())], blocks, "what each block makes of it", each=8)
-        figure.savefig(file := io.BytesIO(), format="png", dpi="figure")
-        maps = Image.open(file)
-    return {str(label): float(share) for label, share in enumerate(row)}, large, maps
+    (row,) = model.probabilities(torch.from_numpy(digit)[None, None])
+    large = np.kron(255 - digit, np.ones((8, 8), dtype=np.uint8))
+    return {str(label): float(share) for label, share in enumerate(row)}, large
 
 
 def page(model: TrainedModel, name: str) -> Any:
@@ -54,11 +45,11 @@ def page(model: TrainedModel, name: str) -> Any:
     except ImportError as error:
         raise RequestError("the page needs Gradio; allowed: make demo, or pip install 'mnist_sweep[demo]'") from error
 
-    def answer(sketch: Any) -> tuple[Any, Any, Any]:
+    def answer(sketch: Any) -> tuple[Any, Any]:
         try:
             return look(model, sketch["composite"])
         except (preprocess.PictureError, TypeError):  # nothing has been drawn yet, or it was wiped out
-            return None, None, None
+            return None, None
 
     with gradio.Blocks(title="mnist_sweep", analytics_enabled=False) as blocks:
         gradio.Markdown(f"## Draw a digit\n`{name}` · {model.config.data.name}")
@@ -70,9 +61,8 @@ def page(model: TrainedModel, name: str) -> Any:
             with gradio.Column():
                 label = gradio.Label(label="answer", num_top_classes=3, elem_id="answer")
                 seen = gradio.Image(label="what the network saw, 28 × 28", elem_id="seen", height=280, width=280)
-        maps = gradio.Image(label="activation maps", elem_id="maps")
         blocks.load(js=_TAKE_THE_BRUSH)
-        sketch.change(answer, sketch, [label, seen, maps], show_progress="hidden", trigger_mode="always_last")
+        sketch.change(answer, sketch, [label, seen], show_progress="hidden", trigger_mode="always_last")
     return blocks
 
 
@@ -84,9 +74,8 @@ def perform(options: argparse.Namespace) -> int:
         raise RequestError(f"{name}: this network was trained on {trained}; allowed for drawn digits: {allowed}")
     shown = page(model, name)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    host, port = "127.0.0.1", options.port
-    shown.launch(server_name=host, server_port=port, quiet=True, share=False, prevent_thread_lock=True)
-    log.info("http://%s:%d   (Ctrl-C ends it)", host, port)
+    shown.launch(server_name="127.0.0.1", server_port=options.port, quiet=True, share=False, prevent_thread_lock=True)
+    log.info("http://127.0.0.1:%d   (Ctrl-C ends it)", options.port)
     while True:
         check_interrupted()
         time.sleep(0.2)

@@ -28,12 +28,8 @@ log = logging.getLogger(__name__)
 def members(folders: Sequence[Path], top: int) -> list[Result]:
     """The runs whose networks are averaged, the best on validation first.
 
-    Args:
-        folders: of runs, which are all taken; or of one sweep, of whose runs the best are taken.
-        top: how many of a sweep's runs.
-
-    Raises:
-        RequestError: fewer than two, or runs that do not go together.
+    The folders are of runs, which are all taken, or of one sweep, of whose runs the `top` best are taken. A
+    RequestError says that there are fewer than two, or that they do not go together.
     """
 
     def usable(run: Result) -> bool:
@@ -65,9 +61,8 @@ def _run(folder: Path) -> Result:
     """The result of a run, from wherever it was started."""
     if result := RunFolder(folder).result():
         return replace(result, folder=str(folder))
-    raise RequestError(
-        f"{folder}: no result.json that can be read; allowed: the folder of a finished run, or of a sweep"
-    )
+    allowed = "the folder of a finished run, or of a sweep"
+    raise RequestError(f"{folder}: no result.json that can be read; allowed: {allowed}")
 
 
 def _config(run: Result) -> schema.Config:
@@ -81,33 +76,22 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
 
     Args:
         runs: the members.
-        folder: to be made; it is removed where anything fails.
+        folder: is there, and empty.
         store: MLflow's tracking URI; None = the best member's, if it has one.
 
     Raises:
         RequestError: a checkpoint cannot be read, or the data set is damaged or gone.
-        Interrupted: a signal came before the ensemble was recorded.
     """
-    config = _config(runs[0])
-    datasets.verify(config.data)
+    started, config = time.monotonic(), _config(runs[0])
+    digest = datasets.verify(config.data)
     if missing := datasets.missing(config.data):
         allowed = "this command in the folder where the members were trained, or the file put there"
         raise RequestError(f"data.root={config.data.root}: {missing[0]} is not there; allowed: {allowed}")
+    settings = config.tracking
     if store:
-        settings = config.tracking if isinstance(config.tracking, MLflow) else CommandLine.of([]).config.tracking
-        config = config.model_copy(update={"tracking": settings.model_copy(update={"uri": store})})
-    folder.mkdir()
-    try:
-        trained_model.save_ensemble([Path(run.folder) / BEST for run in runs], folder / BEST)
-        return _measured(runs, config, folder, ["--tracking-uri", store] if store else [])
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-
-
-def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, options: Sequence[str]) -> Result:
-    """The rest of `make`, from the ensemble's checkpoint on; with its own tracking, and options of its command."""
-    started = time.monotonic()
+        settings = settings if isinstance(settings, MLflow) else CommandLine.of([]).config.tracking
+        settings = settings.model_copy(update={"uri": store})
+    trained_model.save_ensemble([Path(run.folder) / BEST for run in runs], folder / BEST)
     network = trained_model.read(folder / BEST).network
     _, validation = data.parts(config.data)
     found = evaluate(network, validation, "val")
@@ -117,9 +101,10 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
     test = data.test_set(config.data.name, config.data.root)
     tested = evaluate(network, test, "test")
     check_interrupted()
-    again = [*(run.folder for run in runs), "--name", f"{folder.name}-again", *options]
+    again = [*(run.folder for run in runs), "--name", f"{folder.name}-again"]
+    again += ["--tracking-uri", store] if store else []
     tags = {"ensemble": "true", "members": " ".join(Path(run.folder).name for run in runs)}
-    mlflow = tracking.MLflowRun(config.tracking, folder.parent.parent, folder.name, tags=tags)
+    mlflow = tracking.MLflowRun(settings, folder.parent.parent, folder.name, tags=tags)
     result = replace(
         runs[0], objective=found.metrics["val/accuracy"], metrics=found.metrics | tested.metrics, best_epoch=None,
         epochs=0, train_seconds=0.0, parameters=sum(run.parameters or 0 for run in runs), device="cpu",
@@ -132,8 +117,8 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
         mlflow.tags({"command": result.command, "dataset": result.dataset, "test.opened_at": opened})
         mlflow.metrics(found.metrics, 0)
         run_report.keep_part(mlflow, "validation", result, validation, found)
-        run_report.keep_model(mlflow, result, network, validation, {"members": str(len(runs))})
-        run_report.keep_test(mlflow, config, result, test, tested)
+        run_report.keep_model(mlflow, result, network, validation)
+        run_report.keep_test(mlflow, result, test, tested)
         scores = [f"{part}/accuracy {result.metrics[f'{part}/accuracy']:.4f}" for part in ("val", "test")]
         made_of = [f"- {run.folder}, val/accuracy {run.metrics['val/accuracy']:.4f}: `{run.command}`" for run in runs]
         mlflow.note("\n".join([f"**{', '.join(scores)}**", "", *made_of, "", f"Again: `{result.command}`"]))
@@ -144,8 +129,7 @@ def _measured(runs: Sequence[Result], config: schema.Config, folder: Path, optio
         mlflow.end("FAILED", "error", one_line(error))
         raise
     mlflow.end("FINISHED")
-    digest, accuracy = datasets.verify(config.data), result.metrics["test/accuracy"]
-    tracking.register(config.tracking, mlflow.run_id, config.data.name, digest, accuracy)
+    tracking.register(settings, mlflow.run_id, config.data.name, digest, result.metrics["test/accuracy"])
     return result
 
 
@@ -162,7 +146,12 @@ def perform(options: argparse.Namespace) -> int:
         if folder.exists():
             raise RequestError(f"{folder}: is there already; allowed: another --name")
         runs = members(folders, options.top)
-        result = make(runs, folder, options.tracking_uri)
+        folder.mkdir()
+        try:
+            result = make(runs, folder, options.tracking_uri)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
     except OSError as error:
         raise RequestError(f"{error.filename}: {error.strerror}; allowed: a folder that can be used") from error
     before, now = runs[0].metrics["val/accuracy"], result.metrics["val/accuracy"]

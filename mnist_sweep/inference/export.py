@@ -30,19 +30,18 @@ def onnx(model: TrainedModel, file: Path) -> float:
     """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
 
     Returns:
-        The greatest difference between ONNX Runtime's probabilities and the network's on `CHECKED` images.
-
-    Raises:
-        RunFailure: they differ by more than `TOLERANCE`.
+        The greatest difference to the network's probabilities on `CHECKED` images; a RunFailure above `TOLERANCE`.
     """
-    network, images = served(model.network), _images(model)
+    own = model.config.data.model_copy(update={"limit": None})
+    datasets.verify(own)
+    training, _ = data.parts(own.model_copy(update={"name": "mnist5k"}) if datasets.missing(own) else own)
+    network, images = served(model.network), training.take(torch.arange(CHECKED)).float() / 255
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            network, (images[:3],), dynamo=True, verbose=False,
-            input_names=["images"], output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            network, (images[:3],), dynamo=True, verbose=False, input_names=["images"],
+            output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
     assert program is not None
     program.save(str(file))
@@ -53,14 +52,6 @@ def onnx(model: TrainedModel, file: Path) -> float:
     if not difference <= TOLERANCE:
         raise RunFailure("error", f"the ONNX file differs from the network by {difference:.2g}; nothing is left of it")
     return difference
-
-
-def _images(model: TrainedModel) -> torch.Tensor:
-    """Training images (`CHECKED`, 1, 28, 28), 0 … 1, of the network's data set; of mnist5k where that is not here."""
-    own = model.config.data.model_copy(update={"limit": None})
-    datasets.verify(own)
-    training, _ = data.parts(own.model_copy(update={"name": "mnist5k"}) if datasets.missing(own) else own)
-    return training.take(torch.arange(CHECKED)).float() / 255
 
 
 def safetensors(model: TrainedModel, file: Path) -> int:

@@ -36,12 +36,11 @@ class Prediction:
 
 
 def predictions(network: nn.Module, dataset: str, paths: Sequence[Path]) -> Iterator[Prediction | PictureError]:
-    """Recognise pictures, in their order, in batches; the files of a batch that cannot be read come first.
+    """Recognise PNG and JPEG files, in their order, in batches; the files of a batch that cannot be read come first.
 
     Args:
         network: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10).
         dataset: that it was trained on; for handwritten digits, pictures are brought to MNIST's form.
-        paths: of PNG and JPEG files.
 
     Yields:
         A prediction for each; of a file that cannot be read the error, which names it.
@@ -79,10 +78,9 @@ def perform(options: argparse.Namespace) -> int:
     if as_table:
         print(f"{name}\n{'image':{width}}  digit  probability  next")
     results = predictions(served(model.network), model.config.data.name, paths)
-    bar = sys.stderr.isatty() and not as_table and len(paths) > _BATCH
-    for result in track(
-        results, "recognising", len(paths), console=Console(stderr=True), transient=True, disable=not bar
-    ):
+    hidden = as_table or len(paths) <= _BATCH or not sys.stderr.isatty()
+    console = Console(stderr=True)
+    for result in track(results, "recognising", len(paths), console=console, transient=True, disable=hidden):
         if isinstance(result, PictureError):
             wrong += 1
             log.error("error: %s", result)

@@ -1,8 +1,7 @@
 """A picture of a digit, photographed or drawn → MNIST's own form.
 
-MNIST's images were made so: the digit scaled, its proportions kept, into a box of 20 × 20 pixels, grey from the
-anti-aliasing, and placed in 28 × 28 so that its centre of mass is at the centre (LeCun, Cortes, Burges: The MNIST
-database of handwritten digits, http://yann.lecun.com/exdb/mnist/).
+That is the digit scaled, its proportions kept, into a box of 20 × 20 pixels, and placed in 28 × 28 with its centre of
+mass at the centre (LeCun, Cortes, Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mnist/).
 """
 
 import contextlib
@@ -16,20 +15,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from mnist_sweep.config.network_shapes import IMAGE_SIZE
+from mnist_sweep.errors import one_line
 
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-#: The side of the box that a digit is scaled into.
-BOX = 20
-#: More pixels than any camera's: a few bytes can claim to be a picture that fills the memory.
-_MOST_PIXELS = 100_000_000
-#: The longest side that is worked with: 28 × 28 pixels can show no more of a larger picture.
-_LONGEST = 560
-#: Parts of the ink smaller than this share of the largest are specks.
-_SPECK = 0.08
-#: A difference between ink and paper below this (of 255) is noise.
-_FAINTEST = 24.0
+BOX = 20  #: the side of the box that a digit is scaled into
+_MOST_PIXELS = 100_000_000  # more than any camera's: a few bytes can claim to be a picture that fills the memory
+_LONGEST = 560  # the side that is worked with: 28 × 28 pixels can show no more of a larger picture
+_SPECK = 0.08  # parts of the ink smaller than this share of the largest are specks
+_FAINTEST = 24.0  # a difference between ink and paper below this (of 255) is noise
 
 
 class PictureError(ValueError):
@@ -49,8 +44,7 @@ def read(path: Path) -> Array:
 def decode(content: bytes) -> Array:
     """The grey values, (height, width) uint8, of a PNG or JPEG; 0 is black, and what is transparent is white.
 
-    Raises:
-        PictureError: it is empty, no PNG or JPEG, cut, an animation, or too large.
+    A PictureError says that it is empty, no PNG or JPEG, cut, an animation, or too large.
     """
     if not content:
         raise PictureError("the file is empty")
@@ -58,18 +52,18 @@ def decode(content: bytes) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its size, which is checked here
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-                return _grey_values(picture)
+                _load(picture)
+                return np.asarray(to_grey(picture))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
         raise PictureError("not a PNG or JPEG picture, whatever its name says") from error
     except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError, TypeError, …
-        cause = " ".join(str(error).split())[:80] or type(error).__name__
-        raise PictureError(f"damaged or cut ({cause})") from error
+        raise PictureError(f"damaged or cut ({one_line(error, 80)})") from error
 
 
-def _grey_values(picture: Image.Image) -> Array:
-    """What `decode` returns, of a picture whose pixels have not been read yet."""
+def _load(picture: Image.Image) -> None:
+    """Read the pixels of a picture that has been opened; a PictureError where there are too many."""
     width, height = picture.size
     if width * height > _MOST_PIXELS:
         raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {_MOST_PIXELS:,} in all")
@@ -80,7 +74,6 @@ def _grey_values(picture: Image.Image) -> Array:
     picture.load()
     with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
         ImageOps.exif_transpose(picture, in_place=True)
-    return np.asarray(to_grey(picture))
 
 
 def to_grey(picture: Image.Image) -> Image.Image:
@@ -95,7 +88,7 @@ def to_grey(picture: Image.Image) -> Image.Image:
 
 
 def as_it_is(grey: Array) -> Array:
-    """The same picture, for a network of another data set than MNIST's; a PictureError where it is not 28 × 28."""
+    """The same picture, for a network of another data set; a PictureError where it is not 28 × 28."""
     if grey.shape != (IMAGE_SIZE, IMAGE_SIZE):
         size, own = f"{grey.shape[1]} × {grey.shape[0]} pixels", f"{IMAGE_SIZE} × {IMAGE_SIZE}, as in its data set"
         raise PictureError(f"{size}; allowed for a network that was not trained on MNIST's digits: {own}")
@@ -103,13 +96,9 @@ def as_it_is(grey: Array) -> Array:
 
 
 def normalised(grey: Array) -> Array:
-    """A picture of one digit, (height, width) uint8, dark on light or light on dark, in MNIST's form.
+    """A picture of one digit, (height, width) uint8, dark on light or light on dark → (28, 28) uint8, white on black.
 
-    Returns:
-        (28, 28) uint8, white on black.
-
-    Raises:
-        PictureError: nothing is drawn on it.
+    A PictureError says that nothing is drawn on it.
     """
     for values in (grey, 255 - grey):
         if _is_normal(values):

@@ -15,23 +15,14 @@ from mnist_sweep.errors import RequestError
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a trial would train.
+    """What a trial would train."""
 
-    Attributes:
-        values: the drawn ones, by dotted name.
-        command: of the run, without its name.
-        digest: of the config except the seed: equal candidates have equal ones.
-        costs: ``parameters``, and ``multiply_adds`` for one image.
-        epochs: at most.
-        schedule: the name of a schedule that is stretched over these epochs; None for any other.
-    """
-
-    values: Mapping[str, Any]
-    command: CommandLine
-    digest: str
-    costs: Mapping[str, float]
-    epochs: int
-    schedule: str | None
+    values: Mapping[str, Any]  # the drawn ones, by dotted name
+    command: CommandLine  # of the run, without its name
+    digest: str  # of the config except the seed: equal candidates have equal ones
+    costs: Mapping[str, float]  # ``parameters``, and ``multiply_adds`` for one image
+    epochs: int  # at most
+    schedule: str | None  # the name of one that is stretched over these epochs; None for any other
 
     @property
     def drawn(self) -> list[str]:
@@ -40,11 +31,9 @@ class Candidate:
 
 
 class Candidates:
-    """Makes candidates of drawn values.
+    """Makes candidates of drawn values, with what all trials have in common.
 
-    Args:
-        common: what all trials have in common.
-        constraints: those that arithmetic can check are enforced here.
+    The constraints that arithmetic can check are enforced here.
     """
 
     def __init__(self, common: CommandLine, constraints: Mapping[str, Bound]) -> None:
@@ -52,20 +41,13 @@ class Candidates:
         self._bases: dict[str, CommandLine] = {}  # by the options of groups: Hydra composes one of each
 
     def make(self, values: Mapping[str, Any]) -> Candidate:
-        """The candidate of these values.
-
-        Raises:
-            RequestError: the config cannot exist, or breaks a constraint; in one line.
-        """
+        """The candidate of these values; a RequestError where its config cannot exist, or breaks a constraint."""
         options = {key: value for key, value in values.items() if schema.options(key)}
         base = self._bases.setdefault(text(options), self.common.with_(options))
         command = base.with_({key: value for key, value in values.items() if key not in options})
         config = command.config
         layers = config.model.layers()
-        costs: dict[str, float] = {
-            "parameters": sum(layer.parameters for layer in layers),
-            "multiply_adds": sum(layer.multiply_adds for layer in layers),
-        }
+        costs = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "multiply_adds")}
         for name, bound in self.constraints.items():
             if name in costs and bound.violation(costs[name]) > 0:
                 allowed = bound.model_dump(exclude_none=True)

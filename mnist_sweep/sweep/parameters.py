@@ -19,7 +19,6 @@ from mnist_sweep.config.section import Section
 from mnist_sweep.errors import RequestError
 
 ROOT = "sweep.space"
-
 Distribution = IntDistribution | FloatDistribution | CategoricalDistribution
 #: Chooses a value of a distribution, as Optuna has it, for the parameter of this name.
 Choose = Callable[[str, Distribution], Any]
@@ -31,20 +30,13 @@ Conditions = Mapping[str, tuple[Any, ...]]
 class Parameter:
     """A key of the config that is searched.
 
-    In Optuna it has the name of the key; of a list, the entries are ``KEY[0]``, ``KEY[1]``, …, and a drawn length is
-    ``KEY.length``.
-
-    Attributes:
-        key: its dotted name.
-        each: what the value is drawn from, or each entry of the list.
-        length: of the list: a number, the key of another list, or what it is drawn from; None = no list.
-        when: the conditions under which it is drawn.
+    Optuna knows it by its name; the entries of a list are ``KEY[0]``, ``KEY[1]``, …, and a drawn length ``KEY.length``.
     """
 
-    key: str
-    each: Distribution
-    length: int | str | Distribution | None
-    when: Conditions
+    key: str  # its dotted name
+    each: Distribution  # of the value, or of each entry of the list
+    length: int | str | Distribution | None  # of the list; a text is the key of another list; None = no list
+    when: Conditions  # under which it is drawn
 
     def draw(self, choose: Choose, known: Mapping[str, Any]) -> Any:
         """A value for the config, given those of the keys that it depends on."""
@@ -73,11 +65,14 @@ class Parameter:
             return ends(self.each)
         return [[end] * max([1, *ends(self.length)]) for end in ends(self.each)]
 
-    def words(self) -> str:
-        """What it is drawn from."""
-        if isinstance(self.length, str):
-            return f"{_words(self.each)}; as many as {self.length}"
-        return _words(self.each) + (f"; {_words(self.length)} of them" if self.length is not None else "")
+    def words(self) -> tuple[str, str, str]:
+        """The key, what it is drawn from, and the conditions."""
+        drawn = _words(self.each)
+        if self.length is not None:
+            drawn += (
+                f"; as many as {self.length}" if isinstance(self.length, str) else f"; {_words(self.length)} of them"
+            )
+        return self.key, drawn, ", ".join(f"{on}={' or '.join(map(text, of))}" for on, of in self.when.items())
 
 
 def key_of(name: str) -> str:
@@ -140,6 +135,11 @@ def ends(item: int | str | Distribution) -> list[Any]:
     return [item.low, item.high]
 
 
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _words(item: int | Distribution) -> str:
     if isinstance(item, int | CategoricalDistribution):
         return " | ".join(map(text, ends(item)))
@@ -148,11 +148,7 @@ def _words(item: int | Distribution) -> str:
 
 
 def read(tree: Mapping[str, Any]) -> Iterator[Parameter]:
-    """The parameters of a config's ``sweep.space``.
-
-    Raises:
-        RequestError: a part cannot be read, or contradicts another one; in one line.
-    """
+    """The parameters of a config's ``sweep.space``; a RequestError where a part cannot be read."""
     nested = OmegaConf.create()
     for name, item in tree.items():  # {model.pool: LEAF} is {model: {pool: LEAF}}
         OmegaConf.update(nested, name, item)
@@ -175,7 +171,6 @@ def _read(node: Any, prefix: str, above: Conditions) -> Iterator[Parameter]:
 
 
 def _options(group: str, names: Any) -> Distribution:
-    """The options of a Hydra group."""
     found, options = _distribution(f"{group}._group_", {"choices": names}), schema.options(group)
     if unknown := [name for name in ends(found) if not isinstance(name, str) or name not in options]:
         allowed = ", ".join(options) or f"leaves of the keys of {group}"
@@ -217,7 +212,6 @@ class _Range(Section):
 
 
 def _distribution(name: str, item: Any) -> Distribution:
-    """What is drawn from choices, or between bounds."""
     try:
         if isinstance(item, Mapping) and "choices" in item:
             rest = {part: value for part, value in item.items() if part not in _Range.model_fields}
@@ -231,13 +225,8 @@ def _distribution(name: str, item: Any) -> Distribution:
         faults = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
         why = ": ".join([*map(str, faults[0]["loc"]), str(faults[0]["msg"]).removeprefix("Input ").rstrip(".")])
         allowed = "{low: NUMBER, high: NUMBER}, also with log: true or step: NUMBER; or {choices: [VALUE, …]}"
-        raise RequestError(f"{ROOT}.{name}={text(item)}: {why}; allowed: {allowed}") from error
+        raise _refused(name, item, allowed, f"{why}; ") from error
 
 
-def is_count(value: Any) -> bool:
-    """Whether it is a whole number from 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _refused(name: str, value: Any, allowed: str) -> RequestError:
-    return RequestError(f"{ROOT}.{name}={text(value)}: allowed: {allowed}")
+def _refused(name: str, value: Any, allowed: str, why: str = "") -> RequestError:
+    return RequestError(f"{ROOT}.{name}={text(value)}: {why}allowed: {allowed}")

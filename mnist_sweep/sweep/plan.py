@@ -1,26 +1,21 @@
 """What a sweep would be, before anything is trained: its space, its waste, its time."""
 
 import logging
+import math
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import write_json
-from mnist_sweep.sweep import lock, samplers
+from mnist_sweep.sweep import samplers, storage, summary
 from mnist_sweep.sweep.candidates import Candidate, Candidates
 from mnist_sweep.sweep.session import prepared
-from mnist_sweep.sweep.space import Space
 
 log = logging.getLogger(__name__)
 
@@ -43,49 +38,60 @@ def plan(command: CommandLine) -> Path:
     config = command.config
     assert config.sweep is not None
     space, resources, common, _, explained = prepared(command)
-    folder = Path(config.output) / "runs" / config.sweep.name
-    lock.check_folders(config.sweep, folder, new=False)
+    folder, minutes = Path(config.output) / "runs" / config.sweep.name, config.sweep.budget_minutes
+    storage.check_folders(config.sweep, folder, new=False)
     for line in explained:
         log.info("%s", line)
-    possible, impossible = _draw(config, space, common)
-    if not possible:
-        raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {impossible[-1]}")
-    seconds = _seconds(config, possible, _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)
-    mean, trials = statistics.fmean(seconds), samplers.total(config.sweep, space)
-    together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
-    minutes = config.sweep.budget_minutes
-    content = {
-        "study": config.sweep.name,
-        "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
-        "points": space.points(_POINTS),
-        "draws": _DRAWS,
-        "impossible": len(impossible) / _DRAWS,
-        "duplicates": 1 - len({candidate.digest for candidate in possible}) / len(possible),
-        "workers": resources.workers,
-        "threads": resources.threads,
-        "seconds_a_trial": {"mean": mean, "shortest": min(seconds), "longest": max(seconds)},
-        "trials": trials,
-        "minutes": round(trials * mean / min(together, trials) / 60, 2),
-        "trials_in_budget": int(60 * minutes * together / mean) if minutes else None,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    _show(content, space.continuous, minutes)
-    return write_json(folder / "plan.json", content)
-
-
-def _draw(config: schema.Config, space: Space, common: CommandLine) -> tuple[list[Candidate], list[str]]:
-    """Random candidates that are possible, and why the other draws are not."""
-    assert config.sweep is not None
     candidates = Candidates(common, config.sweep.constraints or {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
-    possible: list[Candidate] = []
-    impossible: list[str] = []
+    possible, why = list[Candidate](), ""
     for _ in range(_DRAWS):
         try:
             possible.append(candidates.make(space.suggest(study.ask())))
         except RequestError as error:
-            impossible.append(str(error))
-    return possible, impossible
+            why = str(error)
+    if not possible:
+        raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {why}")
+    each = _seconds(config, possible, _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)
+    seconds = {"mean": statistics.fmean(each), "shortest": min(each), "longest": max(each)}
+    total, points = samplers.total(config.sweep, space), space.points(_POINTS)
+    epochs = statistics.fmean(candidate.epochs for candidate in possible)
+    trials = int(min(total, max(1, (config.sweep.budget_epochs or math.inf) / epochs)))
+    again = (config.sweep.winner.top + 2) * config.sweep.winner.seeds  # the race, then the winner and the baseline
+    together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
+    content = {
+        "study": config.sweep.name,
+        "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
+        "points": points,
+        "draws": _DRAWS,
+        "impossible": (_DRAWS - len(possible)) / _DRAWS,
+        "duplicates": 1 - len({candidate.digest for candidate in possible}) / len(possible),
+        "workers": resources.workers,
+        "threads": resources.threads,
+        "seconds_a_trial": seconds,
+        "trials": trials,
+        "minutes": round(trials * seconds["mean"] / min(together, trials) / 60, 2),
+        "runs_of_the_winner": again,
+        "minutes_of_the_winner": round(again * seconds["mean"] / min(together, again) / 60, 2),
+        "trials_in_budget": int(60 * minutes * together / seconds["mean"]) if minutes else None,
+    }
+    columns = "key", "drawn from", "only when"
+    summary.print_table(f"the space of {config.sweep.name}", columns, space.describe(), width=120)
+    endless = f"without end ({', '.join(space.continuous)})" if space.continuous else f"more than {_POINTS:,}"
+    lines = {
+        "points": f"{points:,}" if points else endless,
+        f"of {_DRAWS} draws": f"{content['impossible']:.1%} impossible, {content['duplicates']:.1%} equal to another",
+        "a trial": f"{seconds['mean']:.1f} s in the mean ({seconds['shortest']:.1f} … {seconds['longest']:.1f}) on one "
+        f"of {resources.workers} workers with {resources.threads} threads, if nothing stops it",
+        f"{trials} trials": f"{content['minutes']:.1f} minutes without pruning",
+        "the winner": f"{content['minutes_of_the_winner']:.1f} minutes for {again} more trainings",
+    }
+    if minutes is not None:
+        lines[f"in {minutes:g} minutes"] = f"{content['trials_in_budget']} trials without pruning"
+    for what, line in lines.items():
+        log.info("%-18s %s", what, line)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_json(folder / "plan.json", content)
 
 
 def _seconds(config: schema.Config, candidates: Sequence[Candidate], images: int) -> list[float]:
@@ -121,24 +127,3 @@ def _probe(candidate: Candidate, images: int) -> float:
     if result.status != "finished" and result.reason != "diverged":
         raise RunFailure(str(result.reason), f"the probe: {result.detail}")
     return result.train_seconds
-
-
-def _show(content: dict[str, Any], continuous: Sequence[str], budget_minutes: float | None) -> None:
-    columns = [Column(name, overflow="fold") for name in ("key", "drawn from", "only when")]
-    table = Table(*columns, box=box.SIMPLE, title=f"the space of {content['study']}", title_justify="left")
-    for key, drawn in content["space"].items():
-        table.add_row(key, drawn["range"], drawn["when"])
-    Console(stderr=True, width=None if sys.stderr.isatty() else 120).print(table)
-    points, seconds = content["points"], content["seconds_a_trial"]
-    endless = f"without end ({', '.join(continuous)})" if continuous else f"more than {_POINTS:,}"
-    lines = {
-        "points": f"{points:,}" if points else endless,
-        f"of {_DRAWS} draws": f"{content['impossible']:.1%} impossible, {content['duplicates']:.1%} equal to another",
-        "a trial": f"{seconds['mean']:.1f} s in the mean ({seconds['shortest']:.1f} … {seconds['longest']:.1f}) on one "
-        f"of {content['workers']} workers with {content['threads']} threads, if nothing stops it",
-        f"{content['trials']} trials": f"{content['minutes']:.1f} minutes without pruning",
-    }
-    if budget_minutes is not None:
-        lines[f"in {budget_minutes:g} minutes"] = f"{content['trials_in_budget']} trials without pruning"
-    for what, text in lines.items():
-        log.info("%-18s %s", what, text)

@@ -5,7 +5,6 @@ import logging
 import math
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Self
 
@@ -46,10 +45,6 @@ class Progress:
         self._started = time.monotonic()
         self._earlier, self._earlier_epochs = study.counted(), study.epochs()
         self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
-        self._values: dict[int, list[float]] = defaultdict(list)  # of all trials by epoch
-        for trial in study.trials():
-            for epoch, value in trial.intermediate_values.items():
-                self._values[epoch].append(value)
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -76,10 +71,7 @@ class Progress:
 
     def reported(self, number: int, epoch: int, values: Mapping[str, float]) -> None:
         """A trial has come to the end of an epoch, counted from 1."""
-        value = values.get(self.metric)
-        self._running[number] = self._running[number][0], epoch, value
-        if value is not None:
-            self._values[epoch].append(value)
+        self._running[number] = self._running[number][0], epoch, values.get(self.metric)
 
     def requeued(self, number: int, result: Result | None) -> None:
         """A trial has been interrupted, or has paused, and goes on later."""
@@ -91,7 +83,7 @@ class Progress:
     def _done(self) -> str:
         """How much of the sweep is done."""
         count, budget = self.study.counted(), self.settings.budget_epochs
-        trials = f"{count:3d} trials" if math.isinf(self.total) else f"{count:3d} of {self.total:.0f}"
+        trials = f"{count:3d}" + ("" if math.isinf(self.total) else f" of {self.total:.0f}") + " trials"
         return trials + (f", {self.study.epochs()} of {budget} epochs" if budget else "")
 
     def ended(self, number: int, result: Result) -> None:
@@ -137,7 +129,8 @@ class Progress:
             table.add_column(column, no_wrap=True, min_width=len(column))
         table.add_column("proposed", overflow="ellipsis", no_wrap=True, ratio=1)
         for number, (candidate, epoch, value) in sorted(self._running.items()):
-            best_there = self._better(self._values[epoch], default=None)
+            reported = [trial.intermediate_values.get(epoch) for trial in self.study.trials()]
+            best_there = self._better((each for each in [value, *reported] if each is not None), default=None)
             scores = ["" if each is None else in_digits(each) for each in (value, best_there)]
             table.add_row(str(number), f"{epoch} of {candidate.epochs}", *scores, proposed(candidate.drawn))
         return Group(head, Text(self._best(), style="bold"), *command, table)

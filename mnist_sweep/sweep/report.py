@@ -12,11 +12,10 @@ from plotly.offline import get_plotlyjs
 
 from mnist_sweep import run_report
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.config.network_shapes import CLASSES
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import error_analysis, plots, summary
 from mnist_sweep.sweep.study import Study, best_run
-from mnist_sweep.tracking import MLflowRun, figures
+from mnist_sweep.tracking import MLflowRun
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 
@@ -31,23 +30,21 @@ def report(
 ) -> Path | None:
     """Write ``report.html`` into the sweep's folder and complete its MLflow run. A sweep never fails over its report.
 
-    The study has at least one complete trial, and `seconds` are those of all sessions.
-
-    Returns:
-        The file; None where it could not be made, after the reason has been logged.
+    The study has at least one complete trial, and `seconds` are those of all sessions. Returns the file; None where it
+    could not be made, after the reason has been logged.
     """
     try:
         config, runs, file = command.config, folder.parent, folder / FILE
         _, validation = data.parts(config.data)
         mistakes = error_analysis.common_mistakes(study, runs, validation)
         pictures = mistakes.pictures if mistakes else {}
-        if found := error_analysis.class_importances(study, runs):
-            classes, title = list(map(str, range(CLASSES))), "importance for the recall of each class, per cent"
-            pictures["hyperparameters_by_class"] = figures.heatmap(*found, classes, title, ("class", ""))
-        facts = _facts(study, winner, config.data.name)
+        facts = [f"The front has {len(study.front())} members."]
+        if winner:
+            found, *facts = summary.in_words(study, winner, config.data.name)
+            facts = [f"Found: {found}", *facts, f"the test set was opened {winner['test_opened_at']}"]
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)
-        first = (study.front() if study.several else study.ranking())[0].user_attrs["result"]["command"]
+        first = (study.front() if study.several else study.contenders())[0].user_attrs["result"]["command"]
         pages = Environment(loader=PackageLoader("mnist_sweep", "pages"), autoescape=True, trim_blocks=True)
         pages.filters |= {"png": _png, "plot": _plot}
         html = pages.get_template(FILE).render(
@@ -67,15 +64,6 @@ def report(
         log.exception("the report could not be made; everything else is as it should be")
         return None
     return file
-
-
-def _facts(study: Study, winner: dict[str, Any] | None, dataset: str) -> list[str]:
-    """What came out, the most important first."""
-    if not winner:
-        return [f"The front has {len(study.front())} members."]
-    right = 100 * winner["test_accuracy"]["mean"]
-    opened = f"the test set was opened {winner['test_opened_at']}"
-    return [f"The winner is right on {right:.2f}% of the test images.", *summary.in_words(winner, dataset), opened]
 
 
 def _leaderboard(study: Study) -> tuple[list[str], list[list[str]]]:

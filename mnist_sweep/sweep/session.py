@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
 from mnist_sweep.result import Result, run_name
-from mnist_sweep.sweep import initial_trials, lock, samplers, summary, winner
+from mnist_sweep.sweep import initial_trials, samplers, storage, summary, winner
 from mnist_sweep.sweep.candidates import Candidates
 from mnist_sweep.sweep.progress import Progress
+from mnist_sweep.sweep.samplers_view import reason
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.stopping import Stopping
-from mnist_sweep.sweep.storage import open_study, storage_file, study_names
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
 from mnist_sweep.sweep.tuner import Tuner
 from mnist_sweep.sweep.workers import Workers
@@ -33,14 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def sweep(command: CommandLine, launch: Callable[[], Workers] | None = None) -> Path:
-    """Run a sweep to its total, or go on with one, then train and test the winner.
+    """Run a sweep to its total, or go on with one, then train and test the winner; the path of ``sweep.json``.
 
-    Args:
-        command: of the sweep; its data set is on disk.
-        launch: makes the workers; None = those of the config's ``launcher``.
-
-    Returns:
-        The path of ``sweep.json``.
+    The data set is on disk. `launch` makes the workers; None = those of the config's ``launcher``.
 
     Raises:
         RequestError: another process is at this sweep, or the study was begun otherwise.
@@ -51,103 +47,72 @@ def sweep(command: CommandLine, launch: Callable[[], Workers] | None = None) -> 
         return session.run(launch)
 
 
-def check(command: CommandLine) -> None:
-    """Check what can be known of a sweep before anything is written.
-
-    Raises:
-        RequestError: the space, the sampler or the first trials do not fit, there is no GPU, or ``sweep.storage`` is no
-            URL of a database.
-    """
-    prepared(command)
-
-
 @functools.lru_cache(maxsize=1)
 def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[initial_trials.Initial], list[str]]:
     """Space, resources, what all trials have in common, the first trials, and what is to be said of all this.
 
     It follows from the command line alone. For a sweep that is checked and then run, it is found out once.
+
+    Raises:
+        RequestError: the space, the sampler or the first trials do not fit, there is no GPU, or ``sweep.storage`` is no
+            URL of a database.
     """
     config = command.config
     assert config.sweep is not None
-    storage_file(config.sweep)
+    storage.storage_file(config.sweep)
     space, resources, goals = Space.of(command), divide(command), objectives(config)
     explained = samplers.check(config.sweep, space, len(goals))
+    if space.fixed:
+        explained.append(f"set on the command line, so not searched: {', '.join(space.fixed)}")
+    if space.inactive:
+        explained.append(f"not searched, as their conditions hold in no trial: {', '.join(space.inactive)}")
+    common: dict[str, Any] = {"trainer.precision": resources.precision}
     if resources.why:
         explained.append(f"trained in {resources.precision}: {resources.why} (trainer.precision)")
-    if config.trainer.cuda_graphs is True and not resources.gpus:
-        explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
-    for goal in goals:
-        if goal.direction != metrics.TRIAL_METRICS[goal.metric]:
-            said = f"{goal.metric} is to be {goal.direction}d, which is the worse of its two directions"
-            explained.append(f"sweep.objectives: {said}")
-    shared = common(command, resources)
-    return space, resources, shared, initial_trials.first(config.sweep, space, shared), explained
-
-
-def common(command: CommandLine, resources: Resources) -> CommandLine:
-    """What all trials of a sweep have in common.
-
-    Args:
-        command: of the sweep.
-        resources: what a worker gets; the config's own ``trainer.threads`` goes before.
-    """
-    config = command.config
-    values: dict[str, Any] = {"trainer.precision": resources.precision}
-    judged = [goal.metric for goal in objectives(config) if goal.metric in metrics.EPOCH_METRICS]
-    if judged and judged[0] != config.objective:  # so that the best epoch and its checkpoint go by it
-        values["objective"] = judged[0]
     if not config.trainer.threads:
-        values["trainer.threads"] = resources.threads
+        common["trainer.threads"] = resources.threads
     if config.trainer.cuda_graphs is True and not resources.gpus:  # said once, rather than by each trial
-        values["trainer.cuda_graphs"] = False
-    return command.without("sweep", "name", "launcher").with_(values)
+        common["trainer.cuda_graphs"] = False
+        explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
+    judged = [goal.metric for goal in goals if goal.metric in metrics.EPOCH_METRICS]
+    if judged and judged[0] != config.objective:  # so that the best epoch and its checkpoint go by it
+        common["objective"] = judged[0]
+    shared = command.without("sweep", "name", "launcher").with_(common)
+    return space, resources, shared, initial_trials.first(config.sweep, space, shared), explained
 
 
 @contextlib.contextmanager
 def opened(command: CommandLine) -> Iterator["Session"]:
-    """A session of a sweep, which no other process works on. All that can be refused has been.
-
-    Args:
-        command: of the sweep; its data set is on disk.
+    """A session of a sweep, which no other process works on; its data set is on disk. All that can be refused has been.
 
     Raises:
-        RequestError: as in `check`; another process works on this sweep; or the study was begun otherwise.
+        RequestError: as in `prepared`; another process works on this sweep; or the study was begun otherwise.
     """
-    space, resources, shared, first, explained = prepared(command)
+    space, resources, common, first, explained = prepared(command)
     config = command.config
     assert config.sweep is not None
-    output, name = Path(config.output), config.sweep.name
-    folder = output / "runs" / name
-    with lock.locked(config.sweep, output):
-        lock.check_folders(config.sweep, folder, new=name not in study_names(config.sweep))
-        study = open_study(config, space, datasets.verify(config.data))
+    folder = Path(config.output) / "runs" / config.sweep.name
+    with storage.locked(config.sweep, Path(config.output)):
+        new = config.sweep.name not in storage.study_names(config.sweep)
+        storage.check_folders(config.sweep, folder, new=new)
+        study = storage.open_study(config, space, datasets.verify(config.data))
         folder.mkdir(parents=True, exist_ok=True)
         for line in explained:
             log.info("%s", line)
-        yield Session(command, shared, space, study, folder, resources, first)
+        yield Session(command, common, space, study, folder, resources, first)
 
 
 @dataclass
 class Session:
-    """One process's work on a sweep that may be resumed.
+    """One process's work on a sweep that may be resumed."""
 
-    Attributes:
-        command: of the sweep.
-        common: what all its trials have in common.
-        space: what is searched.
-        study: opened, and locked.
-        folder: of the sweep; it exists.
-        resources: what each worker gets of this machine.
-        first: what the study tries first: parameters, and attributes that say where they come from.
-    """
-
-    command: CommandLine
-    common: CommandLine
-    space: Space
-    study: Study
-    folder: Path
-    resources: Resources
-    first: Sequence[initial_trials.Initial]
+    command: CommandLine  # of the sweep
+    common: CommandLine  # what all its trials have in common
+    space: Space  # what is searched
+    study: Study  # opened, and locked
+    folder: Path  # of the sweep; it exists
+    resources: Resources  # what each worker gets of this machine
+    first: Sequence[initial_trials.Initial]  # what is tried first: parameters, and attributes with their origin
 
     def __post_init__(self) -> None:
         self.config = self.command.config
@@ -157,7 +122,7 @@ class Session:
         self.mlflow = tracking.MLflowRun(None, self.folder, self.folder.name)
 
     def run(self, launch: Callable[[], Workers] | None = None) -> Path:
-        """Trials up to the total, then the winner, then the summary; the path of ``sweep.json``. See `sweep`."""
+        """Trials up to the total, then the winner, then the summary. See `sweep`."""
         state: tracking.State = "KILLED"
         chosen: dict[str, Any] | None = None
         failure: RunFailure | None = None
@@ -165,8 +130,8 @@ class Session:
             with launch() if launch else open_workers(self.command, self.resources, self.common) as workers:
                 self.begin(workers)
                 self.tune(workers)
-                if not self.study.ranking():
-                    raise RunFailure("error", self._nothing())
+                if not (self.study.ranking() if self.study.several else self.study.contenders()):
+                    raise RunFailure("error", self._no_winner())
                 chosen = winner.choose(self.command, self.study, workers)
             from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
 
@@ -187,20 +152,26 @@ class Session:
         return path
 
     def begin(self, workers: Workers) -> None:
-        """Open the MLflow run, recover from an earlier session that died, queue what is tried first.
-
-        Args:
-            workers: start meanwhile, if there is something left to do.
-        """
+        """Open the MLflow run, recover from an earlier session that died, queue what is tried first."""
         if self.study.counted() < self.total:
-            workers.open()
+            workers.open()  # they start meanwhile
         self._open_mlflow()
         for trial in self.study.trials(TrialState.RUNNING):
-            left, asked = Result.found(self.folder.parent / run_name(self.settings.name, trial.number)), trial.number
-            reopened = self.study.reopen(asked)
+            reopened = self.study.reopen(trial.number)
+            left = Result.found(self.folder.parent / run_name(self.settings.name, trial.number))
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
         self._close_runs()
-        self._queue()
+        done = self.study.counted()
+        if done:
+            of = "" if math.isinf(self.total) else f" of {self.total:.0f}"
+            log.info("going on with the study %s: %d%s trials are done", self.settings.name, done, of)
+        self.study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
+        if self.study.own is None and not done:
+            log.info("the config's own values are not all within the space and its constraints: no baseline trial")
+        there = {trial.user_attrs.get(IDENTITY) for trial in self.study.trials()}
+        for parameters, known in self.first:
+            if known[IDENTITY] not in there:
+                self.study.enqueue(parameters, known)
 
     def tune(self, workers: Workers) -> None:
         """Run the trials; see `Tuner.run`."""
@@ -213,13 +184,13 @@ class Session:
             finally:
                 self.study.remember("search_seconds", self.stopping.seconds())
 
-    def _nothing(self) -> str:
-        """Why there is no trial that could win."""
+    def _no_winner(self) -> str:
         if self.study.trials(TrialState.COMPLETE):
             return "no trial keeps the constraints (sweep.constraints)"
         if not self.study.counted() and (why := self.stopping.over()):
             return f"no trial was begun: {why}"
-        return f"no trial finished; {self.study.frequent_failure()}"
+        seen = Counter((reason(trial), trial.user_attrs["detail"]) for trial in self.study.trials(TrialState.FAIL))
+        return "; ".join(["no trial finished", *(f"{n} × {why}: {what}" for (why, what), n in seen.most_common(1))])
 
     def seconds(self) -> float:
         """That all sessions have taken."""
@@ -227,46 +198,20 @@ class Session:
 
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
-        config, study, settings = self.config, self.study, self.settings
-        tags, resumed = {"study": settings.name, "study.id": study.id}, study.recall("mlflow_run_id")
-        output = Path(config.output)
-        self.mlflow = tracking.MLflowRun(config.tracking, output, settings.name, tags=tags, resume=resumed)
+        config, study, name = self.config, self.study, self.settings.name
+        tags, resumed = {"study": name, "study.id": study.id}, study.recall("mlflow_run_id")
+        self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
             known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
             space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
             self.mlflow.parameters(known | space)
-        self.mlflow.tags(
-            {
-                "sweep.trials": settings.trials,
-                "sweep.budget_epochs": settings.budget_epochs,
-                "dataset": config.data.name,
-            }
-        )
+        limits = {"sweep.trials": self.settings.trials, "sweep.budget_epochs": self.settings.budget_epochs}
+        self.mlflow.tags({**limits, "dataset": config.data.name})
 
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
         tracking.close_running(self.config.tracking, self.study.id, "interrupted", self.mlflow.run_id, "KILLED")
-
-    def _queue(self) -> None:
-        """Say what is searched; queue what is to be tried first, and has not been."""
-        study, done = self.study, self.study.counted()
-        if self.space.fixed:
-            log.info("set on the command line, so not searched: %s", ", ".join(self.space.fixed))
-        if self.space.inactive:
-            log.info("not searched, as their conditions hold in no trial: %s", ", ".join(self.space.inactive))
-        if done:
-            of = "" if math.isinf(self.total) else f" of {self.total:.0f}"
-            log.info("going on with the study %s: %d%s trials are done", self.settings.name, done, of)
-        study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
-        if study.own is None and not done:
-            log.info("the config's own values are not all within the space and its constraints: no baseline trial")
-        there = {trial.user_attrs.get(IDENTITY) for trial in study.trials()}
-        new = [(parameters, known) for parameters, known in self.first if known[IDENTITY] not in there]
-        for parameters, known in new:
-            study.enqueue(parameters, known)
-        if new and done:
-            log.info("%d trial%s more queued than before", len(new), "s" * (len(new) != 1))
 
     def _end(self, state: tracking.State, chosen: dict[str, Any] | None, failure: RunFailure | None) -> Path:
         """Write ``sweep.json`` and end the MLflow run."""

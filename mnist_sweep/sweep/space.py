@@ -14,7 +14,8 @@ An override on the command line merges into the leaf that was there: choices go 
 
 import graphlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FixedTrial
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.command import CommandLine
-from mnist_sweep.config.explain import nearest
+from mnist_sweep.config.command import CommandLine, nearest
 from mnist_sweep.config.overrides import override, text
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep import parameters
@@ -32,28 +32,20 @@ from mnist_sweep.sweep.parameters import ROOT, Choose, Distribution, Parameter, 
 
 
 class Space:
-    """What a sweep may vary.
+    """What a sweep may vary: the tree of ``sweep.space`` without the keys that are fixed, since the user set them.
 
-    Args:
-        tree: the config's ``sweep.space``.
-        base: the values of the config by dotted name, an option of a group under the group's name.
-        fixed: keys that the user set; they leave the space.
-
-    Attributes:
-        parameters: the keys that are searched, each after those that it depends on.
-        fixed: the keys of the tree that the user set.
-        inactive: the keys whose conditions hold in no trial.
+    The base are the values of the config by dotted name, an option of a group under the group's name.
 
     Raises:
-        RequestError: a leaf that cannot be read, for a key that does not exist, or with bounds that do not fit.
+        RequestError: a leaf cannot be read, its key does not exist, or its bounds do not fit.
     """
 
     def __init__(self, tree: Mapping[str, Any], base: Mapping[str, Any], fixed: Iterable[str] = ()) -> None:
         self.base = dict(base)
         found = {parameter.key: parameter for parameter in parameters.read(tree)}
         for parameter in found.values():
-            _check(parameter)
-        self.fixed = sorted(found.keys() & set(fixed))
+            _check_key(parameter)
+        self.fixed = sorted(found.keys() & set(fixed))  # those of the tree
         drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
         for parameter in drawn.values():
             self._check_options(parameter, drawn)
@@ -63,11 +55,11 @@ class Space:
             order = [*graphlib.TopologicalSorter(needs).static_order()]
         except graphlib.CycleError as error:
             raise RequestError(f"{ROOT}: a circle of conditions: {' → '.join(error.args[1])}") from error
-        self.parameters: list[Parameter] = []
+        self.parameters: list[Parameter] = []  # each after those that it depends on
         for key in order:
             if self._can_be_active(drawn[key]):
                 self.parameters.append(drawn[key])
-        self.inactive = sorted(drawn.keys() - set(self.keys))
+        self.inactive = sorted(drawn.keys() - {*self.keys})  # their conditions hold in no trial
         if not self.parameters:
             raise RequestError(f"{ROOT}: nothing is left to search; allowed: at least one key that is not set by hand")
 
@@ -75,8 +67,7 @@ class Space:
     def of(cls, command: CommandLine) -> "Space":
         """The space of a sweep: what its config says, less the keys that the command line sets.
 
-        Raises:
-            RequestError: as above, or a value that no network can have, such as a dropout of 2.
+        Also raises a RequestError for a value that no network can have, such as a dropout of 2.
         """
         config, values = command.config, command.assigned()
         assert config.sweep is not None
@@ -103,9 +94,9 @@ class Space:
 
     def _can_be_active(self, parameter: Parameter) -> bool:
         """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
-        drawn = {*self.keys}
-        settled = {on: allowed for on, allowed in parameter.when.items() if not {key_of(on), on.split(".")[0]} & drawn}
-        return all(parameter.when.values()) and replace(parameter, when=settled).active(self.base)
+        drawn, when = {*self.keys}, parameter.when
+        settled = {on: allowed for on, allowed in when.items() if not {key_of(on), on.split(".")[0]} & drawn}
+        return all(when.values()) and replace(parameter, when=settled).active(self.base)
 
     @property
     def keys(self) -> list[str]:
@@ -140,11 +131,8 @@ class Space:
         return max(drawn if drawn and key not in self.conditional else [*drawn, self.base[key]])
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """For each key what it is drawn from and under which conditions, in words."""
-        return [
-            (each.key, each.words(), ", ".join(f"{on}={' or '.join(map(text, of))}" for on, of in each.when.items()))
-            for each in self.parameters
-        ]
+        """Each key, what it is drawn from, and under which conditions, in words."""
+        return [each.words() for each in self.parameters]
 
     def fingerprint(self) -> dict[str, str]:
         """What makes it another space where it changes, by the key of the config."""
@@ -175,11 +163,7 @@ class Space:
         return self.walk(choose)
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The Optuna parameters that would propose these values; None where the space cannot.
-
-        Args:
-            values: by dotted name; what is not among them is taken from the base.
-        """
+        """The Optuna parameters that would propose these values, else the base's; None where the space cannot."""
         drawn, outside = self._encoded(values)
         return None if outside else drawn
 
@@ -189,11 +173,7 @@ class Space:
         return {name: value for name, value in drawn.items() if key_of(name) not in outside}
 
     def partial(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The Optuna parameters for those of the values that the space can propose; the others are left to the sampler.
-
-        Args:
-            values: by dotted name, such as those of a trial of another study.
-        """
+        """The Optuna parameters for those of the values that the space can propose; the sampler draws the others."""
         drawn, outside = self._encoded(values)
         return {name: value for name, value in drawn.items() if key_of(name) in values.keys() - outside}
 
@@ -211,23 +191,22 @@ class Space:
         proposed = self.walk(choose)
         return drawn, outside | {key for key, value in proposed.items() if not same(wanted.get(key), value)}
 
-    def grid(self, most: int) -> Iterator[dict[str, Any]]:
-        """Every point, where no distribution has more than `most` values."""
-        path: list[list[Any]] = []  # for each choice of a point the value, and those that are still to come
-        depth = 0
+    def grid(self, most: int, begun: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+        """Every point that begins with these choices, where no distribution has more than `most` values."""
+        given, taken, others = deque(begun), list[Any](), list[list[Any]]()
 
         def choose(_: str, distribution: Distribution) -> Any:
-            nonlocal depth
-            depth += 1
-            path.extend([parameters.first(distribution, most)] if depth > len(path) else [])
-            return path[depth - 1][0]
+            if given:
+                value = given.popleft()
+            else:
+                value, *rest = parameters.first(distribution, most)
+                others.extend([*taken, other] for other in rest)
+            taken.append(value)
+            return value
 
-        while path or not depth:
-            depth = 0
-            yield self.walk(choose)
-            while path and len(path[-1]) == 1:
-                path.pop()
-            path[-1:] = [path[-1][1:]] if path else []
+        yield self.walk(choose)
+        for other in others:
+            yield from self.grid(most, other)
 
     def points(self, limit: int) -> int | None:
         """The number of points; None where there are more than `limit`, or no end of them."""
@@ -236,21 +215,12 @@ class Space:
 
     def distribution(self, name: str) -> Distribution | None:
         """What the Optuna parameter of this name is drawn from; None where nothing is drawn under it."""
-        for parameter in self.parameters:
-            if parameter.key == key_of(name):
-                found = parameter.length if name.endswith(".length") else parameter.each
-                return found if isinstance(found, Distribution) else None
-        return None
+        parameter = next((parameter for parameter in self.parameters if parameter.key == key_of(name)), None)
+        found = parameter and (parameter.length if name.endswith(".length") else parameter.each)
+        return found if isinstance(found, Distribution) else None
 
 
-def same(wanted: Any, value: Any) -> bool:
-    """Whether both mean the same: one number stands for all entries of a list."""
-    if isinstance(value, list) and not isinstance(wanted, list):
-        return all(item == wanted for item in value)
-    return bool(wanted == value)
-
-
-def _check(parameter: Parameter) -> None:
+def _check_key(parameter: Parameter) -> None:
     """Refuse a key that does not exist, or is no part of what is trained."""
     names = {key for key in schema.known_keys() if not key.endswith(".name")}
     for name in [parameter.key, *parameter.needs()]:
@@ -271,16 +241,19 @@ def _check_values(parameter: Parameter) -> None:
         for key, item in value.items() if isinstance(value, Mapping) else [("", value)]:
             if fault := schema.fault(f"{parameter.key}.{key}".rstrip("."), item):
                 raise RequestError(f"{ROOT}.{parameter.key}: {override(key, item) if key else text(item)} {fault}")
-    for name, allowed in parameter.when.items():
-        for value in allowed:
-            if fault := _never(name, value):
-                raise RequestError(f"{ROOT}.{parameter.key}.when: {override(name, value)} never occurs; {fault}")
+    for name, value in [(name, value) for name, allowed in parameter.when.items() for value in allowed]:
+        if options := schema.options(name):
+            fault = None if value in options else f"allowed: {', '.join(options)}"
+        elif name != key_of(name):  # KEY.length
+            fault = None if parameters.is_count(value) else "allowed: whole numbers from 0"
+        else:
+            fault = schema.fault(name, value)
+        if fault:
+            raise RequestError(f"{ROOT}.{parameter.key}.when: {override(name, value)} never occurs; {fault}")
 
 
-def _never(name: str, value: Any) -> str | None:
-    """Why nothing that has this name, as in `parameters.value_of`, can have the value."""
-    if options := schema.options(name):
-        return None if value in options else f"allowed: {', '.join(options)}"
-    if name != key_of(name):
-        return None if parameters.is_count(value) else "allowed: whole numbers from 0"
-    return schema.fault(name, value)
+def same(wanted: Any, value: Any) -> bool:
+    """Whether both mean the same: one number stands for all entries of a list."""
+    if isinstance(value, list) and not isinstance(wanted, list):
+        return all(item == wanted for item in value)
+    return bool(wanted == value)

@@ -1,4 +1,4 @@
-"""Where studies are kept: opened or resumed, and only if it is still the same sweep; the best of another one."""
+"""Where a sweep is kept: its study is opened or resumed, and only if it is still the same sweep, by one process."""
 
 import contextlib
 import json
@@ -15,9 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from mnist_sweep import run_folder
 from mnist_sweep.config import schema
 from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import RequestError
+from mnist_sweep.result import is_run_of
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import Study, objectives
 
@@ -28,12 +30,33 @@ _FIXED = {"objective", "data", "data digest", "data.split_seed"}
 
 
 @contextlib.contextmanager
-def database(settings: Sweep) -> Iterator[BaseStorage]:
-    """The database of ``sweep.storage``.
+def locked(settings: Sweep, output: Path) -> Iterator[None]:
+    """Hold the sweep's folder and its study, which may lie elsewhere; a RequestError where another process does."""
+    folders = {output.resolve()}
+    if file := storage_file(settings):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_opened(settings, error) from error
+        folders.add(file.parent.resolve())
+    message = f"sweep.name={settings.name}: another process is at this sweep; allowed: sweep.name=ANOTHER"
+    with contextlib.ExitStack() as stack:
+        for folder in sorted(folders):
+            stack.enter_context(run_folder.lock(folder / f".sweep-{settings.name}.lock", message))
+        yield
 
-    Raises:
-        RequestError: it cannot be opened, or what is done with it in the block fails.
-    """
+
+def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
+    """Refuse, with a RequestError, a sweep's folder that is a run's; of a new sweep also runs named like its trials."""
+    for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
+        if path == folder or (new and is_run_of(folder.name, path.name)):
+            where = f"{path} is there, but its study is not in {settings.storage}"
+            raise RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")
+
+
+@contextlib.contextmanager
+def database(settings: Sweep) -> Iterator[BaseStorage]:
+    """The database of ``sweep.storage``; a RequestError where it cannot be opened, or what the block does fails."""
     try:
         storage = RDBStorage(settings.storage)
         if storage_file(settings):
@@ -43,7 +66,7 @@ def database(settings: Sweep) -> Iterator[BaseStorage]:
     except RequestError:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own
-        raise not_opened(settings, error) from error
+        raise _not_opened(settings, error) from error
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
@@ -56,19 +79,23 @@ def storage_file(settings: Sweep) -> Path | None:
     """The file of ``sweep.storage``; None where that is a server.
 
     Raises:
-        RequestError: it is no URL of a database, or of one in memory, or the package that talks to such is not
-            installed.
+        RequestError: it is no URL of a database, one in memory, or one for which a package is missing.
     """
     try:
         url = make_url(settings.storage)
         url.get_dialect().import_dbapi()
     except (SQLAlchemyError, ImportError) as error:
-        raise not_opened(settings, error) from error
+        raise _not_opened(settings, error) from error
     if url.get_backend_name() != "sqlite":
         return None
     if not url.database or url.database == ":memory:":
-        raise not_opened(settings, ValueError("a study in memory cannot be resumed"))
+        raise _not_opened(settings, ValueError("a study in memory cannot be resumed"))
     return Path(url.database)
+
+
+def _not_opened(settings: Sweep, error: Exception) -> RequestError:
+    said = f"sweep.storage={settings.storage}: cannot be opened ({' '.join(str(error).split())[:200]})"
+    return RequestError(f"{said}; allowed: a URL such as sqlite:///FILE")
 
 
 def study_names(settings: Sweep) -> list[str]:
@@ -80,20 +107,8 @@ def study_names(settings: Sweep) -> list[str]:
         return optuna.get_all_study_names(storage)
 
 
-def not_opened(settings: Sweep, error: Exception) -> RequestError:
-    """What to say where ``sweep.storage`` cannot be used."""
-    line = " ".join(str(error).split())[:200]
-    allowed = "a URL such as sqlite:///FILE"
-    return RequestError(f"sweep.storage={settings.storage}: cannot be opened ({line}); allowed: {allowed}")
-
-
 def open_study(config: schema.Config, space: Space, digest: str) -> Study:
-    """The study of a sweep, new or resumed.
-
-    Args:
-        config: with its ``sweep``.
-        space: what is searched.
-        digest: of the data set.
+    """The study of a sweep on a data set with this digest, new or resumed.
 
     Raises:
         RequestError: the storage cannot be opened, or the study was begun with another space, objective, data set or
@@ -108,10 +123,8 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
         now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
         if before is None:
             if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:
-                raise RequestError(
-                    f"sweep.name={settings.name}: this study was begun by another program, or by an earlier version of "
-                    "this one; allowed: sweep.name=ANOTHER"
-                )
+                by = "this study was begun by another program, or by an earlier version of this one"
+                raise RequestError(f"sweep.name={settings.name}: {by}; allowed: sweep.name=ANOTHER")
             study.remember("id", uuid.uuid4().hex)
         elif before != now:
             _check_changes(settings, space, before, now, study.trials())
@@ -134,36 +147,23 @@ def _settings_of(config: schema.Config, space: Space, digest: str) -> dict[str, 
 def _check_changes(
     settings: Sweep, space: Space, before: Mapping[str, str], now: Mapping[str, str], trials: Sequence[FrozenTrial]
 ) -> None:
-    """Refuse changes, unless the user allows them and the study can bear them.
-
-    A range may grow or shrink, keys may join or leave the space, and the config around it may change. Another
-    direction or data set may not, nor may what Optuna cannot go on with.
-    """
+    """Refuse changes, unless the user allows them and the study and its sampler can bear them."""
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     lines = [f"{key}: {before.get(key, 'not there')} → {now.get(key, 'not there')}" for key in changed]
     faults = [f"{key} cannot change" for key in changed if key in _FIXED]
-    if name := _incompatible(trials, space):
-        faults.append(f"Optuna cannot draw {name} otherwise than before")
+    drawn = {name: distribution for trial in trials for name, distribution in trial.distributions.items()}
+    for name, distribution in drawn.items():
+        try:
+            check_distribution_compatibility(distribution, space.distribution(name) or distribution)
+        except ValueError:
+            faults.append(f"Optuna cannot draw {name} otherwise than before")
     another_space = any(key.startswith("sweep.space.") for key in changed)
     if another_space and not settings.sampler.changes:
         faults.append(f"sweep/sampler={settings.sampler.name} cannot go on in another space")
     if faults or not settings.allow_changes:
-        own = "the settings it was begun with, or " if faults else "sweep.allow_changes=true, or "
-        raise RequestError(
-            f"sweep.name={settings.name}: this study was begun otherwise ({'; '.join([*lines, *faults])}); "
-            f"allowed: {own}sweep.name=ANOTHER"
-        )
-
-
-def _incompatible(trials: Sequence[FrozenTrial], space: Space) -> str | None:
-    """A parameter of a trial that Optuna cannot combine with what it is drawn from now; None where there is none."""
-    for trial in trials:
-        for name, before in trial.distributions.items():
-            try:
-                check_distribution_compatibility(before, space.distribution(name) or before)
-            except ValueError:
-                return name
-    return None
+        allowed = "the settings it was begun with" if faults else "sweep.allow_changes=true"
+        why = f"this study was begun otherwise ({'; '.join([*lines, *faults])})"
+        raise RequestError(f"sweep.name={settings.name}: {why}; allowed: {allowed}, or sweep.name=ANOTHER")
 
 
 def load_study(settings: Sweep, name: str | None = None) -> optuna.Study:
@@ -173,20 +173,15 @@ def load_study(settings: Sweep, name: str | None = None) -> optuna.Study:
 
 
 def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
-    """The drawn values of the best trials of ``sweep.warm_start``, the best first.
-
-    Raises:
-        RequestError: there is no such study, or no trial of it finished and kept its constraints.
-    """
+    """The drawn values of the best trials of ``sweep.warm_start``, the best first; a RequestError without any."""
     name, names = settings.warm_start, study_names(settings)
     if name is None or name not in names:
         there = f"there: {', '.join(names) or 'none yet'}"
         raise RequestError(f"sweep.warm_start={name}: no such study in {settings.storage}; {there}")
     study = load_study(settings, name)
-    trials = study.get_trials(states=(TrialState.COMPLETE,))
     sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    trials = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: sign * trial.values[0])
     kept = [trial for trial in trials if all(violation <= 0 for violation in trial.constraints.values())]
-    kept.sort(key=lambda trial: (sign * trial.values[0], trial.number))
     drawn = [trial.user_attrs["values"] for trial in kept if "values" in trial.user_attrs]
     if not drawn:
         raise RequestError(f"sweep.warm_start={name}: no trial of a sweep there finished and kept its constraints")

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -14,7 +15,7 @@ from mnist_sweep.config import schema
 from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.promotion import paused
-from mnist_sweep.sweep.samplers_view import SamplersView, copied, measured, reason
+from mnist_sweep.sweep.samplers_view import SamplersView, measured, reason
 from mnist_sweep.sweep.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -28,6 +29,8 @@ _KEPT = (
 BASELINE = "baseline"
 #: User attribute of a trial that was queued: what tells it from the others.
 IDENTITY = "queued"
+#: Study attribute: the epochs spent, the value and the trial whenever an epoch was better than all before.
+CURVE = "curve"
 
 
 def objectives(config: schema.Config) -> list[Objective]:
@@ -58,22 +61,9 @@ def best_run(goal: Objective, results: Sequence[Result]) -> Result:
 class Study:
     """A study that this process alone writes.
 
-    Samplers and pruners read it in memory, since reading the database at each of their questions takes more processor
-    time than all else. What changes is written to the database at once (`save`).
-
-    Optuna is told that an impossible candidate was pruned; here it counts as failed.
-
-    Args:
-        storage: where the study is.
-        name: of the study.
-        goals: one objective or several.
-        constraints: what a trial's metrics may be.
-        space: what is searched now.
-        seed: of the sweep.
-
-    Attributes:
-        study: Optuna's, in memory.
-        own: the identity of the config's own values, by `IDENTITY`; None where the space does not hold them.
+    Samplers and pruners read it in memory: to read the database at each of their questions takes more processor time
+    than all else. `save` writes what has changed to the database. Optuna is told that an impossible candidate was
+    pruned; here it counts as failed.
     """
 
     def __init__(
@@ -85,22 +75,19 @@ class Study:
         space: Space,
         seed: int = 0,
     ) -> None:
-        self.name, self.goals, self.constraints, self.space = name, list(goals), constraints, space
-        self.own: str | None = None
+        self.name, self.goals, self.constraints = name, list(goals), constraints
+        self.own: str | None = None  # the `IDENTITY` of the config's own values; None where the space lacks them
         self._storage, self._stored = storage, storage.get_study_id_from_name(name)
         self._memory = SamplersView(constraints, space)
         directions = storage.get_study_directions(self._stored)
         # named by the seed, since Hyperband draws its brackets from the name
         self.study = optuna.create_study(study_name=str(seed), storage=self._memory, directions=directions)
         self._here = self._memory.get_study_id_from_name(str(seed))
-        for trial in storage.get_all_trials(self._stored):
-            self._memory.create_new_trial(self._here, trial)
+        self.study.add_trials(storage.get_all_trials(self._stored))
         for key, value in storage.get_study_user_attrs(self._stored).items():
-            self._memory.set_study_user_attr(self._here, key, value)
-        self._noted = storage.get_study_system_attrs(self._stored)
-        for key, value in self._noted.items():
+            self.study.set_user_attr(key, value)
+        for key, value in storage.get_study_system_attrs(self._stored).items():
             self._memory.set_study_system_attr(self._here, key, value)
-        self._saved = [copied(trial) for trial in self.trials()]
 
     @property
     def id(self) -> str:
@@ -114,22 +101,22 @@ class Study:
 
     def recall(self, key: str, default: Any = None) -> Any:
         """What `remember` kept."""
-        return self._memory.get_study_user_attrs(self._here).get(key, default)
+        return self.study.user_attrs.get(key, default)
 
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
-        self._memory.set_study_user_attr(self._here, key, value)
+        self.study.set_user_attr(key, value)
         self._storage.set_study_user_attr(self._stored, key, value)
 
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
         self.study.enqueue_trial(dict(parameters), user_attrs=dict(attributes))
-        self.save(len(self._saved))
+        self.save(len(self.trials()) - 1)
 
     def ask(self, number: int, sampler: BaseSampler, *, learns_from_pruned: bool = True) -> optuna.Trial:
         """The trial of this number. A new one is in memory only until it is saved."""
         self.study.sampler, self._memory.learns_from_pruned = sampler, learns_from_pruned
-        if number == len(self._saved):
+        if number == len(self.trials()):
             return self.study.ask()
         self._memory.set_trial_state_values(self._id(number), TrialState.RUNNING)
         return self.reopen(number)
@@ -139,12 +126,7 @@ class Study:
         return optuna.Trial(self.study, self._id(number))
 
     def tell(self, trial: optuna.Trial, result: Result) -> TrialState:
-        """Record how a trial ended; one that was interrupted waits, to be continued.
-
-        Args:
-            trial: that was asked for.
-            result: of its run; with ``duplicate_of``, of an equal trial's.
-        """
+        """Record how a trial ended; one that was interrupted waits, to be continued."""
         if result.status == "interrupted":
             return self.requeue(trial)
         trial.set_user_attr("result", {key: getattr(result, key) for key in _KEPT})
@@ -155,7 +137,7 @@ class Study:
                 trial.set_constraint(name, bound.violation(value))
         if result.status == "pruned":
             return self._end(trial, TrialState.PRUNED)
-        found = [measured(goal.metric, vars(result)) for goal in self.goals]
+        found = (measured(goal.metric, vars(result)) for goal in self.goals)
         values = [value for value in found if value is not None and math.isfinite(value)]
         if result.status == "finished" and len(values) == len(self.goals):
             return self._end(trial, TrialState.COMPLETE, values)
@@ -184,27 +166,24 @@ class Study:
 
     def save(self, number: int) -> None:
         """Write to the database what is new of a trial, and what its sampler noted of the study."""
-        for key, value in _new(self._memory.get_study_system_attrs(self._here), self._noted):
-            self._noted[key] = value
-            self._storage.set_study_system_attr(self._stored, key, value)
-        trial = self.trials()[number]
-        if number == len(self._saved):  # one by one takes half of the time that it takes to write it as a whole
-            begun = trial if trial.state == TrialState.WAITING else optuna.trial.create_trial(state=TrialState.RUNNING)
-            self._storage.create_new_trial(self._stored, begun)
-            self._saved.append(begun)
-        before, self._saved[number] = self._saved[number], copied(trial)
-        there = self._storage.get_trial_id_from_study_id_trial_number(self._stored, number)
-        for key, value in _new(trial.params, before.params):
-            drawn = trial.distributions[key]
-            self._storage.set_trial_param(there, key, drawn.to_internal_repr(value), drawn)
-        for key, value in _new(trial.user_attrs, before.user_attrs):
-            self._storage.set_trial_user_attr(there, key, value)
-        for key, value in _new(trial.system_attrs, before.system_attrs):
-            self._storage.set_trial_system_attr(there, key, value)
-        for step, value in _new(trial.intermediate_values, before.intermediate_values):
-            self._storage.set_trial_intermediate_value(there, step, value)
+        storage, trial = self._storage, self.trials()[number]
+        noted = self._memory.get_study_system_attrs(self._here), storage.get_study_system_attrs(self._stored)
+        _write_new(*noted, partial(storage.set_study_system_attr, self._stored))
+        try:
+            there = storage.get_trial_id_from_study_id_trial_number(self._stored, number)
+        except KeyError:
+            storage.create_new_trial(self._stored, trial)
+            return
+        before = storage.get_trial(there)
+        for name, drawn in trial.distributions.items():  # in their order, which samplers keep to
+            if name not in before.params:
+                storage.set_trial_param(there, name, drawn.to_internal_repr(trial.params[name]), drawn)
+        _write_new(trial.user_attrs, before.user_attrs, partial(storage.set_trial_user_attr, there))
+        _write_new(trial.system_attrs, before.system_attrs, partial(storage.set_trial_system_attr, there))
+        values = trial.intermediate_values, before.intermediate_values
+        _write_new(*values, partial(storage.set_trial_intermediate_value, there))
         if trial.state != before.state:
-            self._storage.set_trial_state_values(there, trial.state, trial.values)
+            storage.set_trial_state_values(there, trial.state, trial.values)
 
     def _end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> TrialState:
         self.study.tell(trial, values, state)
@@ -222,19 +201,24 @@ class Study:
         fail = TrialState.FAIL
         return [trial for trial in trials if (fail if reason(trial) == "infeasible" else trial.state) in states]
 
+    def reached(self, number: int, value: float) -> None:
+        """Keep the best value so far, of any trial after any epoch, with the epochs that were spent until then."""
+        curve, sign = self.recall(CURVE, []), self.goals[0].sign
+        if not curve or sign * value > sign * curve[-1][1]:
+            self.remember(CURVE, [*curve, [self.epochs(), value, number]])
+
     def counted(self) -> int:
         """The trials that ended and count towards the total: all but the impossible."""
         return sum(trial.state.is_finished() and reason(trial) != "infeasible" for trial in self.trials())
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
-        found = {"complete": 0, "pruned": 0, "fail": 0}
+        found = Counter(complete=0, pruned=0, fail=0)
         for trial in self.trials():
-            state = "infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()
-            found[state] = found.get(state, 0) + 1
-        found["paused"] = sum(map(paused, self.trials()))
-        found.pop("waiting", None)
-        return found if found["paused"] else {state: count for state, count in found.items() if state != "paused"}
+            found["infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()] += 1
+        del found["waiting"]
+        waiting = sum(map(paused, self.trials()))
+        return {**found, **({"paused": waiting} if waiting else {})}
 
     def epochs(self) -> int:
         """That all trials have trained together."""
@@ -243,11 +227,6 @@ class Study:
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""
         return dict(Counter(str(reason(trial)) for trial in self.trials(TrialState.FAIL)))
-
-    def frequent_failure(self) -> str:
-        """The most frequent failure, as a few words."""
-        seen = Counter((reason(trial), trial.user_attrs.get("detail")) for trial in self.trials(TrialState.FAIL))
-        return next((f"{count} × {why}: {detail}" for (why, detail), count in seen.most_common(1)), "none failed")
 
     def duplicates(self) -> int:
         """Trials that took over the result of an equal one."""
@@ -263,14 +242,10 @@ class Study:
         return [trial for trial in self.trials(TrialState.COMPLETE) if self.keeps(trial)]
 
     def ranking(self, metric: str | None = None) -> list[FrozenTrial]:
-        """The feasible trials, the best first; of equal ones the earlier first; duplicates are left out.
-
-        Args:
-            metric: the objective to go by; None = the first.
-        """
+        """The feasible trials, the best by this or the first objective first, equal ones by number; no duplicates."""
         index = [goal.metric for goal in self.goals].index(metric) if metric else 0
         own = [trial for trial in self.feasible() if "duplicate_of" not in trial.user_attrs]
-        return sorted(own, key=lambda trial: (self._costs(trial)[index], trial.number))
+        return sorted(own, key=lambda trial: self._costs(trial)[index])
 
     def best(self) -> FrozenTrial | None:
         """The first of the `ranking`; None where it is empty."""
@@ -303,7 +278,7 @@ class Study:
         """
         members: dict[tuple[float, ...], FrozenTrial] = {}
         # in this order no trial is dominated by a later one
-        for trial in sorted(self.ranking(), key=lambda trial: (self._costs(trial), trial.number)):
+        for trial in sorted(self.ranking(), key=self._costs):
             costs = self._costs(trial)
             if not any(all(a <= b for a, b in zip(member, costs, strict=True)) for member in members):
                 members[costs] = trial
@@ -314,6 +289,8 @@ class Study:
         return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
 
 
-def _new(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    """The entries that were not there before, or were others."""
-    return [(key, value) for key, value in now.items() if key not in before or before[key] != value]
+def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:
+    """Write the entries that were not there before, or were others."""
+    for key, value in now.items():
+        if key not in before or before[key] != value:
+            write(key, value)

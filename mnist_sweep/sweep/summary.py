@@ -1,12 +1,14 @@
-"""The end of a sweep: ``sweep.json``, and what is printed."""
+"""The end of a sweep: ``sweep.json``, the best trial as an experiment of its own, and what is printed."""
 
 import logging
 import re
 import shlex
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Console
@@ -14,9 +16,10 @@ from rich.table import Column, Table
 
 from mnist_sweep.config import options, schema
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.overrides import override, text
 from mnist_sweep.result import write_json
-from mnist_sweep.sweep.export_best import export_best
-from mnist_sweep.sweep.study import Study
+from mnist_sweep.sweep.space import same
+from mnist_sweep.sweep.study import Study, first_score
 from mnist_sweep.tracking import is_server
 
 log = logging.getLogger(__name__)
@@ -29,15 +32,11 @@ _FLOAT = re.compile(r"(?<==)-?\d+(\.\d+(e[+-]\d+)?|e[+-]\d+)$")
 def write(
     config: schema.Config, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run_id: str | None
 ) -> Path:
-    """Write ``sweep.json`` into the sweep's folder and return its path.
-
-    `seconds` are those of all sessions, and `run_id` is MLflow's id of the sweep's own run.
-    """
+    """Write ``sweep.json`` into the sweep's folder and return its path; `seconds` are those of all sessions."""
     counts = study.counts()
     infeasible = counts.pop("infeasible", 0)
     duplicates, ended = study.duplicates(), sum(counts.values())
     best = None if study.several else study.best()
-    front = {"front": [_member(study, trial) for trial in study.front()]} if study.several else {}
     content = {
         "study": folder.name,
         "direction": study.goals[0].direction,
@@ -49,7 +48,7 @@ def write(
         "failures": study.failures(),
         "epochs": study.epochs(),
         "best": _member(study, best) if best else None,
-        **front,
+        **({"front": [_member(study, trial) for trial in study.front()]} if study.several else {}),
         "winner": winner,
         "seconds": round(seconds, 3),
         "dataset": config.data.name,
@@ -59,7 +58,6 @@ def write(
 
 
 def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as plain data."""
     result = trial.user_attrs["result"]
     return {
         "trial": trial.number,
@@ -72,63 +70,122 @@ def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, folder: Path) -> None:
-    """Print the end of a sweep: the best five or the front, the commands, the winner's score, the way to MLflow.
+    """Print the end of a sweep: what was found, the best five or the front, the commands, the way to MLflow.
 
-    The study has at least one complete trial. The best one is left in the sweep's folder as ``experiment=best``.
+    The study has a trial that can win. The best one is left in the sweep's folder as ``experiment=best``.
     """
     config = command.config
-    shown = study.front() if study.several else study.ranking()[:_SHOWN]
-    title = f"{study.name} on {config.data.name}: {counted(study)}"
-    if study.several:
-        title += f"; the front of {len(shown)}"
-    columns = ["trial", *(goal.metric for goal in study.goals), "proposed"]
-    table = Table(
-        *(Column(name, overflow="fold") for name in columns), box=box.SIMPLE, title=title, title_justify="left"
-    )
+    for index, line in enumerate(in_words(study, winner, config.data.name) if winner else []):
+        _say("" if index else "found", line)
+    shown = study.front() if study.several else study.contenders()[:_SHOWN]
+    front = f"; the front of {len(shown)}" if study.several else ""
+    title = f"{study.name} on {config.data.name}: {counted(study)}{front}"
+    rows = []
     for trial in shown:
-        table.add_row(str(trial.number), *map(in_digits, trial.values), proposed(trial.user_attrs["proposed"]))
-    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(table)
+        values = [in_digits(first_score(goal, trial)) for goal in study.goals]
+        rows.append((str(trial.number), *values, proposed(trial.user_attrs["proposed"])))
+    print_table(title, ["trial", *(goal.metric for goal in study.goals), "proposed"], rows, width=160)
     for reason, count in study.failures().items():
         _say("", f"{count} {'impossible proposals, drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
     if duplicates := study.duplicates():
         ended = sum(count for state, count in study.counts().items() if state != "infeasible")
         _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
-    best = next(trial for trial in study.ranking() if trial.number == winner["trial"]) if winner else shown[0]
+    best = study.trials()[winner["trial"]] if winner else shown[0]
     kind = "winner" if winner else "first one" if study.several else "best trial"
     _say(f"{kind} again", best.user_attrs["result"]["command"])
     try:
-        path = export_best(best, study.goals[0].metric, folder, command.config_dir)
+        goal = study.goals[0]
+        path = export_best(best, f"{goal.metric} {first_score(goal, best)}", folder, command.config_dir)
         _say("or as an overlay", CommandLine.of(["experiment=best"], path).shell())
     except OSError as error:  # the sweep is done, whatever became of its folder
         log.warning("the best trial could not be left as an overlay (%s)", error)
-    for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
-        _say("" if index else "winner", line)
     if isinstance(config.tracking, options.MLflow):
         uri = config.tracking.uri
         _say("compare the runs", uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
+    """Print a table to standard error, so many characters wide where that is no terminal."""
+    folded = [Column(name, overflow="fold") for name in columns]
+    table = Table(*folded, box=box.SIMPLE, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(stderr=True, width=None if sys.stderr.isatty() else width).print(table)
 
 
 def _say(what: str, text: str) -> None:
     log.info("%-18s %s", what, text)
 
 
-def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
-    """The winner's scores in lines: candidates, validation, selection bias, improvement over the baseline, test set."""
+def export_best(best: FrozenTrial, score: str, folder: Path, config_dir: Path | None) -> Path:
+    """Write the best trial as an experiment, and return the folder to name with ``--config-dir``.
+
+    ``--config-dir FOLDER/conf experiment=best`` then composes it without the further folder of configs that the trial
+    was composed with. The file says what to train, not where runs are kept, and states only what is not the default.
+    """
+    trained = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name", "tracking", "output")
+    config = trained.config.plain()
+    names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
+    defaults = CommandLine().config.plain()
+    chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}
+    stated = _differences(config, CommandLine().with_(chosen).config.plain())
+    groups = [{f"override /{group}": option} for group, option in chosen.items()]
+    content = yaml.safe_dump({"defaults": [*groups, "_self_"], **stated}, sort_keys=False, allow_unicode=True)
+    file = folder / "conf" / "experiment" / "best.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    title = f"# The best trial of its sweep: trial {best.number}, {score}"
+    file.write_text(f"# @package _global_\n{title}\n{content}", encoding="utf-8")
+    return folder / "conf"
+
+
+def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            found[key] = _differences(value, defaults[key])
+        elif key not in defaults or value != defaults[key]:
+            found[key] = value
+    return {key: value for key, value in found.items() if value != {}}
+
+
+def in_words(study: Study, winner: dict[str, Any], dataset: str) -> list[str]:
+    """What was found, in lines: improvement over the baseline, test set, validation, differences, selection bias."""
     noise = f"; noise between seeds {winner['noise']:.4f}" if winner["noise"] is not None else ""
-    openings, gain = winner["test_openings"], winner["gain"]
-    improvement: list[str] = []
+    metric, fresh, gain = winner["metric"], len(winner["seeds"]), winner["gain"]
+    lines = [f"trial {winner['trial']}; there is no baseline to compare it with"]
     if gain and gain["trial"] == winner["trial"]:
-        improvement = [f"trial {gain['trial']} is the baseline, the config's own values: nothing better was found"]
+        lines = [f"nothing better than your config, which is trial {winner['trial']}"]
     elif gain:
-        improvement = [f"better by {interval(gain, '+')} than the baseline, trial {gain['trial']}, seed by seed"]
-    return [
-        f"trial {winner['trial']} (candidates: {len(winner['candidates'])}; new seeds: {len(winner['seeds'])})",
-        f"{winner['metric']} {interval(winner['validation'])}{noise}",
-        f"the first score was optimistic by {winner['luck']:+.4f} (selection bias)",
-        *improvement,
-        f"test/accuracy {interval(winner['test_accuracy'])} ({dataset})",
-        *([f"the test set has been opened {openings} times for this study"] if openings > 1 else []),
+        lines = [f"trial {winner['trial']}, better than your config by {metric} {interval(gain, '+')}"]
+    lines += [
+        f"test/accuracy {interval(winner['test_accuracy'])} ({dataset}; {fresh} fresh seed{'s' * (fresh != 1)})",
+        f"{metric} {interval(winner['validation'])}{noise}",
     ]
+    if changed := differences(study, winner):
+        lines.append("what is different: " + "  ".join(f"{key}={now} ({before})" for key, now, before in changed))
+    for entry in winner.get("ablation", []):
+        how = f"worse by {interval(entry['worse_by'], '+')}" if entry["worse_by"] else "cannot be trained"
+        lines.append(f"with {override(entry['key'], entry['baseline'])}: {how}")
+    candidates = len(winner["candidates"])
+    lines.append(f"first scores of {candidates} were optimistic by {winner['luck']:+.4f} in the mean (selection bias)")
+    if (openings := winner["test_openings"]) > 1:
+        lines.append(f"the test set has been opened {openings} times for this study")
+    return lines
+
+
+def differences(study: Study, winner: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The keys in which the winner differs from the baseline, with its value and the baseline's."""
+    baseline = study.baseline()
+    if baseline is None:
+        return []
+    now, before = (study.trials()[number].user_attrs["values"] for number in (winner["trial"], baseline.number))
+    changed = [key for key in {**now, **before} if not same(before.get(key), now.get(key))]
+    return [(key, *(in_short(values[key]) if key in values else "–" for values in (now, before))) for key in changed]
+
+
+def in_short(value: Any) -> str:
+    """A value as in an override; a number that is not whole has three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else text(value)
 
 
 def interval(spread: dict[str, Any], sign: str = "") -> str:

@@ -217,6 +217,7 @@ class Tuner:
             return True
         if epoch not in self.study.trials()[number].intermediate_values:  # else a resumed run has trained it again
             trial.report(event.values[self._pruned_by], epoch)
+            self.study.reached(number, event.values[self._pruned_by])
         reference = self.settings.winner.baseline and BASELINE in trial.user_attrs
         if self._promotion:
             decision: Decision = reference or self._decide(trial, epoch, candidate.epochs)

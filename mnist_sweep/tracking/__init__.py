@@ -1,19 +1,10 @@
 """MLflow: runs, their models, the store. The only package that imports it."""
 
-from mnist_sweep.tracking.mlflow_run import MLflowRun, State, close_running, warm_up
+from mnist_sweep.tracking.mlflow_run import MLflowRun, State, close_running, versions, warm_up
 from mnist_sweep.tracking.registry import checkpoint_of, is_there, register, registered, registered_name
 from mnist_sweep.tracking.store import harmless, is_server
 
 __all__ = [
-    "MLflowRun",
-    "State",
-    "checkpoint_of",
-    "close_running",
-    "harmless",
-    "is_server",
-    "is_there",
-    "register",
-    "registered",
-    "registered_name",
-    "warm_up",
-]
+    "MLflowRun", "State", "checkpoint_of", "close_running", "harmless", "is_server", "is_there", "register",
+    "registered", "registered_name", "versions", "warm_up",
+]  # fmt: skip

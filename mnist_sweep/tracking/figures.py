@@ -15,53 +15,26 @@ from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray[Any, Any]
 
-#: Dots per inch.
-_DPI = 110
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     return figure, list(np.ravel(figure.subplots(rows, columns)))
 
 
-def _cells(axes: Axes, shade: Array, texts: Mapping[tuple[int, int], str]) -> None:
-    """Shade a table (rows, columns) of values, 0 … 1, and write into its cells."""
-    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), text in texts.items():
-        ink = "white" if shade[row, column] > 0.62 else "black"
-        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
-    axes.tick_params(length=0)
-
-
-def confusion_matrix(confusion: Array, title: str, *, normalised: bool = False) -> Figure:
-    """Counts (classes, classes), a row for each true class, shaded on a logarithmic scale, so that rare mistakes show.
-
-    Args:
-        normalised: show each row in per cent of its sum.
-    """
+def confusion_matrix(confusion: Array, title: str) -> Figure:
+    """Counts (classes, classes), a row for each true class; the scale is logarithmic, so that rare mistakes show."""
     classes = range(len(confusion))
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    texts = {
-        (row, column): f"{100 * share[row, column]:.1f}" if normalised else str(confusion[row, column])
-        for row, column in np.argwhere(confusion).tolist()
-    }
+    shade = 1 + np.log10(np.maximum(share, 1e-4)) / 4  # 0 for a ten-thousandth of the row and less, 1 for all of it
     figure, (axes,) = _axes(6.4, 6.0)
-    _cells(axes, 1 + np.log10(np.maximum(share, 1e-4)) / 4, texts)  # 0 for a ten-thousandth and less, 1 for all
-    unit = " (per cent of the row)" if normalised else ""
-    axes.set(xticks=classes, yticks=classes, xlabel=f"predicted{unit}", ylabel="true", title=title)
-    return figure
-
-
-def heatmap(values: Array, rows: Sequence[str], columns: Sequence[str], title: str, labels: tuple[str, str]) -> Figure:
-    """Shares (rows, columns), 0 … 1, in per cent, shaded; `labels` are of the horizontal and the vertical axis."""
-    longest = max(map(len, rows), default=0)
-    figure, (axes,) = _axes(0.6 * len(columns) + 0.085 * longest + 1.4, 0.42 * len(rows) + 1.5)
-    texts = {(row, column): f"{100 * values[row, column]:.0f}" for row, column in np.ndindex(values.shape)}
-    _cells(axes, values / max(float(values.max()), 1e-9), texts)
-    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), title=title, xlabel=labels[0], ylabel=labels[1])
-    axes.set_xticklabels(columns)
-    axes.set_yticklabels(rows)
+    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(confusion).tolist():
+        ink = "white" if shade[row, column] > 0.62 else "black"
+        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=ink, fontsize=9)
+    axes.set(xticks=classes, yticks=classes, xlabel="predicted", ylabel="true", title=title)
+    axes.tick_params(length=0)
     return figure
 
 
@@ -92,13 +65,7 @@ def _sheet(tiles: Array, columns: int) -> Array:
 
 
 def mistakes(images: Array, true: Array, predicted: Array, probability: Array, title: str) -> Figure:
-    """Images with the true class, the predicted one and its probability.
-
-    Args:
-        images: (N, 28, 28), 0 … 255, N ≥ 1.
-        true, predicted: (N,) classes.
-        probability: (N,) of the predicted class.
-    """
+    """Images (N, 28, 28), 0 … 255, N ≥ 1, with the true class, the predicted one and its probability, (N,) each."""
     columns = min(6, len(images))
     figure, (axes,) = _axes(max(1.5 * columns, 5.0), 1.35 * math.ceil(len(images) / columns) + 0.6)
     tiles = np.pad(255.0 - images, ((0, 0), (9, 1), (8, 8)), constant_values=255.0)
@@ -112,22 +79,14 @@ def mistakes(images: Array, true: Array, predicted: Array, probability: Array, t
 
 
 def calibration(found: Mapping[str, Array], error: float, title: str) -> Figure:
-    """A reliability diagram: accuracy against confidence, and how many images each bin holds.
-
-    Args:
-        found: by `metrics.calibration`.
-        error: the expected calibration error.
-    """
+    """A reliability diagram of what `metrics.calibration` found, with the expected calibration error."""
     figure, (diagram, counts) = _axes(5.6, 6.0, 2, 1)
     bins = len(found["images"])
-    left, width = np.arange(bins) / bins, 1 / bins
-    filled = found["images"] > 0
+    left, width, filled = np.arange(bins) / bins, 1 / bins, found["images"] > 0
+    confidence, accuracy = found["confidence"][filled], found["accuracy"][filled]
     diagram.bar(left, found["accuracy"], width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    diagram.plot(
-        found["confidence"][filled], found["accuracy"][filled], "o", color=ORANGE, markeredgecolor="black",
-        markersize=5, label="mean confidence of a bin",
-    )  # fmt: skip
+    diagram.plot(confidence, accuracy, "o", color=ORANGE, markersize=5, label="mean confidence of a bin")
     diagram.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"expected calibration error {error:.4f}")
     counts.bar(left, found["images"], width, align="edge", color=GREY, edgecolor="white")
     counts.set(xlim=(0, 1), xlabel="confidence", ylabel="images", yscale="log", ylim=(0.7, None))
@@ -151,18 +110,17 @@ def filters(kernels: Array, title: str) -> Figure:
     return figure
 
 
-def activations(digits: Array, labels: Sequence[int], blocks: Sequence[Array], title: str, each: int = 5) -> Figure:
-    """What each block makes of some images: a row for each image, its most active maps block by block.
+def activations(digits: Array, labels: Sequence[int], blocks: Sequence[Array], title: str) -> Figure:
+    """What each block makes of some images: a row for each image, the five maps of a block that vary most.
 
     Args:
         digits: (N, 28, 28), 0 … 255.
         labels: N classes.
         blocks: for each block (N, filters, S, S); at least one.
-        each: the greatest number of maps of a block: those that vary most over all images.
     """
     columns, middles = [_framed(1 - digits / 255)], {15.0: "image"}
     for number, maps in enumerate(blocks, start=1):
-        shown = maps[:, np.sort(np.argsort(-maps.std(axis=(0, 2, 3)), kind="stable")[:each])]
+        shown = maps[:, np.sort(np.argsort(-maps.std(axis=(0, 2, 3)), kind="stable")[:5])]
         low, high = shown.min(axis=(0, 2, 3), keepdims=True), shown.max(axis=(0, 2, 3), keepdims=True)
         dark = (high - shown) / np.where(high > low, high - low, 1)
         count, side = shown.shape[1], maps.shape[-1]

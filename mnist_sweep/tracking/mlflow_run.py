@@ -1,19 +1,21 @@
 """A run in MLflow. Nothing here fails a run: the first error of a store ends tracking for that run, with a warning."""
 
+import functools
 import importlib.metadata
-import json
 import logging
 import os
+import platform
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
 from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment
+from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,8 @@ State = Literal["FINISHED", "FAILED", "KILLED"]
 
 #: What a served model needs; the versions are those that it was trained with.
 _REQUIRED = ("mlflow", "torch", "numpy")
+#: The packages that bear on the numbers.
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "optuna", "mlflow", "hydra-core", "numpy")
 
 P = ParamSpec("P")
 
@@ -28,7 +32,7 @@ P = ParamSpec("P")
 def _guarded(method: Callable[Concatenate["MLflowRun", P], None]) -> Callable[Concatenate["MLflowRun", P], None]:
     """Wrap a method so that a failing store ends tracking rather than the run; from then on it does nothing."""
 
-    @wraps(method)
+    @functools.wraps(method)
     def safe(run: "MLflowRun", /, *args: P.args, **kwargs: P.kwargs) -> None:
         if run.tracked:
             try:
@@ -46,9 +50,8 @@ class MLflowRun:
     Args:
         settings: the config's ``tracking``; None is the same as ``tracking=none``.
         output: the folder of everything that is written; artifacts go below it where the store is a database.
-        name: of the run.
         parent: MLflow's id of the parent run.
-        tags: that the run has from its first moment, so that it can be found if the process dies in the next.
+        tags: of the run from its first moment, so that it is found if the process dies in the next.
         resume: MLflow's id of an earlier run to go on with; where it is gone, there is a new one.
     """
 
@@ -114,11 +117,7 @@ class MLflowRun:
 
     @_guarded
     def metrics(self, values: Mapping[str, float], step: int, *, of_model: bool = False) -> None:
-        """Log metrics, at most 1,000, by name; the step is the epoch, counted from 1.
-
-        Args:
-            of_model: they are those of the model that the run has kept, too.
-        """
+        """Log metrics, at most 1,000, of an epoch, counted from 1; those `of_model` are the kept model's, too."""
         from mlflow.entities import Metric
 
         now, model = int(time.time() * 1000), model_of(self._client, self.run_id) if of_model else None
@@ -160,55 +159,36 @@ class MLflowRun:
             self._client.log_table(self.run_id, dict(columns), file)
 
     @_guarded
-    def dataset(self, name: str, digest: str, source: Path, context: str, profile: Mapping[str, Any]) -> None:
-        """Log a data set in a folder as an input, for ``training`` or ``testing``.
-
-        MLflow knows it by name and digest, of at most 36 characters, and keeps the first profile of these.
-        """
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        uri = json.dumps({"uri": str(source.resolve())})
-        dataset = Dataset(name, digest, "local", uri, profile=json.dumps(dict(profile)))
-        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
-
-    @_guarded
-    def model(self, module: Any, images: Any, checkpoint: Path, parameters: Mapping[str, str], step: int) -> None:
-        """Keep a network as the run's model: a graph without pickle, with the metrics that were logged at its step.
+    def model(self, module: Any, images: Any, checkpoint: Path, step: int) -> None:
+        """Keep a network as the run's model: a graph without pickle, with the run's parameters and its metrics.
 
         Args:
             module: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10); in evaluation mode, on the CPU.
             images: an example, an array (B, 1, 28, 28) float32 with B > 1, so that a batch of any size is taken.
             checkpoint: our own file of the same network.
-            parameters: to find the model by, dotted names.
-            step: the epoch that it is from, counted from 1.
+            step: the epoch that it is from, counted from 1; the metrics are those that were logged for it.
         """
         import mlflow.pytorch
         from mlflow.models import Model
 
-        client, run_id = self._client, self.run_id
-        if self._earlier and model_of(client, run_id):  # kept by an earlier attempt, whose process died later
+        if self._earlier and model_of(self._client, self.run_id):  # kept by an attempt whose process died later
             return
-        experiment = client.get_run(run_id).info.experiment_id
-        model = client.create_logged_model(experiment, "model", run_id, params={**parameters}, model_type="classifier")
         required = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIRED]
         outer: Any = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets together with its own
-        mlflow.set_tracking_uri(client.tracking_uri)  # of the whole process: MLflow logs models by no client
+        mlflow.set_tracking_uri(self._client.tracking_uri)  # of the whole process: MLflow logs models by no client
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*No complete tensor found.*")  # of an exported graph
                 Model.log(
-                    *(None, mlflow.pytorch), run_id=run_id, model_id=model.model_id, step=step, pytorch_model=module,
-                    input_example=images, extra_files=[str(checkpoint)], pip_requirements=required,
-                    serialization_format="pt2",
+                    *(None, mlflow.pytorch), name="model", run_id=self.run_id, step=step, model_type="classifier",
+                    pytorch_model=module, input_example=images, extra_files=[str(checkpoint)],
+                    pip_requirements=required, serialization_format="pt2",
                 )  # fmt: skip
         finally:
             mlflow.set_tracking_uri(outer)
 
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
-        """Close the run; a failure's reason and detail become tags.
-
-        This is tried also where something could not be logged, so that no run stays open for a picture.
-        """
+        """Close the run, also where something could not be logged; a failure's reason and detail become tags."""
         if self._machine:
             self._machine.finish()
         self.tags({"reason": reason, "detail": detail})
@@ -233,3 +213,21 @@ def close_running(settings: options.Tracking, study: str, reason: str, keep: str
                 if run.info.run_id != keep:
                     client.set_tag(run.info.run_id, "reason", reason)
                     client.set_terminated(run.info.run_id, state)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Tags: the versions of Python, of this package and of those that bear on the numbers; the checkout's commit."""
+    found = {"version.python": platform.python_version(), "version.mnist_sweep": __version__}
+    found |= {f"version.{package}": importlib.metadata.version(package) for package in _PACKAGES}
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside somebody else's checkout?
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return found
+    return found | {"git.commit": commit, "git.dirty": str(bool(changes)).lower(), "mlflow.source.git.commit": commit}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

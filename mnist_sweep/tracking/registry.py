@@ -14,8 +14,6 @@ log = logging.getLogger(__name__)
 
 #: The alias of the best registered version.
 CHAMPION = "champion"
-#: What a SQLite database begins with (https://www.sqlite.org/fileformat.html); an empty file is one, too.
-_SQLITE = b"SQLite format 3\0"
 _STORES = "sqlite:///FILE of a run or a sweep, or the address of MLflow's server"
 _MADE_BY = "python -m mnist_sweep +sweep=optuna makes one"
 
@@ -28,13 +26,9 @@ def registered_name(dataset: str) -> str:
 def register(
     settings: options.Tracking, run_id: str | None, dataset: str, digest: str, accuracy: float
 ) -> dict[str, Any] | None:
-    """Register a run's model; it becomes the champion if it is better than the present one on the same test set.
+    """Register the model of a run; it is the champion if it is better than the present one on the same test set.
 
-    Args:
-        settings: the config's ``tracking``.
-        run_id: MLflow's id of the run that has the model.
-        dataset, digest: the data set, and that of its bytes.
-        accuracy: on its test set.
+    `run_id` is MLflow's, `digest` that of the data set, and `accuracy` that on its test set.
 
     Returns:
         ``name``, ``version``, ``champion`` (whether it is) and ``uri``; None without tracking, or where it fails.
@@ -95,14 +89,13 @@ def _champion(client: Any, name: str) -> Any:
 def is_there(tracking_uri: str) -> bool:
     """Whether there is a store; of any but a file, which MLflow would make, the first request tells.
 
-    Raises:
-        RequestError: the file cannot be read, which MLflow tries for minutes, or is no database.
+    A RequestError says that the file cannot be read, which MLflow tries for minutes, or is no database.
     """
     if not tracking_uri.startswith("sqlite:///"):
         return True
     try:
         with Path(tracking_uri.removeprefix("sqlite:///")).open("rb") as file:
-            if file.read(len(_SQLITE)) in (_SQLITE, b""):
+            if file.read(16) in (b"SQLite format 3\0", b""):  # an empty file is a database, too
                 return True
             why = "the file is no SQLite database"
     except FileNotFoundError:
@@ -112,12 +105,10 @@ def is_there(tracking_uri: str) -> bool:
     raise RequestError(f"--tracking-uri={tracking_uri}: {why}; allowed: {_STORES}")
 
 
-def _answering(tracking_uri: str) -> Any:
-    """The client of a store that answers.
-
-    Raises:
-        RequestError: it does not, or there can be no such store.
-    """
+def _client(tracking_uri: str) -> Any:
+    """The client of a store that answers; None where its file is not there. It raises as `checkpoint_of` does."""
+    if not is_there(tracking_uri):
+        return None
     try:
         client = client_of(tracking_uri)
         client.search_registered_models(max_results=1)
@@ -128,30 +119,22 @@ def _answering(tracking_uri: str) -> Any:
 
 
 def registered(tracking_uri: str, names: list[str]) -> str | None:
-    """The address of the first of these that has a champion; None where none has.
-
-    Raises:
-        RequestError: the store cannot be used.
-    """
-    if not is_there(tracking_uri):
-        return None
-    client = _answering(tracking_uri)
-    return next((f"models:/{name}@{CHAMPION}" for name in names if _champion(client, name)), None)
+    """The address of the first of these that has a champion; None where none has. It raises as `checkpoint_of` does."""
+    client = _client(tracking_uri)
+    return next((f"models:/{name}@{CHAMPION}" for name in names if client and _champion(client, name)), None)
 
 
 def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     """Fetch a model, such as ``models:/mnist_sweep@champion``, into a folder; our own checkpoint in it.
 
-    Raises:
-        RequestError: there is no such store or model, or it is not one of ours.
+    A RequestError says that there is no such store or model, or that it is not one of ours.
     """
     address = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", uri)
     if address is None:
         raise RequestError(f"{uri}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
-    if not is_there(tracking_uri):
+    if (client := _client(tracking_uri)) is None:
         database = tracking_uri.removeprefix("sqlite:///")
         raise RequestError(f"{uri}: no model is registered yet, there is no {database}; {_MADE_BY}")
-    client = _answering(tracking_uri)
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 

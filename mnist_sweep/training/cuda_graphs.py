@@ -1,7 +1,7 @@
 """A whole step of the optimizer as one CUDA graph: recorded once, and from then on one call.
 
-A small network's kernels are shorter than the time in which a processor starts them. A graph has them started by the
-GPU itself, whatever their number. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+A small network's kernels are shorter than the time in which a processor starts them; a graph has them started by the
+GPU itself. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
 import copy
@@ -22,8 +22,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], Outputs]
 
 #: Steps before one is recorded: libraries choose their kernels, and the optimizer makes its state.
 _WARM_UP = 3
-#: Why a recording failed in this process, where one did. None is tried after it, since torch never gives back what a
-#: failed one has taken of the GPU's memory (440 MB for the default network).
+#: Why a recording failed in this process. None is tried after it, since torch keeps what it has reserved (440 MB).
 _failed: list[str] = []
 #: One stream for all recordings of a process, since libraries keep memory for each.
 _stream = functools.cache(torch.cuda.Stream)
@@ -35,11 +34,9 @@ def supported(device: torch.device) -> bool:
 
 
 def recorded(step: Step, network: nn.Module, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
-    """The same step as a CUDA graph; as it is, and a line, where it cannot be recorded.
+    """The same step as a CUDA graph, for batches of the form of this one; as it is, and a line, where that fails.
 
-    Args:
-        step: of this network by this optimizer, which stay where they are from now on.
-        images, labels: a batch of the form of all batches, on the GPU.
+    The network and the optimizer stay where they are in memory from now on.
     """
     reason = _failed[0] if _failed else "" if supported(images.device) else "they need a GPU"
     if not reason:
@@ -66,10 +63,7 @@ def recorded(step: Step, network: nn.Module, optimizer: Optimizer, images: torch
 
 
 def _recording(step: Step, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor) -> Step:
-    """The step for batches of the form that is recorded; RuntimeError where it cannot be.
-
-    The learning rate, which a schedule may change between two calls, is a number of single precision there.
-    """
+    """The recorded step, or RuntimeError; the learning rate, which may change, is of single precision there."""
     batch, groups = (images.clone(), labels.clone()), optimizer.param_groups
     written: list[Any] = [group["lr"] for group in groups]
     rates = [torch.tensor(float(rate), device=images.device) for rate in written]  # a number would be recorded itself

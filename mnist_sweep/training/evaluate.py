@@ -26,13 +26,10 @@ class Evaluation:
 
 
 def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.device | None = None) -> Evaluation:
-    """Measure a network in full precision, whatever that of its training.
+    """Measure a network, images (B, 1, 28, 28), 0 … 1 → logits (B, 10), on at least one image, in full precision.
 
-    Args:
-        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10). It stays in training where it is in training.
-        images: at least one.
-        part: of the data set, ``val`` or ``test``; the metrics are named after it.
-        device: the network is moved there; None = where it is.
+    The metrics are named after the part, ``val`` or ``test``. The network is moved to the device (None = it stays where
+    it is), and stays in training where it is in training.
     """
     mode, device = network.training, device or device_of(network)
     network.eval().to(device)
@@ -56,5 +53,4 @@ def evaluate(network: nn.Module, images: ImageSet, part: str, device: torch.devi
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network computes."""
     return next(network.parameters()).device

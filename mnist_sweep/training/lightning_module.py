@@ -17,9 +17,8 @@ from mnist_sweep.training.evaluate import Evaluation, evaluate
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """The exponential moving average of a network's weights, which often does better than the last of them.
 
-    A step keeps `decay` of the average, 0 … 1, and in the first steps less, (1 + n) / (10 + n) after n steps, as in
-    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage. The statistics of batch
-    normalisation stay the network's own, as in An et al. 2020 (arXiv 2008.10400).
+    A step keeps `decay` of it, 0 … 1, in the first steps less: (1 + n) / (10 + n) after n, as TensorFlow's
+    ExponentialMovingAverage. Statistics of batch normalisation stay the network's own, as in arXiv 2008.10400.
     """
 
     def update(averages: Any, weights: Any, _: Any) -> None:
@@ -34,12 +33,8 @@ class Classifier(pl.LightningModule):
     """Trains a network: steps over groups of batches, and a validation at the end of each epoch.
 
     What Lightning does around each call would be a good part of a small network's step. So it gives the batches in
-    groups, and the steps within a group are made here ("manual optimization").
-
-    Args:
-        network: images (B, 1, 28, 28), 0 … 1 → logits (B, 10), on its device.
-        config: of the run; its precision is a fixed one.
-        steps: of the whole run, which the schedule is stretched over.
+    groups, and the steps within a group are made here ("manual optimization"). The network, see `Fit`, is on its
+    device; the config has a fixed precision; the schedule is stretched over all steps.
     """
 
     def __init__(self, network: nn.Module, config: schema.Config, steps: int) -> None:
@@ -47,7 +42,7 @@ class Classifier(pl.LightningModule):
         self.automatic_optimization = False
         self.network, self.config = network, config
         self.optimizer = config.optimizer.build(network.parameters())
-        self._each_step, self._each_epoch = config.scheduler.build(self.optimizer, steps)
+        self._schedule = config.scheduler.build(self.optimizer, steps, config.trainer.max_epochs)
         decay = config.trainer.ema_decay
         # in a list, so that Lightning leaves its count of steps on the processor
         self._average = [moving_average(network, decay)] if decay else []
@@ -74,8 +69,8 @@ class Classifier(pl.LightningModule):
             loss, classes = self._step(images, labels)
             for average in self._average:
                 average.update_parameters(self.network)
-            if self._each_step is not None:
-                self._each_step.step()
+            if self._schedule is not None:
+                self._schedule.step()
             losses.append(loss)
             predicted.append(classes)
         labels = torch.cat([labels for _, labels in group])
@@ -104,20 +99,10 @@ class Classifier(pl.LightningModule):
         self._counts.clear()
         values = {"train/loss": float(loss) / seen, "train/accuracy": float(right) / seen, **evaluation.metrics}
         values["gap/accuracy"] = values["train/accuracy"] - values["val/accuracy"]
-        if self._each_epoch is not None:
-            self._each_epoch.step()
         return values, evaluation
 
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on, as it is in memory: to be saved before the next step."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state, before the first step."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {"network": self.network, "optimizer": self.optimizer, "schedule": self._each_step or self._each_epoch}
-        parts["average"] = next(iter(self._average), None)
-        return {name: part for name, part in parts.items() if part is not None}
+    def parts(self) -> dict[str, Any]:
+        """What has a state that is needed to go on, by name."""
+        found = {"network": self.network, "optimizer": self.optimizer, "schedule": self._schedule}
+        found["average"] = next(iter(self._average), None)
+        return {name: part for name, part in found.items() if part is not None}

@@ -39,10 +39,7 @@ class TrainedModel:
 
 
 class Ensemble(nn.Module):
-    """Networks that answer together: images (B, 1, 28, 28), 0 … 1 → the log of their mean probabilities (B, 10).
-
-    These are logits: their softmax is the mean of the members' probabilities.
-    """
+    """Networks that answer together: images (B, 1, 28, 28), 0 … 1 → the log of their mean probabilities (B, 10)."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -64,7 +61,7 @@ def save(path: Path, network: nn.Module, config: schema.Config) -> None:
 
 
 def save_ensemble(paths: Sequence[Path], file: Path) -> None:
-    """Put the checkpoints of several runs into one, which `read` gives back as their ensemble."""
+    """Put the checkpoints of several runs into one file, which `read` gives back as their ensemble."""
     write(file, {"members": [_load(path) for path in paths]})
 
 
@@ -77,11 +74,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> TrainedModel:
-    """The network or the ensemble in a file, in evaluation mode, on the CPU. Only plain data is read.
-
-    Raises:
-        RequestError: the file cannot be read, holds more than plain data, or is not one of ours.
-    """
+    """The network or ensemble in a file, in evaluation mode, on the CPU; RequestError where it is not one of ours."""
     content = _load(path)
     try:
         members = tuple(_model(member) for member in content.get("members", ()))
@@ -89,30 +82,20 @@ def read(path: Path) -> TrainedModel:
             return _model(content)
         return TrainedModel(Ensemble([member.network for member in members]).eval(), members[0].config, members)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RequestError(
-            f"{path}: not a checkpoint of mnist_sweep ({one_line(error, 100)}); allowed: a run's best.ckpt"
-        ) from error
+        what = f"it is no checkpoint ({one_line(error, 100)})"
+        raise RequestError(f"{path}: refused: {what}; allowed: a run's best.ckpt") from error
 
 
 def _load(path: Path) -> Any:
-    """What a file holds; see `read`."""
+    """What a file of plain data holds; RequestError for any other."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file's format
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's, zipfile's and pickle's own among them
-        said = str(error)
-        match error:
-            case FileNotFoundError():
-                fault = "no such file"
-            case OSError():
-                fault = f"cannot be read ({error.strerror})"
-            # torch says "Unsupported operand" of the first byte of a text or a picture, which is no pickle at all
-            case _ if "Weights only" in said and "Unsupported operand" not in said:
-                fault = "refused: it holds more than plain data, and nothing of it was executed"
-            case _:
-                fault = "refused: it is no checkpoint"
-        raise RequestError(f"{path}: {fault}; allowed: the best.ckpt of a run") from error
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: no such file; allowed: a run's best.ckpt") from error
+    except Exception as error:  # torch's, zipfile's and pickle's own; nothing of the file is executed
+        raise RequestError(f"{path}: refused: it is no checkpoint; allowed: a run's best.ckpt") from error
 
 
 def _model(content: dict[str, Any]) -> TrainedModel:
@@ -129,10 +112,8 @@ def _model(content: dict[str, Any]) -> TrainedModel:
 
 def first_filters(network: nn.Module) -> Array:
     """The first convolution's kernels (C, K, K), of an ensemble the first member's; (0, 1, 1) without convolutions."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.weight.detach().float().cpu().numpy()[:, 0]
-    return np.zeros((0, 1, 1), np.float32)
+    weights = [module.weight.detach() for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return cast(Array, weights[0][:, 0].float().cpu().numpy()) if weights else np.zeros((0, 1, 1), np.float32)
 
 
 @torch.inference_mode()
@@ -148,11 +129,6 @@ def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
         maps = block(maps.contiguous(memory_format=torch.channels_last))
         found.append(maps.float().cpu().numpy())
     return found
-
-
-def one_of_each(labels: torch.Tensor) -> list[int]:
-    """The position of the first image of each class, (N,) labels; classes that do not occur are left out."""
-    return [int((labels == label).nonzero()[0]) for label in range(shapes.CLASSES) if bool((labels == label).any())]
 
 
 def images_at(images: ImageSet, positions: Sequence[int]) -> Array:

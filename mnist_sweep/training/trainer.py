@@ -41,8 +41,7 @@ class Fit(Callback):
     """The training of one config. What is public here is also there after an exception.
 
     After each epoch the best network so far is in ``checkpoints/best.ckpt``, and all that is needed to go on in
-    ``checkpoints/last.ckpt``. Where that file is there at the beginning, the training goes on from it, and its numbers
-    are exactly those of an uninterrupted one.
+    ``checkpoints/last.ckpt``, from which a training goes on with exactly the numbers of an uninterrupted one.
     """
 
     config: schema.Config  # of the run; its precision is a fixed one, and its data set is on disk
@@ -60,21 +59,16 @@ class Fit(Callback):
     paused: bool = field(default=False, init=False)  # whether it is to be resumed
     train_seconds: float = field(default=0.0, init=False)  # all epochs, validation included; not what attempts lost
 
-    def __post_init__(self) -> None:
-        self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-        self._order = torch.Generator().manual_seed(self.config.seed)
-        self._began = math.inf
-
     def run(self) -> None:
         """Train. Ends by what `on_epoch` or `check` raises, or by RunFailure (``diverged``: a loss is not finite)."""
         settings, part = self.config.trainer, self.config.data
+        self._best, self._last = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        self._order, self._began = torch.Generator().manual_seed(self.config.seed), math.inf
         keep_memory()
         torch.set_num_threads(settings.threads or ALL_THREADS)
         torch.backends.cudnn.allow_tf32 = False  # in which a GPU convolves with a mantissa of ten bits
         pl.seed_everything(self.config.seed, verbose=False)
         images, self.held_out = data.parts(part)
-        if part.limit and part.limit > len(images):
-            log.warning("data.limit=%d: %s has %d training images", part.limit, part.name, len(images))
         self.network = self.config.model.build(*images.standardisation).to(self.device)
         self._validation = self.held_out.to(self.device)
         batches = data.Batches(images.to(self.device), part.batch_size, self._order, part.augmentation)
@@ -87,7 +81,6 @@ class Fit(Callback):
             max_epochs=settings.max_epochs - len(self.history),
             accelerator="cpu" if self.device.type == "cpu" else "gpu",
             devices=1,
-            precision="32-true",  # of the weights; the steps are the classifier's own
             callbacks=[self, *bars],
             logger=False,
             enable_checkpointing=False,
@@ -105,15 +98,13 @@ class Fit(Callback):
         self.network.load_state_dict(trained_model.read(self._best).network.state_dict())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning's hook, the last before the first step."""
         self._began = time.monotonic() - self.train_seconds
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Lightning's hook, after each group of batches."""
         self.check()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning's hook: measure the epoch, keep the best one, and decide whether there is another."""
+        """Measure the epoch, keep the best one, and decide whether there is another."""
         values, evaluation = self._classifier.end_epoch(self._validation)
         done, objective, settings = len(self.history) + 1, self.config.objective, self.config.trainer
         for name in ("train/loss", "val/loss"):
@@ -136,14 +127,11 @@ class Fit(Callback):
         self.train_seconds = max(self.train_seconds, time.monotonic() - self._began)
 
     def _keep(self) -> None:
-        """Write all that is needed to go on after this epoch.
-
-        The best checkpoint is in it: if the process dies after saving a new best, that epoch is trained again, and on
-        hardware that does not repeat its numbers the saved best would not match.
-        """
+        """Write all that is needed to go on after this epoch."""
         state = {
-            "classifier": self._classifier.state(),
+            "parts": {name: part.state_dict() for name, part in self._classifier.parts().items()},
             "history": self.history,
+            # else a process that dies after saving a new best would train that epoch again, with other numbers on a GPU
             "best": torch.load(self._best, weights_only=True),
             "order": self._order.get_state(),
             "torch": torch.get_rng_state(),
@@ -157,14 +145,14 @@ class Fit(Callback):
         try:
             state = torch.load(self._last, map_location="cpu", weights_only=True)
             trained_model.write(self._best, state["best"])
-            best, classifier = trained_model.read(self._best).network, state["classifier"]
+            best, states = trained_model.read(self._best).network, state["parts"]
         except Exception as error:  # torch's, zipfile's and pickle's own, or one of another version's file
             self._best.unlink(missing_ok=True)  # it would stand beside ours
             if not isinstance(error, FileNotFoundError):
-                said = one_line(error, 100)
-                log.warning("%s cannot be read (%s); starting from the beginning", self._last, said)
+                log.warning("%s cannot be read (%s); starting from the beginning", self._last, one_line(error, 100))
             return
-        self._classifier.restore(classifier)
+        for name, part in self._classifier.parts().items():
+            part.load_state_dict(states[name])
         self.history, self.train_seconds = state["history"], state["seconds"]
         self.validation = evaluate(best, self._validation, "val", self.device)
         self._order.set_state(state["order"])
@@ -175,10 +163,9 @@ class Fit(Callback):
 
 @functools.cache
 def keep_memory() -> None:
-    """From now on the C library keeps the memory that is freed: that of a step's activations serves the next step.
+    """From now on glibc keeps freed memory for the next step, which would else fault 800 to 1,400 pages in again.
 
-    glibc gives large blocks back to the system at once, and each step would fault their pages in again, 800 to 1,400
-    of them. Blocks of more than 32 MiB, its limit for this, still go back. Other systems' libraries are left alone.
+    Blocks of more than 32 MiB, its limit for this, still go back.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
@@ -187,11 +174,7 @@ def keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """After a run: free what it left in cycles of references, and give spare memory back, the GPU's too.
-
-    Otherwise networks of all sizes leave more and more gaps between what is in use, and the workers that share a GPU
-    would keep from each other what their largest network has taken.
-    """
+    """After a run: free what it left in cycles of references, and give spare memory back, also to a shared GPU."""
     gc.collect()
     torch.cuda.empty_cache()  # nothing where CUDA is not in use
     with contextlib.suppress(OSError, AttributeError):

@@ -14,7 +14,6 @@ from mnist_sweep.config.command import CONF, CommandLine
 from mnist_sweep.errors import RequestError
 
 SWEEP = "+sweep=optuna"
-QUOTES = "not an override KEY=VALUE; a text with such characters needs quotes of its own: "
 
 
 def refused(*items: str, config_dir: Path | None = None) -> str:
@@ -28,38 +27,25 @@ def refused(*items: str, config_dir: Path | None = None) -> str:
 @pytest.mark.parametrize(
     ("item", "said"),
     [
-        # Hydra's own refusals, with a suggestion
+        # Hydra's own refusals, some with a suggestion
         ("optimizer.lrr=0.1", "unknown key; the nearest known one is optimizer.lr"),
         ("learning_rate=0.1", "unknown key; the nearest known one is optimizer.lr"),
         ("batch_size=0", "unknown key; the nearest known one is data.batch_size"),
-        ("epochs=3", "unknown key; the nearest known one is trainer.max_epochs"),
-        ("+optimizer.lr=0.1", "optimizer.lr is there already; write it without +"),
+        ("+optimizer.lr=0.1", "Could not append to config. An item is already at 'optimizer.lr'. Either remove +"),
         ("optimizer.momentum=0.5", "only with optimizer=sgd or optimizer=rmsprop"),
         ("optimizer=adamm", "unknown option; did you mean adam? allowed: adam, adamw, rmsprop, sgd"),
         ("data=imagenet", "unknown option; allowed: fashion_mnist, kmnist, mnist, mnist5k"),
         ("experiment=[tutorial,fast9]", "unknown option; did you mean fast99? allowed: accurate, balanced"),
-        ("experiment=null", "unknown option; allowed: accurate, balanced"),
-        ("model=null", "unknown option; allowed: convnet, lenet5, mlp"),
-        ("sweep=optuna", "a sweep is added to the config; write +sweep=optuna"),
+        ("experiment=null", "Config group override must be a string or a list."),
+        ("sweep=optuna", "Could not override 'sweep'. No match in the defaults list. To append to your default list"),
         ("sweep.trials=5", "only within a sweep; add +sweep=optuna"),
         ("sweep/sampler=random", "only within a sweep; add +sweep=optuna"),
-        ("data.batch_size=32,64", "several values need --multirun"),
+        ("data.batch_size=32,64", "Ambiguous value for argument 'data.batch_size=32,64' 1. To use it as a list"),
         ("seed=${nope}", "Interpolation key 'nope' not found"),
         # what is no override
         ("model.filters=[16", "not an override KEY=VALUE"),
         ("epochs", "not an override KEY=VALUE"),
-        (
-            "output=müller",
-            QUOTES + """"output='müller'\"""",
-        ),
-        (
-            "data.root=~/data",
-            QUOTES + f"data.root={Path.home()}/data",
-        ),
-        (
-            "name=a(b",
-            QUOTES + """"name='a(b'\"""",
-        ),
+        ("output=müller", """not an override KEY=VALUE; special characters need quotes, as "KEY='VALUE'\""""),
         # types and bounds
         ("optimizer.lr=fast", "should be a valid number"),
         ("optimizer.lr=0", "should be greater than 0"),
@@ -72,7 +58,7 @@ def refused(*items: str, config_dir: Path | None = None) -> str:
         ("model.filters=16", "should be a valid list"),
         ("model.kernel_size=4", "should be odd, so that it can be centred"),
         ("model.pool=median", "should be 'max' or 'avg'"),
-        ("model.batch_norm=3", "should be true or false"),
+        ("model.batch_norm=3", "should be a valid boolean"),
         ("objective=test/accuracy", "should be one of train/loss, train/accuracy, val/loss"),
         ("name=a/b", "String should match pattern"),
         ("name=2024", """should be a text; allowed: "name='2024'\""""),
@@ -92,52 +78,38 @@ def test_a_wrong_override_is_refused_in_one_line_that_begins_with_it(item: str, 
         (["optimizer=sgd", "optimizer.lr=0.1", "model.filtres=[3]"], "model.filtres=[3]: unknown key; the nearest"),
         (["experiment=[tutorial,fast99]", "optimizer.lrr=1"], "optimizer.lrr=1: unknown key"),
         (["optimizer=sgd", "optimizer.momentum=0"], "optimizer.momentum=0: allowed only with optimizer.nesterov=false"),
-        (["data.batch_size=1", "model.batch_norm=true", "model.padding=valid", "model.kernel_size=[27,1]",
-          "model.pool_size=[2,1]"],
-         "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true needs two"),
         ([SWEEP, "sweep.trails=5"], "sweep.trails=5: unknown key; the nearest known one is sweep.trials"),
         ([SWEEP, "sweep.trials=0"], "sweep.trials=0: should be greater than or equal to 1"),
         ([SWEEP, "sweep/pruner=medain"], "sweep/pruner=medain: unknown option; did you mean median? allowed: asha,"),
         ([SWEEP, "sweep.sampler=tpe"], "sweep.sampler=tpe: allowed: a mapping; an option of this group is chosen as"),
         ([SWEEP, "~sweep.pruner"], "sweep.pruner is missing"),
         ([SWEEP, "sweep.pruner.startup_trials=3"], "sweep.pruner.startup_trials=3: only with sweep/pruner=median or"),
-        ([SWEEP, "sweep.space.optimizer.lr={choices: [1]}"], "sweep.space.optimizer.lr={choices: [1]}: not in the space"
-         " as it is; write ++sweep.space.optimizer.lr={choices: [1]} to search it so"),
-        ([SWEEP, "sweep.space.optimizer.lrr.low=1"], "sweep.space.optimizer.lrr.low=1: unknown key; the nearest known "
-         "one is sweep.space.optimizer.lr"),
+        ([SWEEP, "sweep.space.seed={low: 1}"], "sweep.space.seed={low: 1}: Could not override 'sweep.space.seed'. To "
+         "append to your config use +sweep.space.seed={low: 1}"),
         ([SWEEP, "sweep.objectives=[{metric: seconds, direction: minimize}]", "sweep.winner.rule=val/loss"],
          "sweep.winner.rule=val/loss: allowed: null, or one of the metrics of sweep.objectives (seconds)"),
         ([SWEEP, "sweep.constraints={seconds: {min: 2, max: 1}}"],
-         "sweep.constraints.seconds={min:2,max:1}: min 2 is above max 1; allowed: min at most max"),
-    ],
-)  # fmt: skip
-def test_the_line_names_the_key_at_fault(items: list[str], line: str) -> None:
-    assert refused(*items).startswith(line)
-
-
-@pytest.mark.parametrize(
-    ("items", "line"),
-    [
+         "sweep.constraints.seconds={min:2,max:1}: allowed: {min: NUMBER}, {max: NUMBER}, or both with min at most"),
+        # networks that cannot exist, with the block and the sizes
         (["model.kernel_size=[3,3,3]"], "model.kernel_size=[3, 3, 3]: 3 entries for 2 blocks"),
         (["model.pool_size=[14,3]"], "model.pool_size=[14, 3]: block 2 pools a 2 × 2 map by 3 and nothing is left"),
         (["model.padding=valid", "model.convolutions=2", "model.kernel_size=[7,3]", "model.pool_size=[7,1]"],
          "model.padding=valid: block 2 convolves a 2 × 2 map by 3 × 3 and nothing is left"),
     ],
 )  # fmt: skip
-def test_an_impossible_network_is_refused_with_the_block_and_the_sizes(items: list[str], line: str) -> None:
+def test_the_line_names_the_key_at_fault(items: list[str], line: str) -> None:
     assert refused(*items).startswith(line)
 
 
 def test_every_option_of_every_group_composes() -> None:
     options = [file.relative_to(CONF).with_suffix("") for file in CONF.rglob("*.yaml") if file.parent != CONF]
-    alone = [f"{file.parent}={file.stem}" for file in options if file.parts[0] != "sweep"]
-    samplers, pruners, spaces = (
-        [f"{file.parent}={file.stem}" for file in options if file.parent == Path("sweep", group)]
-        for group in ("sampler", "pruner", "space")
-    )
-    for item in alone:
-        assert CommandLine.of([item]).config
-    for group in itertools.zip_longest(samplers, pruners, spaces):
+    items: dict[Path, list[str]] = {}
+    for option in options:
+        items.setdefault(option.parent, []).append(f"{option.parent}={option.stem}")
+    of_sweeps = [items.pop(Path("sweep", group)) for group in ("sampler", "pruner", "space")]
+    for item in itertools.chain(*items.values()):
+        assert CommandLine.of([item.replace("sweep=", "+sweep=")]).config
+    for group in itertools.zip_longest(*of_sweeps):
         assert CommandLine.of([SWEEP, *filter(None, group)]).config.sweep
 
 
@@ -159,15 +131,14 @@ def test_a_new_override_takes_the_place_of_the_old() -> None:
     command = CommandLine.of(["seed=1", "model.pool=avg", "+seed=3"]).add("seed=4")
     assert command.overrides == ("model.pool=avg", "seed=4")
     assert command.with_({"model.pool": "max"}, seed=5).overrides == ("model.pool=max", "seed=5")
+    command = CommandLine.of(["optimizer={lr: 0.02}", "optimizer=adam", "seed=1"])  # a group's option and its values
+    assert command.add("optimizer=sgd", "seed=4").overrides == ("optimizer={lr: 0.02}", "optimizer=sgd", "seed=4")
+    assert command.add("optimizer={lr: 0.1}").overrides == ("optimizer=adam", "seed=1", "optimizer={lr: 0.1}")
 
 
-def test_an_option_of_a_group_leaves_the_values_within_the_group() -> None:
-    items = ["optimizer={lr: 0.02}", "data={limit: 300}", "optimizer=adam", "model.filters=[8]"]
-    command = CommandLine.of(items)
-    assert command.add("optimizer=sgd", "model.filters=[4]").overrides == (
-        "optimizer={lr: 0.02}", "data={limit: 300}", "optimizer=sgd", "model.filters=[4]"
-    )  # fmt: skip
-    assert command.add("optimizer={lr: 0.1}").overrides[-2:] == ("model.filters=[8]", "optimizer={lr: 0.1}")
+def test_without_takes_what_lies_below_too() -> None:
+    command = CommandLine.of([SWEEP, "sweep.trials=3", "sweep/sampler=random", "seed=1", "name=x"])
+    assert command.without("sweep", "name").overrides == ("seed=1",)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +165,6 @@ def test_single_values_change_a_composed_config_as_hydra_would(values: dict[str,
     assert outcome(changed) == outcome(CommandLine.of(changed.overrides))
 
 
-def test_without_takes_what_lies_below_too() -> None:
-    command = CommandLine.of([SWEEP, "sweep.trials=3", "sweep/sampler=random", "seed=1", "name=x"])
-    assert command.without("sweep", "name").overrides == ("seed=1",)
-
-
 def test_it_survives_a_shell_and_another_process() -> None:
     command = CommandLine.of(["model.filters=[16,32]", "data.root='/a b/c'"], "/my conf")
     assert shlex.split(command.shell()) == [
@@ -210,9 +176,8 @@ def test_it_survives_a_shell_and_another_process() -> None:
 def test_parameters_have_the_names_of_the_command_line() -> None:
     config = CommandLine.of(["optimizer=sgd", "model.filters=[8,16,32]"]).config
     parameters = config.parameters()
-    assert parameters["optimizer"] == "sgd"
-    assert parameters["model.filters"] == [8, 16, 32]
-    assert parameters["data.augmentation.rotation"] == 0.0
+    wanted = {"optimizer": "sgd", "model.filters": [8, 16, 32], "data.augmentation.rotation": 0.0}
+    assert parameters.items() >= wanted.items()
     assert not {"optimizer.name", "model", "model.name", "name", "launcher"} & set(parameters)
     assert set(parameters) - set(config.relevant()) == {
         "output", "tracking", "tracking.uri", "tracking.experiment", "trainer.threads", "trainer.accelerator",

@@ -169,6 +169,7 @@ def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(folder: Path)
     first, second = (Result.read(folder / f"mlruns/runs/sweep-{number:04d}") for number in (0, 1))
     assert (first.attempts, first.epochs, len(finished.intermediate_values)) == (3, 20, 20)
     assert (second.attempts, second.reason, failed.user_attrs["reason"]) == (2, "crashed", "crashed")
+    assert second.detail == "its worker died twice (killed by signal 9)"
     assert 0 < second.epochs < 20
     content = json.loads((folder / "mlruns/runs/sweep/sweep.json").read_text())
     assert (content["failures"], content["winner"]["trial"]) == ({"crashed": 1}, 0)

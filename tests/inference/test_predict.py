@@ -12,7 +12,7 @@ from PIL import Image
 from mnist_sweep import cli
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
-from mnist_sweep.inference import predict
+from mnist_sweep.inference import demo, predict
 from mnist_sweep.result import BEST
 from mnist_sweep.run import train
 from mnist_sweep.training import data, trained_model
@@ -70,10 +70,9 @@ def test_pictures_of_other_sets_are_taken_as_they_are(
 def test_a_store_that_cannot_be_used_gets_one_line(uri: str, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no database at all")
     uri = uri.format(tmp_path)
-    for command in (["predict", str(picture)], ["export", "--to", "onnx", str(tmp_path / "it.onnx")]):
-        with pytest.raises(RequestError, match=f"^--tracking-uri={uri}: .*; allowed: sqlite:///FILE of a run") as said:
-            cli.perform(command[0], [*command[1:], "--tracking-uri", uri])
-        assert "\n" not in str(said.value)
+    with pytest.raises(RequestError, match=f"^--tracking-uri={uri}: .*; allowed: sqlite:///FILE of a run") as said:
+        cli.perform("predict", [str(picture), "--tracking-uri", uri])
+    assert "\n" not in str(said.value)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["notes.txt", "one.png", "pictures"]
 
 
@@ -81,14 +80,13 @@ def test_without_a_model_it_says_what_makes_one(picture: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # empty: as if it were not set
     said = r"there is no mlruns/mlflow\.db; python -m mnist_sweep \+sweep=optuna makes one"
-    calls: list[tuple[str, list[str]]] = [
-        ("predict", [str(picture)]),
-        ("predict", [str(picture), "--tracking-uri", ""]),
-        ("export", ["--to", "onnx", "it.onnx"]),
-    ]
-    for name, arguments in calls:
+    for more in (
+        ["predict", str(picture)],
+        ["predict", str(picture), "--tracking-uri", ""],
+        ["export", "--to", "onnx", "x"],
+    ):
         with pytest.raises(RequestError, match=said):
-            cli.perform(name, arguments)
+            cli.perform(more[0], more[1:])
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
@@ -107,3 +105,17 @@ def test_digits_in_five_styles_are_recognised(mnist: Path, tmp_path: Path) -> No
         found = [answer.digit for answer in predict.predictions(network, "mnist", paths) if hasattr(answer, "digit")]
         assert len(found) == 200, style
         assert (np.array(found) == labels).mean() >= (direct == labels).mean() - allowed, style
+
+
+def test_a_drawing_has_probabilities_and_the_picture_that_was_seen(checkpoint: Path, picture: Path) -> None:
+    """The page itself is tested in a browser."""
+    with Image.open(picture) as drawing:
+        shares, seen = demo.look(trained_model.read(checkpoint), drawing.convert("RGBA"))
+    assert list(shares) == [str(digit) for digit in range(10)]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    assert seen.shape == (8 * 28, 8 * 28)
+
+
+def test_the_page_to_draw_on_is_for_digits(changed: Changed) -> None:
+    with pytest.raises(RequestError, match="was trained on kmnist; allowed for drawn digits: mnist, mnist5k"):
+        cli.perform("demo", ["--port", "0", "--checkpoint", str(changed(name="kmnist"))])

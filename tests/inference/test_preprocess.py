@@ -83,6 +83,8 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80), dtyp
 BAD = {
     "a text": (b"hello", "not a PNG or JPEG"),
     "nothing": (b"", "empty"),
+    "an odd chunk": (packed(header(8, 8), PIXELS, (b"gAMA", b"a"), END), r"^damaged or cut \(.+\)$"),  # struct.error
+    "a chunk without content": (packed(header(8, 8), PIXELS, (b"tRNS", b""), END), "damaged or cut"),  # IndexError
     "a cut JPEG": (encoded(NOISE, "JPEG")[:300], "damaged or cut"),
     "a cut PNG": (encoded(NOISE, "PNG")[:300], "damaged or cut"),
     "a bomb": (packed(header(50_000, 50_000, 1), PIXELS, END), "pixels"),
@@ -95,9 +97,8 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(BAD))
-def test_what_is_no_picture_gets_one_line(name: str, tmp_path: Path) -> None:
-    content, said = BAD[name]
+@pytest.mark.parametrize(("content", "said"), BAD.values(), ids=BAD)
+def test_what_is_no_picture_gets_one_line(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "it.png"
     path.write_bytes(content)
     with pytest.raises(PictureError, match=said) as caught:
@@ -136,12 +137,3 @@ def test_every_kind_of_pixel(mode: str) -> None:
         picture = Image.fromarray(grey).convert(mode)
     found = normalised(decode(encoded(picture, "PNG")))
     assert np.abs(found.astype(int) - normalised(grey).astype(int)).mean() < 3
-
-
-@pytest.mark.parametrize("chunk", [(b"gAMA", b"a"), (b"tRNS", b""), (b"cHRM", b"\0"), (b"iCCP", b"")])
-def test_an_odd_chunk_is_one_line(chunk: tuple[bytes, bytes]) -> None:
-    """Of which Pillow lets out struct.error and IndexError, where it stands after the pixels."""
-    with pytest.raises(PictureError, match=r"^damaged or cut \(.+\)$"):
-        decode(packed(header(8, 8), PIXELS, chunk, END))
-    with contextlib.suppress(PictureError):
-        assert decode(packed(header(8, 8), chunk, PIXELS, END)).shape == (8, 8)

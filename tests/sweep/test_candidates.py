@@ -38,13 +38,10 @@ def test_a_value_that_refers_to_a_drawn_one_follows_it(tmp_path: Path) -> None:
         assert candidate.digest == candidate_of(f"model.dropout={dropout}", f"loss.label_smoothing={dropout}").digest
 
 
-def test_the_digest_is_that_of_the_config_but_for_the_seed() -> None:
+def test_the_digest_is_that_of_the_config_but_for_the_seed_and_costs_are_arithmetic() -> None:
     plain = Candidates(CommandLine(), {}).make({"model.dropout": 0.25})
     assert plain.digest == candidate_of("seed=7").digest == candidate_of("trainer.threads=1", "optimizer=adam").digest
     assert plain.digest != candidate_of("model.dropout=0.5").digest
-
-
-def test_costs_by_arithmetic() -> None:
     costs = COMMON.make({"model.filters": [32, 64]}).costs
     assert costs["parameters"] == 421_642
     assert costs["multiply_adds"] == 9 * 32 * 28**2 + 9 * 32 * 64 * 14**2 + 64 * 49 * 128 + 1280

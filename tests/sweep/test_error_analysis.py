@@ -1,42 +1,30 @@
-"""What the best networks still confuse, and which hyperparameter moves which class."""
+"""What the best networks still confuse."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.sweep.error_analysis import class_importances, common_mistakes
+from mnist_sweep.sweep.error_analysis import common_mistakes
 from mnist_sweep.training import data, trained_model
-from mnist_sweep.training.data import ImageSet
-from mnist_sweep.training.evaluate import evaluate
+from mnist_sweep.training.evaluate import Evaluation, evaluate
 from tests.conftest import SMALL
 from tests.sweep import studies
 
-SPACE: dict[str, BaseDistribution] = {**studies.LR, "model.kernel_size": CategoricalDistribution((3, 5))}
 
-
-@pytest.fixture(scope="module")
-def images() -> ImageSet:
-    _, validation = data.parts(CommandLine.of(SMALL).config.data)
-    return validation.subset(torch.arange(60))
-
-
-def untrained(folder: Path, number: int) -> torch.nn.Module:
-    """A network with random weights, kept as the best one of a trial."""
-    torch.manual_seed(number)
-    network = (config := CommandLine.of(SMALL).config).model.build(0.13, 0.31)
-    trained_model.save(RunFolder(folder / "runs" / f"sweep-{number:04d}").best, network, config)
-    return network
-
-
-def test_what_all_of_the_best_get_wrong(tmp_path: Path, images: ImageSet, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_all_of_the_best_get_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of three trials one has lost its checkpoint; the folder has been moved since they were trained."""
-    found = [evaluate(untrained(tmp_path, number), images, "val") for number in (0, 1)]
+    config = CommandLine.of(SMALL).config
+    images = data.parts(config.data)[1].subset(torch.arange(60))
+    found: list[Evaluation] = []
+    for number in (0, 1):
+        torch.manual_seed(number)
+        network = config.model.build(0.13, 0.31)
+        trained_model.save(RunFolder(tmp_path / "runs" / f"sweep-{number:04d}").best, network, config)
+        found.append(evaluate(network, images, "val"))
     study = studies.study_of([studies.trial_of(Path("elsewhere"), number, [0.9]) for number in range(3)])
     mistakes = common_mistakes(study, tmp_path / "runs", images)
     assert mistakes
@@ -51,23 +39,3 @@ def test_what_all_of_the_best_get_wrong(tmp_path: Path, images: ImageSet, caplog
     assert sum(count for count, _, _ in mistakes.confusions) == wrong[0].sum() + wrong[1].sum()
     assert list(mistakes.pictures) == ["confusion_of_the_best", "missed_by_all"]
     assert common_mistakes(study, tmp_path / "nowhere", images) is None
-
-
-def test_a_class_that_all_trials_recognise_alike_has_no_importances(tmp_path: Path) -> None:
-    """Only the fourth class is recognised better by some, and the learning rate decides it."""
-    trials = []
-    for number in range(11):
-        confusion = np.diag([50] * 10)
-        confusion[4, 4:6] = 50 - 4 * number, 4 * number
-        params: dict[str, Any] = {"optimizer.lr": 0.001 * (number + 1), "model.kernel_size": 3 + 2 * (number % 2)}
-        trials.append(studies.trial_of(tmp_path, number, [0.9], params=params, space=SPACE))
-        kept = studies.result_of(tmp_path, f"sweep-{number:04d}", 0.9, confusion=confusion.tolist())
-        kept.path.parent.mkdir(parents=True)
-        kept.write()
-    shares, names = class_importances(studies.study_of(trials), tmp_path / "runs") or (np.zeros(0), [])
-    assert names == ["optimizer.lr", "model.kernel_size"]
-    assert shares.sum(axis=0) == pytest.approx([0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
-    assert class_importances(studies.study_of(trials[:3]), tmp_path / "runs") is None  # too few
-    for number in range(11):
-        studies.result_of(tmp_path, f"sweep-{number:04d}", 0.9, confusion=np.diag([50] * 10).tolist()).write()
-    assert class_importances(studies.study_of(trials), tmp_path / "runs") is None  # all alike

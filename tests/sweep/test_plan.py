@@ -14,10 +14,8 @@ from tests.sweep import studies
 pytestmark = pytest.mark.slow
 
 #: Six points; two of them pool what a convolution without padding has made smaller.
-FEW = (
-    "sweep/space=empty",
-    "++sweep.space={model: {padding: {choices: [same, valid]}, pool_size: {choices: [2, 27, 28]}}}",
-)
+SIX = "++sweep.space={model: {padding: {choices: [same, valid]}, pool_size: {choices: [2, 27, 28]}}}"
+FEW = ("sweep/space=empty", SIX)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +46,8 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
     """A hundredth of a second for an image, whatever the network."""
     probe = Mock(side_effect=lambda _, images: 0.01 * (3 * images + 500))
     monkeypatch.setattr(plan, "_probe", probe)
-    content = plan_of(tmp_path, "sweep.workers=2", "sweep.trials=3", "trainer.max_epochs=6", *FEW)
+    items = ["sweep.workers=2", "trainer.max_epochs=6", *FEW]
+    content = plan_of(tmp_path, "sweep.trials=3", *items)
     assert content["points"] == 6
     assert 0.1 < content["impossible"] < 0.6
     assert content["duplicates"] > 0.8
@@ -56,8 +55,7 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
     assert costs[0] == costs[1] < costs[2]  # the first one pays for what is loaded once
     assert content["seconds_a_trial"] == pytest.approx(dict.fromkeys(("mean", "shortest", "longest"), 6 * 11.0))
     assert content["minutes"] == pytest.approx(3 * 66 / 2 / 60)
-    one = plan_of(tmp_path, "sweep.workers=2", "sweep.trials=1", "trainer.max_epochs=6", *FEW)
-    assert one["minutes"] == pytest.approx(66 / 60)  # a plan of one trial takes as long as that trial
+    assert plan_of(tmp_path, "sweep.trials=1", *items)["minutes"] == pytest.approx(66 / 60)  # as long as that trial
 
 
 def test_what_cannot_be_planned(tmp_path: Path) -> None:

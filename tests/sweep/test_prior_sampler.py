@@ -15,11 +15,11 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.sweep.parameters import contains
+from mnist_sweep.sweep.parameters import Distribution, contains
 from mnist_sweep.sweep.prior_sampler import SHARES, SOURCE, PriorSampler, ranked
 from mnist_sweep.sweep.space import Space
 
-SPACE = {
+SPACE: dict[str, Distribution] = {
     "lr": FloatDistribution(1e-4, 0.3, log=True),
     "dropout": FloatDistribution(0.0, 0.6, step=0.1),
     "filters": IntDistribution(8, 64, log=True),
@@ -38,7 +38,7 @@ def study_of(*trials: tuple[dict[str, Any], float, str]) -> optuna.Study:
     """A study of complete trials: parameters, value, source."""
     made = optuna.create_study(direction="maximize")
     for params, value, source in trials:
-        made.add_trial(create_trial(value=value, params=params, distributions=SPACE, user_attrs={SOURCE: source}))
+        made.add_trial(create_trial(value=value, params=params, distributions={**SPACE}, user_attrs={SOURCE: source}))
     return made
 
 

@@ -14,19 +14,19 @@ from mnist_sweep.sweep.stopping import Stopping
 from tests.sweep import studies
 
 
-def progress_of(folder: Path, *items: str, total: int = 16) -> Progress:
-    """The progress of a sweep of which three trials are complete, one is pruned and one was impossible."""
+def progress_of(folder: Path, *items: str) -> Progress:
+    """The progress of a sweep of 16, of which three are complete, one is pruned and one was impossible."""
     trials = [studies.trial_of(folder, number, [0.9 + number / 100], [0.5, 0.9 + number / 100]) for number in range(3)]
     trials += [studies.trial_of(folder, 3, curve=[0.4])]
     trials += [studies.trial_of(folder, 4, attributes={"reason": "infeasible", "detail": "too large"})]
     config = studies.sweep_of(folder, *items).config
     assert config.sweep
-    return Progress(config, studies.study_of(trials), Stopping(config.sweep, "maximize", 0.0), total)
+    return Progress(config, studies.study_of(trials), Stopping(config.sweep, "maximize", 0.0), 16)
 
 
 def candidate(folder: Path) -> Candidate:
     values = {"model.filters": [8, 16], "optimizer.lr": 0.0123456}
-    return Candidate(values, studies.sweep_of(folder).with_(values), "its digest", {}, 9)
+    return Candidate(values, studies.sweep_of(folder).with_(values), "its digest", {}, 9, None)
 
 
 def test_the_table_has_counts_the_best_and_each_running_trial(tmp_path: Path) -> None:

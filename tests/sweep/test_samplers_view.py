@@ -1,5 +1,6 @@
 """What samplers learn of trials that paused, diverged, were impossible, or belong to another space."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_corner_that_diverges_is_left(tmp_path: Path, sampler: str) -> None:
     def diverge(task: Task, result: Result) -> Result:
         if task.command.assigned()["optimizer.lr"] < 0.5:
             return result
-        return stubs.dataclasses.replace(result, status="failed", reason="diverged", detail="train/loss became nan")
+        return dataclasses.replace(result, status="failed", reason="diverged", detail="train/loss became nan")
 
     stubs.twist.append(diverge)
     lr = (

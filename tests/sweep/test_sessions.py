@@ -102,7 +102,7 @@ def test_a_trial_that_was_to_end_ends_in_the_next_session(tmp_path: Path) -> Non
 def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path) -> None:
     with stubs.begun(tmp_path, "sweep.trials=3", "sweep/pruner=none") as (dying, _):
         for number in range(2):
-            trial = dying.study.ask(optuna.samplers.RandomSampler(seed=1))
+            trial = dying.study.ask(number, optuna.samplers.RandomSampler(seed=1))
             dying.space.suggest(trial)
             dying.study.save(number)
     ended = stubs.search(tmp_path / "other", "sweep.trials=1")

@@ -10,21 +10,16 @@ from tests.sweep.test_space import BASE, default, draws
 
 
 def test_conditions_of_a_tree_hold_for_all_in_it() -> None:
+    epochs = {"choices": [5, 6], "when": {"trainer.patience": [2, 3]}}
     space = Space(
         {
             "optimizer": {"_group_": ["adam", "sgd"], "when": {"model.batch_norm": True}},
-            "trainer": {
-                "when": {"optimizer": "sgd"},
-                "patience": {"low": 1, "high": 3},
-                "max_epochs": {"choices": [5, 6], "when": {"trainer.patience": [2, 3]}},
-            },
+            "trainer": {"when": {"optimizer": "sgd"}, "patience": {"low": 1, "high": 3}, "max_epochs": epochs},
             "model": {"batch_norm": {"choices": [True, False]}},
         },
         BASE,
     )
-    assert [row for row in space.describe() if row[0] == "trainer.max_epochs"] == [
-        ("trainer.max_epochs", "5 | 6", "optimizer=sgd, trainer.patience=2 or 3")
-    ]
+    assert ("trainer.max_epochs", "5 | 6", "optimizer=sgd, trainer.patience=2 or 3") in space.describe()
     assert sorted(space.conditional) == ["optimizer", "trainer.max_epochs", "trainer.patience"]
     seen = set()
     for values in draws(space, 100):
@@ -48,17 +43,30 @@ def test_a_condition_on_what_is_not_drawn_goes_by_the_configs_own_value() -> Non
     tree = {"model": {"dropout": {"choices": [0.1, 0.2], "when": {"model.pool": "max"}}, "pool": {"choices": ["avg"]}}}
     assert draws(Space(tree, BASE), 1) == [{"model.pool": "avg"}]
     assert set(*draws(Space(tree, BASE, fixed=["model.pool"]), 1)) == {"model.dropout"}
+    of_another_option = {
+        "optimizer": {"_group_": ["adam", "sgd"]},
+        "model": {"dropout": {"choices": [0.1, 0.2], "when": {"optimizer.lr": BASE["optimizer.lr"]}}},
+    }
+    for values in draws(Space(of_another_option, BASE), 20):
+        assert ("model.dropout" in values) == (values["optimizer"] == BASE["optimizer"])
 
 
 def test_a_key_whose_condition_cannot_hold_is_not_searched() -> None:
     space = default("optimizer=adam", "model.filters=[8,8]")
     assert space.inactive == ["optimizer.momentum"]
     assert "optimizer.momentum" not in space.keys
-    assert default("optimizer=sgd").inactive == []
-    assert default().inactive == []  # the option of the group is drawn
+    assert default("optimizer=sgd").inactive == default().inactive == []
     every = ["optimizer=adam", "optimizer.lr=0.01", "data.batch_size=32", "model.filters=[8]", "model.kernel_size=3"]
     with pytest.raises(RequestError, match="nothing is left to search"):
         default(*every, "model.pool_size=2", "model.dropout=0", "trainer.max_epochs=1")
+    tree = {
+        "optimizer.weight_decay": {"choices": [0.0, 0.001], "when": {"model.pool": "avg"}},
+        "model.dropout": {"low": 0.1, "high": 0.2, "when": {"optimizer.weight_decay": 0.001}},
+        "loss.label_smoothing": {"low": 0.1, "high": 0.2, "when": {"model.filters.length": 2}},
+    }
+    space = Space(tree, {**BASE, "model.pool": "max", "optimizer.weight_decay": 0.0, "model.filters": [8, 8]})
+    assert space.inactive == ["model.dropout", "optimizer.weight_decay"]  # the former by the latter's own value
+    assert space.keys == ["loss.label_smoothing"]
 
 
 @pytest.mark.parametrize("when", [["adamw", "sgd"], "sgd", []])
@@ -69,18 +77,6 @@ def test_conditions_within_each_other_hold_both_or_never(when: Any) -> None:
     assert space.inactive == ([] if "adamw" in when else ["loss.label_smoothing"])
     for values in draws(space, 20):
         assert ("loss.label_smoothing" in values) == (values["optimizer"] == "adamw" and "adamw" in when)
-
-
-def test_what_depends_on_an_inactive_key_is_inactive_by_its_own_value() -> None:
-    leaf = {"choices": [0.0, 0.001]}
-    tree = {
-        "optimizer.weight_decay": {**leaf, "when": {"model.pool": "avg"}},
-        "model.dropout": {"low": 0.1, "high": 0.2, "when": {"optimizer.weight_decay": 0.001}},
-        "loss.label_smoothing": {"low": 0.1, "high": 0.2, "when": {"model.filters.length": 2}},
-    }
-    space = Space(tree, {**BASE, "model.pool": "max", "optimizer.weight_decay": 0.0, "model.filters": [8, 8]})
-    assert space.inactive == ["model.dropout", "optimizer.weight_decay"]
-    assert space.keys == ["loss.label_smoothing"]
 
 
 @pytest.mark.parametrize(("choices", "conditional"), [([[2], [2, 2]], True), ([[2, 4], [4, 2]], False)])

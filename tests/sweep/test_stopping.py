@@ -13,7 +13,7 @@ from mnist_sweep.sweep import stopping as clock_of
 from mnist_sweep.sweep.session import Session
 from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.tuner import Tuner
-from mnist_sweep.sweep.workers import Report, Workers
+from mnist_sweep.sweep.workers import Decision, Report, Workers
 from tests import stubs
 from tests.sweep.studies import result_of
 
@@ -80,12 +80,12 @@ def test_a_target_is_reached_by_a_trial_that_keeps_the_constraints(tmp_path: Pat
 def test_the_end_of_a_budget_stops_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported, report = [], Tuner.report
 
-    def first_report(self: Tuner, event: Report) -> bool:
+    def first_report(self: Tuner, event: Report) -> Decision:
         reported.append(event)
         return report(self, event)
 
     monkeypatch.setattr(Tuner, "report", first_report)
-    monkeypatch.setattr(Stopping, "over", lambda _: "enough" if reported else None)
+    monkeypatch.setattr(Stopping, "over", lambda *_: "enough" if reported else None)
     session = stubs.search(tmp_path, "sweep.trials=4", "sweep.on_budget=stop", "trainer.max_epochs=12")
     (trial,) = session.study.trials()[:1]
     assert trial.state == TrialState.WAITING

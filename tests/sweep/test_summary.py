@@ -1,12 +1,15 @@
-"""The end of a sweep: ``sweep.json``, and what is printed."""
+"""The end of a sweep: ``sweep.json``, what is printed, and what the best trial's experiment composes."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 from mnist_sweep.config import metrics
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.sweep import summary
 from tests.sweep import studies
 
@@ -19,7 +22,7 @@ WINNER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_an_interval_in_words() -> None:
+def test_the_winner_in_words() -> None:
     for values, words in {
         (0.5,): "0.5000",
         (0.99 - 0.98, 0.51 - 0.5): "0.0100 (equal for all 2 seeds)",  # but for their last bits
@@ -28,19 +31,32 @@ def test_an_interval_in_words() -> None:
         assert summary.interval(metrics.spread(values)) == words
 
 
-def test_the_winner_in_words() -> None:
-    lines = summary.in_words(WINNER, "mnist")
-    assert lines[0] == "trial 1 (candidates: 2; new seeds: 2)"
-    assert lines[1].endswith("; noise between seeds 0.0123")
-    assert lines[2] == "the first score was optimistic by +0.0042 (selection bias)"
-    assert lines[3].startswith("better by +0.0150 (95% interval -0.0485 … +0.0785) than the baseline, trial 0,")
-    assert lines[4].startswith("test/accuracy 0.9200 (95% interval ")
-    assert len(lines) == 5
-    changed = {"gain": {**WINNER["gain"], "trial": 1}, "noise": None, "test_openings": 2}
-    same = summary.in_words(WINNER | changed, "mnist")
-    assert same[3] == "trial 1 is the baseline, the config's own values: nothing better was found"
-    assert same[5] == "the test set has been opened 2 times for this study"
-    assert len(summary.in_words(WINNER | {"gain": None}, "mnist")) == 4
+def test_what_was_found_in_words(tmp_path: Path) -> None:
+    space = {**studies.LR, "model.dropout": FloatDistribution(0.0, 0.6)}
+    drawn = ({"optimizer.lr": 0.001, "model.dropout": 0.25}, {"optimizer.lr": 0.0123456, "model.dropout": 0.25})
+    study = studies.study_of(
+        [
+            studies.trial_of(tmp_path, number, [0.9], params=params, space=space, attributes={"values": params} | own)
+            for number, (params, own) in enumerate(zip(drawn, (studies.BASELINE, {}), strict=True))
+        ]
+    )
+
+    def words(**changes: Any) -> list[str]:
+        return summary.in_words(study, WINNER | changes, "mnist")
+
+    found, test, validation, different, bias = words()
+    assert found.startswith("trial 1, better than your config by val/accuracy +0.0150 (95% interval -0.0485 … +0.0785)")
+    assert test.startswith("test/accuracy 0.9200 (95% interval ")
+    assert test.endswith("(mnist; 2 fresh seeds)")
+    assert validation.endswith("; noise between seeds 0.0123")
+    assert different == "what is different: optimizer.lr=0.0123 (0.001)"
+    assert bias == "first scores of 2 were optimistic by +0.0042 in the mean (selection bias)"
+    undone = {"key": "optimizer.lr", "value": 0.0123456, "baseline": 0.001, "worse_by": metrics.spread([0.01, 0.02])}
+    assert words(ablation=[undone])[4].startswith("with optimizer.lr=0.001: worse by +0.0150 (95% interval")
+    same = words(trial=0, gain={**WINNER["gain"], "trial": 0}, noise=None, test_openings=2)
+    assert same[0] == "nothing better than your config, which is trial 0"
+    assert same[-1] == "the test set has been opened 2 times for this study"
+    assert words(gain=None)[0] == "trial 1; there is no baseline to compare it with"
 
 
 def test_what_was_drawn_has_few_digits() -> None:
@@ -95,3 +111,40 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     assert content["best"] is None
     summary.show(command, study, None, folder)
     assert "sweep on mnist5k: 3 complete; the front of 3" in capsys.readouterr().err
+
+
+OWN = [
+    *("experiment=own", "optimizer.lr=0.2", "optimizer={weight_decay: 0.3}", "scheduler=cosine", "seed=8"),
+    *("data.augmentation.rotation=5", "data={augmentation: {shift: 0.1}}", "data.limit=null"),
+]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        OWN,
+        ["experiment=[tutorial,own]", "optimizer=sgd", "data=mnist5k", "tracking=none", "trainer.threads=3"],
+        ["model=mlp", "trainer.precision=bf16", "tracking.uri=http://somewhere:5000", "objective=val/loss"],
+    ],
+)
+def test_the_file_composes_what_the_trial_was_without_the_users_folder(tmp_path: Path, items: list[str]) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.write_text("# @package _global_\nseed: 7\nmodel: {pool: avg}\n")
+    best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
+    # what is trained, not where it is kept
+    trial = CommandLine.of(items, tmp_path / "mine").without("tracking", "output").config
+    folder = summary.export_best(best, "val/accuracy 0.9", tmp_path / "runs" / "sweep", tmp_path / "mine")
+    own.unlink()
+    assert CommandLine.of(["experiment=best"], folder).config == trial
+    assert CommandLine.of(["experiment=best", "launcher=inline"], folder).config.launcher.name == "inline"
+
+
+def test_the_file_states_only_what_differs(tmp_path: Path) -> None:
+    items = ["optimizer=sgd", "optimizer.lr=0.2", "model.pool=max", "name=sweep-0001"]
+    best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
+    file = summary.export_best(best, "val/accuracy 0.9", tmp_path, None) / "experiment" / "best.yaml"
+    header, title, *lines = file.read_text().splitlines()
+    assert header == "# @package _global_"
+    assert title.endswith("val/accuracy 0.9")
+    assert lines == ["defaults:", "- override /optimizer: sgd", "- _self_", "optimizer:", "  lr: 0.2"]

@@ -28,7 +28,7 @@ def test_the_best_on_one_test_set_is_the_champion_and_its_checkpoint_can_be_fetc
     for number in range(4):
         (tmp_path / "best.ckpt").write_text(f"checkpoint {number}")
         kept = MLflowRun(settings, store, f"run{number}")
-        kept.model(Net().eval(), torch.rand(3, 1, 28, 28).numpy(), tmp_path / "best.ckpt", {}, 1)
+        kept.model(Net().eval(), torch.rand(3, 1, 28, 28).numpy(), tmp_path / "best.ckpt", 1)
         kept.end("FINISHED")
         runs.append(kept.run_id)
     said = [

@@ -1,5 +1,6 @@
 """The split, the batches, the augmentation."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,9 @@ def test_each_class_has_its_share(labels: list[int], more: st.DataObject) -> Non
 
 
 def test_the_real_parts_are_stratified_and_share_no_image(mnist: Path) -> None:
-    """By the bytes of the images: MNIST itself has no image twice."""
     training, validation = data.training_and_validation("mnist", str(mnist), 0, None)
     parts = [training, validation, data.test_set("mnist", str(mnist))]
-    images = [{image.tobytes() for image in part.images.numpy()} for part in parts]
+    images = [{image.tobytes() for image in part.images.numpy()} for part in parts]  # MNIST has no image twice
     assert [len(part) for part in parts] == [len(part) for part in images] == [55_000, 5_000, 10_000]
     assert len(set.union(*images)) == 70_000
     everything = torch.cat([training.labels, validation.labels]).bincount()
@@ -39,8 +39,7 @@ def test_the_real_parts_are_stratified_and_share_no_image(mnist: Path) -> None:
 
 def test_the_split_follows_its_seed_and_the_limit_takes_training_images_only(mnist: Path) -> None:
     (training, first), (_, again), (_, other) = (
-        data.training_and_validation("mnist", str(mnist), seed, limit)
-        for seed, limit in ((0, 1_000), (0, 100), (1, 100))
+        data.training_and_validation("mnist", str(mnist), *how) for how in ((0, 1_000), (0, 100), (1, 100))
     )
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.labels, other.labels)
@@ -64,18 +63,13 @@ def images(count: int) -> data.ImageSet:
     return data.ImageSet(pixels, torch.arange(count) % 10)
 
 
-def passed(batches: data.Batches) -> list[data.Batch]:
-    """The batches of one pass."""
-    groups = list(batches)
-    assert len(groups) == len(batches)
-    return [batch for group in groups for batch in group]
-
-
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_batches_are_full_and_a_pass_never_repeats_an_image(count: int, size: int) -> None:
     source = images(count)
     batches = data.Batches(source, size, torch.Generator().manual_seed(1), PLAIN)
-    found = passed(batches)
+    groups = list(batches)
+    assert len(groups) == len(batches)
+    found = list(itertools.chain(*groups))
     assert len(found) == batches.steps == max(1, count // size)
     assert {len(labels) for _, labels in found} == {min(size, count)}
     seen = torch.cat([pixels for pixels, _ in found])
@@ -86,14 +80,9 @@ def test_batches_are_full_and_a_pass_never_repeats_an_image(count: int, size: in
 
 def test_the_order_changes_from_pass_to_pass_and_follows_the_seed() -> None:
     batches, again = (data.Batches(images(40), 40, torch.Generator().manual_seed(3), PLAIN) for _ in range(2))
-    first, second = passed(batches)[0][1], passed(batches)[0][1]
+    first, second, other = (next(iter(each))[0][1] for each in (batches, batches, again))
     assert not torch.equal(first, second)
-    assert torch.equal(first, passed(again)[0][1])
-
-
-def test_no_augmentation_leaves_the_images() -> None:
-    pixels = images(5).images / 255
-    torch.testing.assert_close(data.augmented(pixels, PLAIN, torch.Generator()), pixels, atol=1e-5, rtol=0)
+    assert torch.equal(first, other)
 
 
 def moved(row: int, column: int, **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,23 +98,19 @@ def moved(row: int, column: int, **settings: float) -> tuple[torch.Tensor, torch
     return found[0], found[1]
 
 
-def test_every_image_is_moved_by_a_draw_of_its_own_within_the_bound() -> None:
+def test_every_image_is_moved_turned_and_scaled_by_a_draw_of_its_own_within_the_bound() -> None:
+    pixels = images(5).images / 255
+    torch.testing.assert_close(data.augmented(pixels, PLAIN, torch.Generator()), pixels, atol=1e-5, rtol=0)
     start, end = moved(13, 13, shift=0.25)
     shifts = end - start
     assert len(torch.unique(shifts, dim=0)) == 500
     assert 6.5 < shifts.max() <= 7.01  # a quarter of 28
     assert -7.01 <= shifts.min() < -6.5
-
-
-def test_every_image_is_turned_within_the_bound() -> None:
     start, end = moved(13, 22, rotation=30.0)
     angles = torch.rad2deg(torch.atan2(*end.T) - torch.atan2(*start[0]))
     assert 28 < angles.max() <= 30.5
     assert -30.5 <= angles.min() < -28
     torch.testing.assert_close(end.norm(dim=1), torch.full((500,), 8.515), atol=0.15, rtol=0)
-
-
-def test_every_image_is_scaled_within_the_bound() -> None:
     sizes = moved(13, 20, scale=0.2)[1][:, 1] / 6.5
     assert 0.78 < sizes.min() < 0.85
     assert 1.15 < sizes.max() < 1.22

@@ -131,25 +131,20 @@ def test_a_last_state_that_cannot_be_read_is_a_new_beginning(
 def test_a_schedule_is_stretched_over_the_whole_training(tmp_path: Path) -> None:
     rates: list[float] = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
-    items = ["data.batch_size=50", "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=0.1"]
+    items = ["data.batch_size=50", "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=0.1", "scheduler=step"]
     try:
-        fit(tmp_path / "cycle", *items, "scheduler=onecycle")
-        fit(tmp_path / "steps", *items, "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=0.1")
+        fit(tmp_path, *items, "scheduler.step_size=2", "scheduler.gamma=0.1")
     finally:
         hook.remove()
-    assert len(rates) == 32
-    assert (rates[0], max(rates[:16]), rates[15]) == pytest.approx((0.1 / 25, 0.1, 0.1 / 25 / 1e4), rel=0.02)
-    assert rates[16:] == pytest.approx([0.1] * 8 + [0.01] * 8)
+    assert rates == pytest.approx([0.1] * 8 + [0.01] * 8)
 
 
-def test_early_stopping_counts_from_the_best(tmp_path: Path) -> None:
-    trained = fit(tmp_path, "trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-12", "model.dropout=0")
+def test_a_training_ends_early_by_its_patience_or_where_it_is_told_to(tmp_path: Path) -> None:
+    settled = ["trainer.max_epochs=30", "trainer.patience=2", "optimizer.lr=1e-12", "model.dropout=0"]
+    trained = fit(tmp_path / "settled", *settled)  # counted from the best epoch, the first
     assert (len(trained.history), trained.stopped) == (3, False)
-
-
-def test_a_training_ends_early_where_it_is_told_to_with_its_best_epoch(tmp_path: Path) -> None:
     items = ["trainer.max_epochs=4", "objective=val/loss", "optimizer.lr=0.05"]
-    trained = fit(tmp_path, *items, on_epoch=lambda epoch, _: epoch < 3)
+    trained = fit(tmp_path / "told", *items, on_epoch=lambda epoch, _: epoch < 3)
     assert (trained.stopped, len(trained.history)) == (True, 3)
     assert trained.validation.metrics["val/loss"] == min(epoch["val/loss"] for epoch in trained.history)
 

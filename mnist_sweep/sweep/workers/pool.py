@@ -4,16 +4,20 @@ import contextlib
 import dataclasses
 import logging
 import math
+import subprocess
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers.messages import Finished, Report, Task, Train
-from mnist_sweep.sweep.workers.start import Handle, thread
+from mnist_sweep.sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +29,43 @@ _PATIENCE = 60.0
 _MOST_DEATHS = 3
 
 
+@dataclass(eq=False)
+class Handle:
+    """A worker as the sweep sees it."""
+
+    connection: Connection
+    process: subprocess.Popen[bytes] | None = None  # a thread has none, and cannot be killed
+    ready: bool = False  # free for a task
+    task: Task | None = None
+    attempt: int = 0  # at this task
+    begun: float = math.inf  # the attempt, on the monotonic clock
+    first_mb: float = math.inf  # resident memory when it was ready, MB of 2**20 bytes
+
+    def send(self, message: Any) -> None:
+        """Tell the worker, unless it has died, which its connection shows."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def close(self) -> str:
+        """Hang up, which ends a thread after its task; kill a process. Returns how it ended, in a few words."""
+        self.connection.close()
+        if self.process is None:
+            return "its thread ended"
+        self.process.kill()
+        code = self.process.wait()
+        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
 class Workers:
     """Workers that start as soon as there is something to do, and are gone when the context ends.
 
-    A run whose worker dies is tried once more, from its last checkpoint, by the worker that replaces it.
+    A run whose worker dies is tried once more, from its last checkpoint, by the worker that replaces it. A worker that
+    ran out of memory is replaced after its task; so is one that has grown.
 
     Args:
         size: runs at a time.
         start: starts the worker of a place, counted from 0.
-        memory_growth_mb: a worker that holds so many MB of 2**20 bytes more than when new is replaced, between two
-            tasks; so is one that ran out of memory.
+        memory_growth_mb: that a worker may hold more than when new, MB of 2**20 bytes.
         hint: what else to try where workers cannot start.
     """
 
@@ -52,7 +83,14 @@ class Workers:
     @classmethod
     def inline(cls, train: Train) -> Self:
         """One worker in a thread of this process."""
-        return cls(1, lambda _: thread(train))
+
+        def start(_: int) -> Handle:
+            ours, theirs = Pipe()
+            threading.Thread(target=Worker(theirs).live, daemon=True).start()
+            ours.send((train, None))
+            return Handle(ours)
+
+        return cls(1, start)
 
     def __enter__(self) -> Self:
         return self
@@ -87,13 +125,12 @@ class Workers:
     def events(self, timeout: float) -> list[Report | Finished]:
         """What has happened, as soon as there is an event or a worker becomes free, or after so many seconds.
 
-        Raises:
-            RunFailure: no worker can be started, or a run can no longer be recorded. `stop` comes next.
+        A RunFailure says that no worker can be started, or a run can no longer be recorded. `stop` comes next.
         """
         free, deadline = self.free(), time.monotonic() + timeout
         self._listen(timeout)
-        while not (self._events or self._failure or self.free() > free) and time.monotonic() < deadline:
-            self._listen(max(0.0, deadline - time.monotonic()))
+        while not (self._events or self._failure or self.free() > free) and (left := deadline - time.monotonic()) > 0:
+            self._listen(left)
         if self._failure and not self._events:
             raise self._failure
         events, self._events = self._events, []
@@ -102,9 +139,7 @@ class Workers:
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
         """Perform all of these, as many at a time as there are workers; their results by the tasks' ids.
 
-        Raises:
-            RunFailure: as in `events`.
-            Interrupted: after those that were running have recorded themselves.
+        Raises RunFailure as `events` does, and Interrupted after those that were running have recorded themselves.
         """
         left, results = deque(tasks), dict[int, Result]()
         try:
@@ -126,8 +161,7 @@ class Workers:
     def stop(self) -> list[Finished]:
         """Interrupt all that runs and wait until each has recorded itself. What has not after a minute is killed.
 
-        Returns:
-            What has finished since the last `events`.
+        Returns what has finished since the last `events`.
         """
         self._stopping, deadline = True, time.monotonic() + _PATIENCE
         for worker in self._workers.values():
@@ -193,8 +227,7 @@ class Workers:
         elif old.attempt == 2:
             self._finish(old, self._abandon(old.task, "crashed", f"its worker died twice ({detail})"))
         else:
-            name = old.task.command.assigned()["name"]
-            log.warning("a worker died (%s); %s is tried once more", detail, name)
+            log.warning("a worker died (%s); %s is tried once more", detail, old.task.command.assigned()["name"])
             new.task, new.attempt = dataclasses.replace(old.task, resume=True), old.attempt
             new.send(new.task)
 

@@ -1,15 +1,33 @@
-"""What this machine gives a sweep: how many workers, with how many threads, on which GPUs."""
+"""What this machine gives a sweep: how many workers, with how many threads, on which GPUs; and the workers themselves.
+
+They are no executor of the standard library: that has no channel for reports and stops while a task runs, the death of
+one process breaks all of it, and each process imports the user's main module, which then needs a guard.
+"""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
 
 from mnist_sweep import hardware
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
 from mnist_sweep.sweep.workers.messages import Train
-from mnist_sweep.sweep.workers.pool import Workers
-from mnist_sweep.sweep.workers.start import Handle, process
+from mnist_sweep.sweep.workers.pool import Handle, Workers
 from mnist_sweep.sweep.workers.worker import train
+
+#: The environment of a process, where the user's does not say otherwise.
+_ENVIRONMENT = {
+    # oneDNN and torch's layer over it keep what they prepared for the last 1,024 shapes of tensors: over a sweep
+    # hundreds of megabytes. One network of ten convolutions needs about 100.
+    "LRU_CACHE_CAPACITY": "256",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages, where the system grants them to who asks
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # what it logs goes to the sweep, not to the terminal
+}
 
 
 @dataclass(frozen=True)
@@ -24,11 +42,7 @@ class Resources:
 
 
 def divide(command: CommandLine) -> Resources:
-    """Divide this machine for a sweep.
-
-    Raises:
-        RequestError: a GPU is asked for and there is none, or more workers than the launcher has.
-    """
+    """Divide this machine for a sweep; a RequestError where it lacks a GPU, or the launcher the workers, asked for."""
     config = command.config
     assert config.sweep is not None
     hardware.check_accelerator(config.trainer.accelerator)
@@ -46,13 +60,7 @@ def divide(command: CommandLine) -> Resources:
 
 
 def open_workers(command: CommandLine, resources: Resources, common: CommandLine) -> Workers:
-    """The workers of a sweep, which start when there is something to do.
-
-    Args:
-        command: of the sweep.
-        resources: what each worker gets.
-        common: what all trials have in common: a worker loads their data set before it is ready.
-    """
+    """The workers of a sweep. Each loads the data set that all trials have in common before it is ready."""
     launcher = command.config.launcher
     if launcher.name == "inline":
         return Workers.inline(train)
@@ -62,12 +70,25 @@ def open_workers(command: CommandLine, resources: Resources, common: CommandLine
 def local(
     train: Train, resources: Resources, *, common: CommandLine | None = None, memory_growth_mb: float = math.inf
 ) -> Workers:
-    """Workers in processes of their own; see `process` and `Workers`."""
+    """Workers in processes of their own, each of which finds `train` again by its module and its name."""
     gpus = resources.gpus or ("",)  # a GPU that is not to be used is hidden from torch, which would look for it
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    environment = {**_ENVIRONMENT, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(resources.threads)}
 
     def start(place: int) -> Handle:
-        gpu = gpus[place % len(gpus)]
-        return process(train, {"OMP_NUM_THREADS": str(resources.threads), "CUDA_VISIBLE_DEVICES": gpu}, common)
+        ours, theirs = Pipe()
+        with theirs:  # closed here, so that the end of the process is the end of the connection
+            code = f"from mnist_sweep.sweep.workers.worker import main; main({theirs.fileno()})"
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # the terminal's Ctrl-C does not reach it
+                env={**environment, "CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]},
+            )
+        handle = Handle(ours, process)
+        handle.send((train, common))
+        return handle
 
     shared = 0 < len(resources.gpus) < resources.workers
     hint = f"; with sweep.workers={len(gpus)} each has a GPU of its own" if shared else ""

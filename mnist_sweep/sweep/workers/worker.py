@@ -27,11 +27,8 @@ class Worker:
     """A worker as it sees itself: one thread listens to the sweep, the calling thread performs the tasks.
 
     A stop sets a flag that the run looks at. The sweep's own stop names its task, so that one which comes late hits
-    nothing. A signal, from anybody else, also ends the worker after its task.
-
-    Args:
-        connection: to the sweep.
-        gone: called when the sweep is gone; None = `terminate`.
+    nothing. A signal, from anybody else, also ends the worker after its task. `gone`, or else `terminate`, is called
+    when the sweep is gone.
     """
 
     def __init__(self, connection: Connection, gone: Callable[[], None] | None = None) -> None:
@@ -104,7 +101,7 @@ class Worker:
 
 
 def main(descriptor: int) -> None:
-    """Be a worker's process; the descriptor is that of its connection to the sweep, without which it ends at once."""
+    """Be a worker's process, which ends at once without its connection to the sweep, of this file descriptor."""
     worker = Worker(Connection(descriptor), gone=lambda: os._exit(1))
     for signum in SIGNALS:
         signal.signal(signum, worker.terminate)

@@ -13,12 +13,13 @@ from typing import Any
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers import Task
+from mnist_sweep.sweep.workers.messages import OnEpoch
 
 _ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "GLIBC_TUNABLES")
 _hoard: list[bytearray] = []
 
 
-def stub(task: Task, on_epoch: Callable[[int, dict[str, float]], bool], stopped: Callable[[], int | None]) -> Result:
+def stub(task: Task, on_epoch: OnEpoch, stopped: Callable[[], int | None]) -> Result:
     """Report ``epochs`` times, then do as the tags say; ``once`` is done only at the first attempt."""
     tags: dict[str, Any] = task.tags
     ended = 0

@@ -4,6 +4,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,17 +24,15 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
 
 
 def test_every_task_finishes_once_and_its_reports_arrive_unchanged_and_in_order(workers: Workers) -> None:
-    heard: list[Report] = []
+    heard: dict[int, list[Any]] = {number: [] for number in range(6)}
 
     def hear(report: Report) -> bool:
-        heard.append(report)
+        heard[report.task].append((report.epoch, report.values))
         return True
 
-    results = perform(workers, *[task(number, epochs=3) for number in range(6)], answer=hear)
-    assert all(f"name=run-{number}" in results[number].command for number in range(6))
-    for number in results:
-        reports = [(each.epoch, each.values) for each in heard if each.task == number]
-        assert reports == [(n, {"val/accuracy": n / 7, "val/loss": float("inf")}) for n in (1, 2, 3)]
+    results = perform(workers, *[task(number, epochs=3) for number in heard], answer=hear)
+    assert all(f"name=run-{number}" in results[number].command for number in heard)
+    assert [*heard.values()] == [[(n, {"val/accuracy": n / 7, "val/loss": float("inf")}) for n in (1, 2, 3)]] * 6
 
 
 @pytest.mark.parametrize(("how", "said"), [("raise", "ValueError: a bug"), ("exit", "exit code 3")])

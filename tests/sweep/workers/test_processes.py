@@ -3,9 +3,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,7 @@ import pytest
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RunFailure
 from mnist_sweep.sweep.workers import Workers, pool
-from tests.conftest import ROOT
-from tests.sweep.workers.driving import PATIENCE, begin, numbers, perform, processes, task, told, until
+from tests.sweep.workers.driving import begin, numbers, perform, processes, task, told, until
 
 pytestmark = pytest.mark.slow
 
@@ -35,15 +31,12 @@ def pair(shared: Workers) -> Workers:
     return shared
 
 
-def test_a_free_worker_never_waits_for_another(pair: Workers) -> None:
+def test_a_free_worker_never_waits_for_another_and_a_late_stop_does_not_hit_the_next_run(pair: Workers) -> None:
     begin(pair, task(0, do="wait"))
     for number in range(1, 5):
         pair.submit(task(number))
         assert [finished.task.id for finished in until(pair, pair.free)] == [number]
     assert [finished.task.id for finished in pair.stop()] == [0]
-
-
-def test_a_late_stop_does_not_hit_the_next_run(pair: Workers) -> None:
     before = numbers(pair)
 
     def stop(number: int) -> bool:
@@ -60,12 +53,6 @@ def test_a_late_stop_does_not_hit_the_next_run(pair: Workers) -> None:
     assert numbers(pair) == before
 
 
-def test_a_run_whose_worker_is_killed_is_tried_once_more(pair: Workers, tmp_path: Path) -> None:
-    results = perform(pair, task(1, once="die"), task(2, tmp_path, do="die"))
-    assert results[1].status == "finished"
-    assert (results[2].reason, results[2].detail) == ("crashed", "its worker died twice (killed by signal 9)")
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_ends_while_it_has_nothing_to_do_is_replaced_without_a_word(pair: Workers, signum: int) -> None:
     before = numbers(pair)
@@ -74,7 +61,7 @@ def test_a_worker_that_ends_while_it_has_nothing_to_do_is_replaced_without_a_wor
     assert numbers(pair)[1] == before[1]
 
 
-def test_a_run_that_is_terminated_from_everywhere_records_itself(pair: Workers) -> None:
+def test_a_run_that_is_terminated_records_itself_or_is_taken_up_again(pair: Workers) -> None:
     """As where a whole process group gets SIGTERM, more than once, and the sweep stops its runs as well."""
     begin(pair, task(1, epochs=1_000_000, do="record"))
     before = numbers(pair)
@@ -84,11 +71,8 @@ def test_a_run_that_is_terminated_from_everywhere_records_itself(pair: Workers) 
     assert stopped.result
     assert stopped.result.status == "interrupted"
     until(pair, lambda: pair.free() == 2 and not {*numbers(pair)} & {*before})
-
-
-def test_a_run_that_somebody_else_terminates_is_taken_up_again(pair: Workers) -> None:
     before = numbers(pair)
-    results = pair.perform([task(1, once="terminate"), task(2)])
+    results = pair.perform([task(1, once="terminate"), task(2)])  # by somebody else
     assert [results[number].status for number in (1, 2)] == ["finished", "finished"]
     assert numbers(pair) != before
 
@@ -153,50 +137,7 @@ def test_workers_start_with_the_first_thing_to_do_and_nothing_is_left_at_the_end
         starting.open()
         begin(workers, task(1, epochs=1_000_000))
         found = [psutil.Process(number) for number in [*numbers(workers), *numbers(starting)]]
+        # so that the terminal's Ctrl-C does not reach them
+        assert {os.getsid(process.pid) for process in found} == {process.pid for process in found}
     assert len(found) == 3
     assert not any(process.is_running() for process in found)
-
-
-SWEEP = """
-    import time
-    from mnist_sweep.errors import signalled, signals_as_flag
-    from tests.sweep.workers.driving import begin, numbers, perform, processes, task, until
-
-    def wait_for_a_signal(workers):
-        with signals_as_flag():
-            print(*numbers(workers), flush=True)
-            while not signalled():
-                time.sleep(0.01)
-
-    with processes(2) as pair:
-        pair.open()
-        wait_for_a_signal(pair)  # as they start
-        until(pair, lambda: pair.free() == 2)
-        wait_for_a_signal(pair)  # while they are idle
-        begin(pair, task(3, do='wait'))
-        wait_for_a_signal(pair)  # while one has a task
-        assert [each.result.status for each in pair.stop()] == ['interrupted']
-        begin(pair, task(4, do='wait'))
-        wait_for_a_signal(pair)
-"""
-
-
-def test_a_ctrl_c_of_the_terminal_does_not_touch_the_workers_but_they_end_where_their_sweep_is_killed() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SWEEP)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,  # a process group of its own, as a shell makes it
-    ) as sweep:
-        try:
-            assert sweep.stdout
-            seen = [sweep.stdout.readline()]
-            for _ in range(3):
-                os.killpg(sweep.pid, signal.SIGINT)
-                seen.append(sweep.stdout.readline())
-            found = [psutil.Process(int(number)) for number in seen[-1].split()]
-        finally:
-            sweep.kill()
-        _, alive = psutil.wait_procs(found, timeout=PATIENCE)
-    assert (len(set(seen)), len(found), alive) == (1, 2, [])

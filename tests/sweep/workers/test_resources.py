@@ -14,35 +14,30 @@ _FEW = ["sweep.trials=3", "sweep.winner.top=1", "sweep.winner.seeds=2"]
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "overrides", "workers", "threads", "gpus"),
+    ("cores", "memory", "overrides", "divided"),
     [
-        (2, [], [], 2, 1, 0),
-        (16, [80], [], 8, 2, 1),
-        (2, [80], [], 2, 1, 1),
-        (16, [80, 4.5], [], 4, 4, 2),
-        (16, [1], [], 1, 16, 1),
-        (4, [80] * 8, [], 8, 1, 8),
-        (64, [80, 80], _FEW, 3, 21, 2),
-        (64, [80, 80], [*_FEW, "sweep.workers=5"], 5, 12, 2),
-        (16, [80, 80], ["launcher=inline"], 1, 16, 1),
-        (2, [80], ["trainer.accelerator=cpu"], 2, 1, 0),
+        (2, [], [], (2, 1, 0)),
+        (16, [80], [], (8, 2, 1)),
+        (2, [80], [], (2, 1, 1)),
+        (16, [80, 4.5], [], (4, 4, 2)),
+        (16, [1], [], (1, 16, 1)),
+        (4, [80] * 8, [], (8, 1, 8)),
+        (64, [80, 80], _FEW, (3, 21, 2)),
+        (64, [80, 80], [*_FEW, "sweep.workers=5"], (5, 12, 2)),
+        (16, [80, 80], ["launcher=inline"], (1, 16, 1)),
+        (2, [80], ["trainer.accelerator=cpu"], (2, 1, 0)),
     ],
 )
 def test_workers_by_cores_and_by_the_memory_of_gpus_and_no_more_than_there_is_work_for(
-    monkeypatch: pytest.MonkeyPatch,
-    cores: int,
-    memory: list[float],
-    overrides: list[str],
-    workers: int,
-    threads: int,
-    gpus: int,
+    monkeypatch: pytest.MonkeyPatch, cores: int, memory: list[float], overrides: list[str], divided: tuple[int, ...]
 ) -> None:
+    """So many workers, each with so many threads, on so many GPUs."""
     monkeypatch.setattr(hardware, "cores", lambda: cores)
     monkeypatch.setattr(hardware, "gpus", lambda: tuple(map(str, range(len(memory)))))
     found = [SimpleNamespace(total_memory=int(gigabytes * 2**30)) for gigabytes in memory]
     monkeypatch.setattr(torch.cuda, "get_device_properties", found.__getitem__)
-    divided = divide(CommandLine.of(["+sweep=optuna", "trainer.precision=32", *overrides]))
-    assert (divided.workers, divided.threads, len(divided.gpus)) == (workers, threads, gpus)
+    resources = divide(CommandLine.of(["+sweep=optuna", "trainer.precision=32", *overrides]))
+    assert (resources.workers, resources.threads, len(resources.gpus)) == divided
 
 
 @pytest.mark.parametrize(
