@@ -130,7 +130,7 @@ class PriorSampler(BaseSampler):
             moved = scale(value) + self._rng.normal() * self._step * span
             moved = min(max(math.exp(moved) if distribution.log else moved, low), high)
             if step:
-                moved = low + step * round((moved - low) / step)
+                moved = min(low + step * round((moved - low) / step), high)
             if moved != value or len(self._changed) > 1 or distribution.single():
                 return int(moved) if isinstance(distribution, IntDistribution) else float(moved)
 

@@ -66,6 +66,8 @@ class SamplersView(InMemoryStorage):
             known.state, known.values, known.intermediate_values = TrialState.PRUNED, None, {}
             if worst and not self.learns_from_pruned:
                 known.state, known.values = TrialState.COMPLETE, worst
+                broken = create_trial(value=0, constraints=dict.fromkeys(self.constraints, 1.0)).system_attrs
+                known.system_attrs = broken | known.system_attrs
         return known
 
     def _translate(self, trial: FrozenTrial) -> FrozenTrial | None:

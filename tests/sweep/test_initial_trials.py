@@ -53,8 +53,8 @@ def test_the_identity_is_what_would_be_trained_on_every_machine() -> None:
 @pytest.mark.parametrize(
     ("entry", "refusal"),
     [
-        ("model.dropout=0.7", "not within sweep.space; allowed: values that it can propose for model.pool, model.drop"),
-        ("model.activation=tanh", "model.activation is not searched; allowed: model.pool, model.dropout"),
+        ("model.dropout=0.7", "not within sweep.space; allowed: values that it can propose for model.dropout, model.p"),
+        ("model.activation=tanh", "model.activation is not searched; allowed: model.dropout, model.pool"),
         ("model.dropuot=0.1", "sweep.enqueue[0]='model.dropuot=0.1': model.dropuot=0.1: unknown key; the nearest"),
         ('model.pool="max', "allowed: overrides such as optimizer.lr=0.1"),
     ],

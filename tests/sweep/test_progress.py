@@ -53,8 +53,8 @@ def test_a_line_for_each_trial_that_ends(tmp_path: Path, caplog: pytest.LogCaptu
         progress.ended(1, studies.result_of(tmp_path, "sweep-0001", 0.91, duplicate_of="sweep-0000", epochs=1))
     first, second, third = (line.strip() for line in caplog.messages)
     best = "best 0.9200 (trial 2)"
-    assert first == f"4 of 16  trial 2 finished  val/accuracy 0.9200  {best}  2 epochs, 1.0 s"
-    assert second == f"4 of 16  trial 3 failed (timeout: late)  no value  {best}  2 epochs, 1.0 s"
+    assert first == f"4 of 16 trials  trial 2 finished  val/accuracy 0.9200  {best}  2 epochs, 1.0 s"
+    assert second == f"4 of 16 trials  trial 3 failed (timeout: late)  no value  {best}  2 epochs, 1.0 s"
     assert third.startswith("4 of 16  trial 1 finished, equal to sweep-0000  val/accuracy 0.9100  ")
     assert third.endswith("  1 epoch, 1.0 s")
 

@@ -35,8 +35,8 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     path = report.report(command, study, winner, folder, 90.0, run)
     assert path == folder / "report.html"
     page = (folder / "report.html").read_text()
-    assert "The winner is right on 92.00% of the test images." in page
-    assert "the first score was optimistic by +0.0042 (selection bias)" in page
+    assert "Found: trial 1, better than your config by val/accuracy +0.0150" in page
+    assert "first scores of 2 were optimistic by +0.0042 in the mean (selection bias)" in page
     assert "4 complete, 2 pruned trials in 1.5 minutes; seed 0" in page
     for name in plots.draw(study):
         assert f'<figure id="{name}">' in page

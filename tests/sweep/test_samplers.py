@@ -100,18 +100,18 @@ def test_a_sequence_is_more_even_than_chance() -> None:
         (
             ["sweep/sampler=gp"],
             1,
-            "pool_size, optimizer.momentum are not drawn in every trial; allowed: tpe, random, nsga2",
+            "pool_size, optimizer.momentum, optimizer.weight_decay are not drawn in every trial; allowed: prior, tpe",
         ),
-        ([*PLAIN, "sweep/sampler=cmaes"], 2, "2 objectives; allowed: tpe, random, gp, nsga2, qmc, grid"),
+        ([*PLAIN, "sweep/sampler=cmaes"], 2, "2 objectives; allowed: prior, tpe, random, gp, nsga2, qmc, grid"),
         (
             [*GRID, "sweep/sampler=cmaes"],
             1,
-            "sweep/sampler=cmaes: needs at least two keys that are numbers; allowed: tpe",
+            "sweep/sampler=cmaes: needs at least two keys that are numbers; allowed: prior, tpe",
         ),
         (
             [*PLAIN, "sweep/sampler=grid"],
             1,
-            "model.dropout, optimizer.lr need a step, or choices; allowed: tpe, random",
+            "model.dropout, optimizer.lr need a step, or choices; allowed: prior, tpe, random",
         ),
     ],
 )

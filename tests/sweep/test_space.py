@@ -47,7 +47,8 @@ def test_the_default_space_draws_within_its_bounds_and_composes_as_it_was_drawn(
         assert isinstance(values["trainer.max_epochs"], int)
         assert 1e-4 <= values["optimizer.lr"] <= 0.3
         assert ("optimizer.momentum" in values) == (values["optimizer"] == "sgd")
-    assert default().continuous == ["model.dropout", "optimizer.lr", "optimizer.momentum"]
+        assert ("optimizer.weight_decay" in values) == (values["optimizer"] == "adamw")
+    assert default().continuous == ["model.dropout", "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"]
     assert default().points(10) is None  # there is no end of them
     assert drawn == draws(default(), 60)
     assert drawn != draws(default(), 60, seed=1)

@@ -1,6 +1,7 @@
 """A study, in memory and in its database; what a later session reads back, and what it may change."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 
 from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import RequestError
@@ -28,9 +30,9 @@ GOALS = [Objective(metric="val/accuracy", direction="maximize"), Objective(metri
 FACTS = ("number", "state", "values", "params", "distributions", "user_attrs", "intermediate_values", "system_attrs")
 
 
-def facts(study: optuna.Study) -> list[list[Any]]:
+def facts(trials: Sequence[FrozenTrial]) -> list[list[Any]]:
     """Of each trial; the order of its parameters is one that samplers keep to."""
-    return [[[*trial.params], *(getattr(trial, name) for name in FACTS)] for trial in study.trials]
+    return [[[*trial.params], *(getattr(trial, name) for name in FACTS)] for trial in trials]
 
 
 def stored(folder: Path) -> optuna.Study:
@@ -102,7 +104,7 @@ def test_memory_database_and_a_second_opening_agree(
         study.tell(trial, result_of(folder, "it", 0.5, status=end, reason="error" if end == "failed" else None))
     study.remember("seconds", 1.5)
     again = opened(folder, several)
-    assert facts(study.study) == facts(stored(folder)) == facts(again.study)
+    assert facts(study.trials()) == facts(stored(folder).trials) == facts(again.trials())
     assert again.recall("seconds") == 1.5
     assert again.counts() == study.counts()
 
@@ -125,7 +127,7 @@ def test_a_resumed_search_goes_on_as_a_whole_one(tmp_path: Path, sampler: list[s
     )
 
     def found(folder: str, trials: int) -> list[tuple[Any, ...]]:
-        session = stubs.search(tmp_path / folder, f"sweep.trials={trials}", space, *sampler)
+        session = stubs.search(tmp_path / folder, f"sweep.trials={trials}", space, "sweep/pruner=median", *sampler)
         return [(t.params, t.state, t.values, t.intermediate_values) for t in session.study.trials()]
 
     for trials in (3, 11):
@@ -171,7 +173,7 @@ def test_a_changed_sweep_is_refused_with_the_difference(
     if bearable and "constraints" not in said:  # with which nothing is possible
         stubs.search(tmp_path, trials, root, ON, *changed)
         stubs.search(tmp_path, trials, root, *changed)  # from now on it is as it was changed
-        assert len(stubs.performed) == 1
+        assert len({items[-1] for items in stubs.performed} - {"name=sweep-0000", "name=sweep-0001"}) == 1
     elif not bearable:
         with pytest.raises(RequestError, match="was begun otherwise"):
             stubs.search(tmp_path, trials, root, ON, *changed)

@@ -81,7 +81,7 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     path = summary.write(command.config, study, WINNER, folder, 12.34567, "an id")
     expected = {
         "study": "sweep", "objective": "val/accuracy", "direction": "maximize", "seconds": 12.346, "dataset": "mnist5k",
-        "trials": {"complete": 3, "pruned": 1, "fail": 0}, "infeasible": 1, "failures": {"infeasible": 1},
+        "trials": {"complete": 3, "pruned": 1, "fail": 0}, "infeasible": 1, "epochs": 1, "failures": {"infeasible": 1},
         "duplicates": {"trials": 1, "share": 0.25}, "mlflow_run_id": "an id", "winner": json.loads(json.dumps(WINNER)),
         "objectives": [{"metric": "val/accuracy", "direction": "maximize"}],
         "best": {"trial": 0, "value": 0.97, "values": {"val/accuracy": 0.97}, "params": {"optimizer.lr": 0.001},
@@ -94,7 +94,11 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     assert ["1", "trials", "(25%) equal earlier ones"] in said
     assert ["winner", "again", "python -m mnist_sweep name=sweep-0001"] in said
     assert f"or as an overlay   python -m mnist_sweep --config-dir {folder}/conf experiment=best" in caplog.messages
-    assert ["winner", "trial", "1 (candidates: 2; new seeds: 2)"] in said
+    assert [
+        "found",
+        "trial",
+        "1, better than your config by val/accuracy +0.0150 (95% interval -0.0485 … +0.0785)",
+    ] in said
     assert f"compare the runs   mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in caplog.messages
     summary.show(command, study, None, path)  # a folder in which nothing can be written
     assert "best trial again   python -m mnist_sweep name=sweep-0000" in caplog.messages
