@@ -1,25 +1,39 @@
 """Which search finds more: python benchmarks/search.py [--tasks …] [--methods …] [--seeds 10] [--epochs 90] [--jobs 2]
 
-Real sweeps on small real tasks. All methods search the same space, begin with the config's own values, and may train
-the same number of epochs in all, in trainings of at most nine. For each sweep the network that was found and the
-config's own are trained again with the same two new seeds; printed is by how much the found one is better (validation
-accuracy, mean over the two seeds), and after how many epochs a sweep had reached what random search reaches at its end.
+Real sweeps on small real tasks. All methods search the default space, begin with the config's own values, and may train
+as many epochs in all, in trainings of at most nine. Then the network that a sweep found and the config's own are trained
+with the same two new seeds. Printed for each method:
 
-One worker with one thread, so that a sweep repeats. A training on a processor repeats to the last digit: its epochs are
-kept in `--cache` by config and seed, and each is trained once, for whichever sweep asks first.
+  gain      by how much the found network is better than the config's (validation accuracy, mean over the two seeds),
+            mean over the sweeps, and in how many of them it is
+  ahead     by how much the first method's gain is above this one's, paired over the sweeps, with its 95% interval
+  epochs    after how many epochs a sweep reached the value at which random search ended (`--goal-epochs`), the median
+
+One worker with one thread on a processor, so that a sweep repeats. A training there repeats to the last digit: its
+epochs are kept in `--cache` by config and seed, and each is trained once, for whichever sweep asks first.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+from mnist_sweep import run
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.metrics import spread
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.sweep.session import opened
+from mnist_sweep.sweep.workers import Task, Workers
 
 TASKS = {
     "mnist2000": ["data=mnist", "data.limit=2000"],
@@ -37,204 +51,194 @@ COMMON = [
     "+sweep=optuna", f"trainer.max_epochs={LONGEST}", "tracking=none", "launcher=inline", "trainer.threads=1",
     "trainer.accelerator=cpu",
 ]  # fmt: skip
-#: A config that is no good: the search must do without it.
-BAD = ["+experiment=bad", "sweep.space.model.filters.each.low=1"]
-BAD_CONFIG = "# @package _global_\noptimizer: {lr: 0.1}\nmodel: {filters: [1], kernel_size: 3, pool_size: 2}\n"
+#: A config that is no good, for `--bad`: the search must do without it.
+BAD_SPACE = "sweep.space.model.filters.each.low=1"
+BAD = "# @package _global_\noptimizer: {lr: 0.1}\nmodel: {filters: [1], kernel_size: 3, pool_size: 2}\n"
 
 
-class Cache:
-    """Trainings by config and seed: the metrics of each epoch, and a checkpoint to go on from."""
+class Trainings:
+    """Trainings in a folder, by config and seed: each epoch is trained once."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
 
-    def train(
-        self, task: Any, on_epoch: Callable[[int, dict[str, float]], Any], stopped: Callable[[], int | None]
-    ) -> Any:
-        """What a worker does with a task, but that epochs which have been trained are read."""
-        from mnist_sweep import run
-        from mnist_sweep.config import schema
-        from mnist_sweep.run_folder import RunFolder
-
+    def perform(self, task: Task, on_epoch: Any) -> Any:
+        """What a worker does with a task; epochs that are there are read, further ones are trained."""
         config = task.command.config
-        relevant = json.dumps(config.relevant(), sort_keys=True)
-        import hashlib
-
-        key = hashlib.sha256(relevant.encode()).hexdigest()[:20]
-        command = task.command.with_(name=key, output=str(self.folder))
-        there = RunFolder.of(command.config)
-        decision: Any = True
-        history = there.progress().history
-        answered = 0
-        for epoch, values in enumerate(history, start=1):
-            decision, answered = on_epoch(epoch, values), epoch
-            if decision is not True:
-                break
+        key = hashlib.sha256(json.dumps(config.relevant(), sort_keys=True).encode()).hexdigest()[:20]
+        command, history, decision = task.command.with_(name=key, output=str(self.folder)), [], True
 
         def heard(epoch: int, values: dict[str, float]) -> Any:
             nonlocal decision
-            if epoch <= answered:
-                return True
-            decision = on_epoch(epoch, values)
-            return True if decision is True else "pause"
+            if epoch == len(history) + 1 and decision is True:
+                history.append(values)
+                decision = on_epoch(epoch, values)
+            return True if decision is True else "pause"  # another sweep may go on
 
-        done = decision is not True or len(history) == config.trainer.max_epochs
-        result = there.result() if done else run.train(command, on_epoch=heard, resume=True, stopped=stopped)
-        if result is None:  # the first process that trained it died
-            result = run.train(command, on_epoch=lambda *_: "pause", resume=True)
-        assert isinstance(config, schema.Config)
-        status = result.status
-        if decision is not True:
-            status = "interrupted" if decision == "pause" else "pruned"
-            shown = history[:answered] or result.history
-            shown = result.history[: max(answered, 0)] if done else result.history
-            best = max(range(len(shown)), key=lambda index: shown[index][config.objective])
-            result = dataclasses.replace(
-                result, history=shown, epochs=len(shown), best_epoch=best + 1, metrics=dict(shown[best]),
-                objective=shown[best][config.objective],
-            )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f"{key}.lock"):
+            there = RunFolder.of(command.config)
+            for epoch, values in enumerate(there.progress().history, start=1):
+                heard(epoch, values)
+            result = there.result()
+            if result is None or (decision is True and len(history) < config.trainer.max_epochs):
+                result = run.train(command, on_epoch=heard, resume=True)
+        best = max(range(len(history)), key=lambda index: history[index][config.objective])
         folder = RunFolder.of(config)
         folder.begin(config, task.command.overrides, resume=True)
         result = dataclasses.replace(
-            result, status=status, folder=str(folder.path), overrides=list(task.command.overrides)
-        )
+            result, history=history, epochs=len(history), best_epoch=best + 1, metrics=history[best],
+            objective=history[best][config.objective], overrides=list(task.command.overrides), folder=str(folder.path),
+        )  # fmt: skip
+        if decision is not True:
+            result = dataclasses.replace(result, status="interrupted" if decision == "pause" else "pruned")
         result.write()
         return result
 
 
-STATE: dict[str, Any] = {}
+@dataclasses.dataclass
+class Current:
+    """The sweep that this process runs."""
+
+    trainings: Trainings
+    study: Any = None
+    curve: list[tuple[int, float]] = dataclasses.field(default_factory=list)  # epochs spent, best value so far
 
 
-def train(job: Any, on_epoch: Any, stopped: Any) -> Any:
+current: Current  # a worker finds what it performs by its name in this module
+
+
+def perform(task: Task, on_epoch: Any, _: Any) -> Any:
     """Perform a task of the sweep, and note its new epochs."""
-    known = len(STATE["study"].trials()[job.id].intermediate_values)
-    curve = STATE["curve"]
+    known, curve = len(current.study.trials()[task.id].intermediate_values), current.curve
 
     def heard(epoch: int, values: dict[str, float]) -> Any:
         if epoch > known:
             curve.append((len(curve) + 1, max([values["val/accuracy"], *(best for _, best in curve[-1:])])))
         return on_epoch(epoch, values)
 
-    return STATE["store"].train(job, heard, stopped)
+    return current.trainings.perform(task, heard)
 
 
-def sweep(task: str, method: str, seed: int, epochs: int, cache: Path, bad: bool) -> dict[str, Any]:
-    """One sweep: the curve (epochs spent, best value so far), and how much better the found network is."""
-    from mnist_sweep.config.command import CommandLine
-    from mnist_sweep.sweep.session import opened
-    from mnist_sweep.sweep.workers import Task, Workers
-
-    store, curve = Cache(cache), list[tuple[int, float]]()
-    STATE.update(store=store, curve=curve)
+def sweep(task: str, method: str, seed: int, epochs: int, cache: Path, *, bad: bool, again: bool) -> dict[str, Any]:
+    """One sweep: its curve, and how much better the found network is."""
+    global current
+    current = Current(Trainings(cache))
     with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "conf"
+        (directory / "experiment").mkdir(parents=True)
+        (directory / "experiment" / "bad.yaml").write_text(BAD)
         items = [*TASKS[task], *COMMON, *METHODS[method], f"seed={seed}", f"sweep.budget_epochs={epochs}"]
-        directory = None
-        if bad:
-            directory = Path(folder) / "conf"
-            (directory / "experiment").mkdir(parents=True)
-            (directory / "experiment" / "bad.yaml").write_text(BAD_CONFIG)
-            items += BAD
-        command = CommandLine.of([*items, f"output={folder}/out"], directory)
-        with opened(command) as session, Workers.inline(train) as workers:
-            STATE["study"] = session.study
-            session.begin(workers)
-            session.tune(workers)
-            trials = session.study.trials()
-            found = session.study.best() or max(
-                (t for t in trials if t.intermediate_values),
-                key=lambda t: (max(t.intermediate_values), max(t.intermediate_values.values())),
-            )
-            own = session.common
-            winner = CommandLine.of(found.user_attrs["result"]["overrides"], directory)
+        items += ["experiment=bad", BAD_SPACE] if bad else []
+        with opened(CommandLine.of([*items, f"output={folder}/out"], directory)) as session:
+            current.study = session.study
+            with Workers.inline(perform) as workers:
+                session.begin(workers)
+                session.tune(workers)
+            own, trials = session.common, session.study.trials()
+            found = session.study.contenders()[0]
+        winner = CommandLine.of(found.user_attrs["result"]["overrides"], directory)
         scores = []
-        for again in (1000 + 2 * seed, 1001 + 2 * seed):
-            pair = []
-            for one in (winner, own):
-                job = Task(0, one.with_(seed=again, name=f"again{len(scores)}{len(pair)}", output=f"{folder}/again"))
-                pair.append(store.train(job, lambda *_: True, lambda: None).objective)
-            scores.append(pair[0] - pair[1])
-        sources = [t.user_attrs.get("source", "-") for t in trials]
-        return {
-            "gain": statistics.fmean(scores), "curve": curve, "trials": len(trials), "winner": found.number,
-            "first": curve[-1][1], "params": found.params, "sources": sources, "epochs": len(curve),
-        }  # fmt: skip
+        for fresh in (1000 + 2 * seed, 1001 + 2 * seed) if again else ():
+            values = []
+            for name, command in (("winner", winner), ("own", own)):
+                where = {"seed": fresh, "name": f"{name}-{fresh}", "output": f"{folder}/again"}
+                values.append(current.trainings.perform(Task(0, command.with_(where)), lambda *_: True).objective)
+            scores.append(values[0] - values[1])
+    gain = statistics.fmean(scores) if scores else None
+    return {"gain": gain, "curve": current.curve, "trials": len(trials), "winner": found.number, "params": found.params}
+
+
+def results(arguments: argparse.Namespace, tasks: list[str], methods: list[str], epochs: int, *, again: bool) -> Any:
+    """The sweeps' results by task, method and seed; those that are not in the cache are run, several at a time."""
+    folder = arguments.cache / "sweeps"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def one(job: tuple[str, str, int]) -> Any:
+        file = folder / f"{'bad-' * arguments.bad}{'-'.join(map(str, job))}-{epochs}.json"
+        if not file.exists():
+            command = [sys.executable, __file__, "--one", *map(str, job), "--epochs", str(epochs)]
+            command += ["--cache", str(arguments.cache), *["--bad"] * arguments.bad, *["--no-gain"] * (not again)]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            out = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+            file.write_text(out.splitlines()[-1])
+            print(*job, epochs, out.splitlines()[-1][:40], file=sys.stderr, flush=True)
+        return json.loads(file.read_text())
+
+    jobs = [(task, method, seed) for task in tasks for seed in range(arguments.seeds) for method in methods]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        return dict(zip(jobs, pool.map(one, jobs), strict=True))
+
+
+def table(task: str, arguments: argparse.Namespace) -> None:
+    """Run what has not been run, and print the table of a task."""
+    seeds, methods, epochs = range(arguments.seeds), arguments.methods, arguments.epochs
+    found = results(arguments, [task], methods, epochs, again=True)
+    goal = None
+    if arguments.goal_epochs:
+        ends = results(arguments, [task], ["random"], arguments.goal_epochs, again=False)
+        goal = statistics.median(end["curve"][-1][1] for end in ends.values())
+    print(
+        f"\n{task}: {epochs} epochs a sweep, {len(seeds)} sweeps a method{' that begin with a bad config' * arguments.bad}"
+    )
+    if goal:
+        print(f"random search ends at {goal:.4f} in the median after {arguments.goal_epochs} epochs")
+    gains = {method: [found[task, method, seed]["gain"] for seed in seeds] for method in methods}
+    for method, each in gains.items():
+        words = f"{method:<15} gain {statistics.fmean(each):+.4f}, above 0 in {sum(value > 0 for value in each)}"
+        if method != methods[0]:
+            ahead = spread([ours - theirs for ours, theirs in zip(gains[methods[0]], each, strict=True)])
+            words += f"; ahead {ahead['mean']:+.4f}"
+            words += f" ({ahead['low']:+.4f} … {ahead['high']:+.4f})" if ahead["low"] is not None else ""
+        if goal:
+            curves = [found[task, method, seed]["curve"] for seed in seeds]
+            reached = [next((used for used, best in curve if best >= goal), float("inf")) for curve in curves]
+            words += f"; epochs {statistics.median(reached):g}"
+        print(words, "  ", " ".join(f"{value:+.4f}" for value in each))
+
+
+def picture(arguments: argparse.Namespace, file: Path) -> None:
+    """Draw the median best value against the epochs that were spent, for each task and method."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(arguments.tasks), figsize=(5 * len(arguments.tasks), 3.6), squeeze=False)
+    for task, axis in zip(arguments.tasks, axes[0], strict=True):
+        found = results(arguments, [task], arguments.methods, arguments.epochs, again=True)
+        for method in arguments.methods:
+            curves = [found[task, method, seed]["curve"][: arguments.epochs] for seed in range(arguments.seeds)]
+            length = min(map(len, curves))
+            median = [statistics.median(curve[epoch][1] for curve in curves) for epoch in range(length)]
+            axis.step(range(1, length + 1), median, where="post", label=method)
+        axis.set(title=task, xlabel="epochs spent", ylabel="best validation accuracy, median")
+        axis.set_ylim(bottom=axis.get_ylim()[1] - (axis.get_ylim()[1] - axis.get_ylim()[0]) / 4)
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=[*TASKS])
-    parser.add_argument("--methods", nargs="+", default=[*METHODS])
+    parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
+    parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=[*METHODS])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=90)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=90, help="that the trials of a sweep train together")
+    parser.add_argument("--goal-epochs", type=int, help="those of the random searches that set the goal")
+    parser.add_argument("--jobs", type=int, default=2, help="sweeps at a time")
     parser.add_argument("--bad", action="store_true", help="begin with a config that is no good")
-    parser.add_argument("--cache", type=Path, default=Path("benchmarks/.search"))
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parent / ".search")
+    parser.add_argument("--picture", type=Path, help="draw the curves into this file")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--no-gain", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        task, method, seed = arguments.one
-        print(json.dumps(sweep(task, method, int(seed), arguments.epochs, arguments.cache, arguments.bad)))
+        (task, method, seed), again = arguments.one, not arguments.no_gain
+        cache, bad = arguments.cache, arguments.bad
+        print(json.dumps(sweep(task, method, int(seed), arguments.epochs, cache, bad=bad, again=again)))
         return
-    run(arguments)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    (arguments.cache / "sweeps").mkdir(parents=True, exist_ok=True)
-    jobs = [(t, m, s) for t in arguments.tasks for s in range(arguments.seeds) for m in arguments.methods]
-    files = {
-        job: arguments.cache / "sweeps" / f"{'bad-' * arguments.bad}{job[0]}-{job[1]}-{job[2]}-{arguments.epochs}.json"
-        for job in jobs
-    }
-    left = [job for job in jobs if not files[job].exists()]
-    running: dict[Any, subprocess.Popen[str]] = {}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    while left or running:
-        while left and len(running) < arguments.jobs:
-            job = left.pop(0)
-            command = [sys.executable, __file__, "--one", *map(str, job), "--epochs", str(arguments.epochs)]
-            command += ["--cache", str(arguments.cache), *(["--bad"] if arguments.bad else [])]
-            running[job] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        job, process = next(iter(running.items()))
-        out, _ = process.communicate()
-        del running[job]
-        if process.returncode:
-            sys.exit(f"{job} failed")
-        files[job].write_text(out.splitlines()[-1])
-        found = json.loads(files[job].read_text())
-        print(
-            f"{' '.join(map(str, job))}  gain {found['gain']:+.4f}  first {found['first']:.4f}",
-            file=sys.stderr,
-            flush=True,
-        )
     for task in arguments.tasks:
-        table(task, arguments, {job: json.loads(file.read_text()) for job, file in files.items()})
-
-
-def table(task: str, arguments: argparse.Namespace, found: dict[Any, Any]) -> None:
-    from mnist_sweep.config.metrics import spread
-
-    seeds = range(arguments.seeds)
-    gains = {method: [found[task, method, seed]["gain"] for seed in seeds] for method in arguments.methods}
-    goal = None
-    if "random" in gains:
-        goal = statistics.median(found[task, "random", seed]["curve"][-1][1] for seed in seeds)
-    print(f"\n{task}, {arguments.epochs} epochs, {arguments.seeds} seeds; random's median at the end: {goal}")
-    for method, each in gains.items():
-        curves = [found[task, method, seed]["curve"] for seed in seeds]
-        reached = [
-            next((used for used, best in curve if goal and best >= goal), arguments.epochs + 1) for curve in curves
-        ]
-        ahead = spread([a - b for a, b in zip(gains[arguments.methods[0]], each, strict=True)])
-        words = (
-            ""
-            if method == arguments.methods[0]
-            else f"  first ahead by {ahead['mean']:+.4f} ({ahead['low']} … {ahead['high']})"
-        )
-        above = sum(value > 0 for value in each)
-        print(
-            f"{method:15} gain {statistics.fmean(each):+.4f}  above 0: {above}  reached after {statistics.median(reached)}{words}"
-        )
-        print("               ", " ".join(f"{value:+.4f}" for value in each))
+        table(task, arguments)
+    if arguments.picture:
+        picture(arguments, arguments.picture)
 
 
 if __name__ == "__main__":

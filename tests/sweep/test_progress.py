@@ -55,7 +55,7 @@ def test_a_line_for_each_trial_that_ends(tmp_path: Path, caplog: pytest.LogCaptu
     best = "best 0.9200 (trial 2)"
     assert first == f"4 of 16 trials  trial 2 finished  val/accuracy 0.9200  {best}  2 epochs, 1.0 s"
     assert second == f"4 of 16 trials  trial 3 failed (timeout: late)  no value  {best}  2 epochs, 1.0 s"
-    assert third.startswith("4 of 16  trial 1 finished, equal to sweep-0000  val/accuracy 0.9100  ")
+    assert third.startswith("4 of 16 trials  trial 1 finished, equal to sweep-0000  val/accuracy 0.9100  ")
     assert third.endswith("  1 epoch, 1.0 s")
 
 

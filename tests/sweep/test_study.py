@@ -73,7 +73,7 @@ def test_a_trial_is_in_memory_until_it_is_saved_and_waits_under_its_number(tmp_p
     assert propose(study).number == first.number  # in the same session, after later ones
     study.requeue(study.reopen(first.number))
     again = opened(tmp_path)
-    assert facts(again.study) == facts(study.study)
+    assert facts(again.trials()) == facts(study.trials())
     resumed = propose(again)
     assert (resumed.number, resumed.params) == (first.number, first.params)
     again.tell(resumed, result_of(tmp_path, "it", 0.75))
