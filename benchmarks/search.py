@@ -1,8 +1,8 @@
 """Which search finds more: python benchmarks/search.py [--tasks …] [--methods …] [--seeds 10] [--epochs 90] [--jobs 2]
 
-Real sweeps on small real tasks. All methods search the default space, begin with the config's own values, and may train
-as many epochs in all, in trainings of at most nine. Then the network that a sweep found and the config's own are trained
-with the same two new seeds. Printed for each method:
+Real sweeps on small real tasks. All methods search the default space, begin with the config's own values, and may
+train as many epochs in all, in trainings of at most nine. Then the network that a sweep found and the config's own are
+trained with the same two new seeds. Printed for each method:
 
   gain      by how much the found network is better than the config's (validation accuracy, mean over the two seeds),
             mean over the sweeps, and in how many of them it is
@@ -178,9 +178,8 @@ def table(task: str, arguments: argparse.Namespace) -> None:
     if arguments.goal_epochs:
         ends = results(arguments, [task], ["random"], arguments.goal_epochs, again=False)
         goal = statistics.median(end["curve"][-1][1] for end in ends.values())
-    print(
-        f"\n{task}: {epochs} epochs a sweep, {len(seeds)} sweeps a method{' that begin with a bad config' * arguments.bad}"
-    )
+    begin = ", which begin with a bad config" * arguments.bad
+    print(f"\n{task}: {epochs} epochs a sweep, {len(seeds)} sweeps a method{begin}")
     if goal:
         print(f"random search ends at {goal:.4f} in the median after {arguments.goal_epochs} epochs")
     gains = {method: [found[task, method, seed]["gain"] for seed in seeds] for method in methods}
