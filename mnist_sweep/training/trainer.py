@@ -96,6 +96,7 @@ class Fit(Callback):
             self._clock()
         self.check()
         self.network.load_state_dict(trained_model.read(self._best).network.state_dict())
+        self.network.eval()  # else a picture of its maps would move the statistics of its batch normalisation
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began = time.monotonic() - self.train_seconds

@@ -186,7 +186,7 @@ def test_a_sweep_is_kept_on_a_server(program: Program, tmp_path: Path) -> None:
         content = json.loads((tmp_path / done.stdout.strip()).read_text())
         client = client_of(url)
         runs = client.search_runs([client.get_run(content["mlflow_run_id"]).info.experiment_id])
-        names = ["sweep", "sweep-0000", "sweep-0000-seed1"]
+        names = ["sweep", "sweep-0000", "sweep-0000-seed1", "sweep-0000-seed2"]
         assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys(names, "FINISHED")
         assert "report.html" in [file.path for file in client.list_artifacts(content["mlflow_run_id"])]
         assert registered(url, ["mnist_sweep_mnist5k"]) == "models:/mnist_sweep_mnist5k@champion"

@@ -103,6 +103,14 @@ def test_every_option_trains_and_goes_on_after_an_interruption_as_if_none_had_be
     assert resumed.train_seconds > 0
 
 
+def test_whatever_looks_at_the_trained_network_leaves_it_as_its_checkpoint_has_it(tmp_path: Path) -> None:
+    trained = fit(tmp_path, "model.batch_norm=true")
+    trained_model.activation_maps(trained.network, trained.held_out.take(torch.arange(10)))
+    kept = trained_model.read(tmp_path / BEST).network.state_dict()
+    for name, value in trained.network.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+
+
 def test_the_best_epoch_of_an_earlier_attempt_stays_the_best(tmp_path: Path) -> None:
     items = ["trainer.max_epochs=3", "optimizer.lr=1e-12", "model.dropout=0"]  # no epoch is better than the first
     with pytest.raises(KeyError):
