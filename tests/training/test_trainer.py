@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mnist_sweep.errors import Interrupted, RunFailure, signals_as_flag
+from mnist_sweep.result import BEST
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 from tests.training.fitting import failing_in, fit
