@@ -130,6 +130,19 @@ def test_a_sampler_that_cannot_search_a_space_is_refused(overrides: list[str], o
         ([*PLAIN, "sweep/sampler=cmaes", "sweep.constraints={parameters: {max: 9}}"], 1, "learns nothing from"),
         ([*GRID, "sweep/sampler=grid"], 1, "the grid has 6 points: as many trials, not 20"),
         ([*GRID, "sweep/sampler=grid", "sweep.trials=4"], 1, "the grid has 6 points; 4 of them are tried, at random"),
+        ([*PLAIN, "sweep/sampler=gp"], 1, "sweep/sampler=gp: learns nothing from pruned trials"),
+        (["sweep/sampler=nsga2"], 1, "sweep/sampler=nsga2: learns nothing from pruned trials"),
+        (
+            ["sweep/sampler=nsga2", "sweep/pruner=none"],
+            1,
+            "20 trials are one generation of sweep.sampler.population=20",
+        ),
+        (
+            ["sweep/sampler=tpe", "sweep.trials=8"],
+            1,
+            "draws all 8 trials at random, with sweep.sampler.startup_trials=8",
+        ),
+        (["sweep.pruner.min_epochs=12"], 1, "min_epochs=12: nothing is pruned, the longest trial has 12 epochs"),
     ],
 )
 def test_what_is_worth_knowing_is_explained(overrides: list[str], objectives: int, explained: str) -> None:

@@ -99,6 +99,39 @@ def test_a_trial_that_was_to_end_ends_in_the_next_session(tmp_path: Path) -> Non
     assert after.intermediate_values == before.intermediate_values
 
 
+def test_another_first_rung_mixes_nothing(tmp_path: Path) -> None:
+    """A later session with more rungs: as many of its trials go on as if it had begun with them."""
+    space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}}"
+    request = (space, "trainer.max_epochs=9", "sweep/sampler=random")
+    stubs.search(tmp_path, *request, "sweep.trials=9", "sweep.pruner.min_epochs=3")
+    study = stubs.search(tmp_path, *request, "sweep.trials=30", "sweep.pruner.min_epochs=1").study
+    later = [len(trial.intermediate_values) for trial in study.trials()[9:]]
+    assert sum(epochs > 1 for epochs in later) >= 4
+    assert max(later) == 9
+
+
+def test_paused_trials_go_on_in_the_next_session(tmp_path: Path) -> None:
+    space = "++sweep.space={optimizer: {lr: {low: 0.0001, high: 0.3, log: true}}}"
+    request = (space, "trainer.max_epochs=9", "sweep/sampler=random", "sweep.trials=12")
+    whole = stubs.search(tmp_path / "whole", *request).study.trials()
+    third = iter(range(2))
+
+    def twist(_: Task, result: Result) -> Result:
+        if len(result.history) == 3 and not next(third, 1):
+            stubs.interrupt()
+        return result
+
+    stubs.twist.append(twist)
+    with pytest.raises(Interrupted):
+        stubs.search(tmp_path / "parts", *request)
+    waiting = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/parts/optuna.db").trials
+    assert sum(trial.state == TrialState.WAITING for trial in waiting) >= 3
+    parts = stubs.search(tmp_path / "parts", *request).study.trials()
+    assert [(t.state, t.params, t.intermediate_values) for t in parts] == [
+        (t.state, t.params, t.intermediate_values) for t in whole
+    ]
+
+
 def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path) -> None:
     with stubs.begun(tmp_path, "sweep.trials=3", "sweep/pruner=none") as (dying, _):
         for number in range(2):

@@ -79,6 +79,12 @@ def test_a_grid_is_tried_once_whole(tmp_path: Path) -> None:
         assert session.study.counted() == len({items[-1] for items in stubs.performed}) == 12
 
 
+def test_a_grid_goes_on_in_another_session(tmp_path: Path) -> None:
+    for trials in (5, 9, 12):
+        study = stubs.search(tmp_path, SMALL, "sweep/sampler=grid", f"sweep.trials={trials}").study
+        assert len({str(sorted(trial.params.items())) for trial in study.trials()}) == study.counted() == trials
+
+
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_grid_has_each_point_whatever_is_asked_for_first(tmp_path: Path, impossible: bool) -> None:
     space = "++sweep.space={model: {pool: {choices: [max, avg]}, batch_norm: {choices: [true, false]}}}"
