@@ -45,6 +45,7 @@ class Bound(Section):
 
 class Winner(Section):
     top: Positive
+    race_seeds: Positive
     seeds: Positive
     baseline: bool
     rule: str | None

@@ -57,7 +57,8 @@ def plan(command: CommandLine) -> Path:
     total, points = samplers.total(config.sweep, space), space.points(_POINTS)
     epochs = statistics.fmean(candidate.epochs for candidate in possible)
     trials = int(min(total, max(1, (config.sweep.budget_epochs or math.inf) / epochs)))
-    again = (config.sweep.winner.top + 2) * config.sweep.winner.seeds  # the race, then the winner and the baseline
+    asked = config.sweep.winner
+    again = asked.top * asked.race_seeds + 2 * asked.seeds  # the race, then the winner and the baseline
     together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
     content = {
         "study": config.sweep.name,

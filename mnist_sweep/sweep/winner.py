@@ -51,11 +51,13 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
         return None
     goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
     candidates = _candidates(study, goal, settings.top, settings.baseline)
-    new = [(config.seed + 1 + index) % 2**32 for index in range(2 * settings.seeds)]
-    seeds, fresh = new[: settings.seeds], new[settings.seeds :]
+    new = [(config.seed + 1 + index) % 2**32 for index in range(settings.race_seeds + settings.seeds)]
+    seeds, fresh = new[: settings.race_seeds], new[settings.race_seeds :]
     asked = [goal.metric, seeds, fresh, [trial.number for trial in candidates], settings.ablate]
     winner: dict[str, Any] | None = study.recall("winner")
     if not winner or winner.get("asked") != asked:
+        which = ", ".join(f"trial {trial.number}" for trial in candidates)
+        log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "new"))
         race = _trained_again(command, study, candidates, seeds, workers)
         if not race:
             raise RunFailure("error", "none of the best trials could be trained again")
@@ -63,7 +65,9 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
         best = next(trial for trial in candidates if trial.number == compared["trial"])
         baseline = study.baseline()
         pair = [best, *([baseline] if baseline and baseline.number != best.number else [])]
-        runs = _trained_again(command, study, pair, fresh, workers)
+        against = f" and the baseline, trial {pair[1].number}" if len(pair) > 1 else ""
+        log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "fresh"))
+        runs = _trained_again(command, study, pair, fresh, workers, winner=best.number)
         if best.number not in runs:
             raise RunFailure("error", f"the winner, trial {best.number}, could not be trained again")
         winner = {"asked": asked, "seeds": fresh, "race_seeds": seeds, **compared, "model": None}
@@ -92,18 +96,28 @@ def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) ->
     return candidates
 
 
+def _counted(seeds: Sequence[int], kind: str) -> str:
+    return f"{len(seeds)} {kind} seed{'s' * (len(seeds) != 1)} each"
+
+
 def _trained_again(
-    sweep: CommandLine, study: Study, candidates: Sequence[FrozenTrial], seeds: Sequence[int], workers: Workers
+    sweep: CommandLine,
+    study: Study,
+    candidates: Sequence[FrozenTrial],
+    seeds: Sequence[int],
+    workers: Workers,
+    winner: int | None = None,
 ) -> dict[int, list[Result]]:
     """The results over the seeds by trial, of each candidate of which no run failed."""
-    which = ", ".join(f"trial {trial.number}" for trial in candidates)
-    log.info("training %s again with %d new seed%s each", which, len(seeds), "s" * (len(seeds) != 1))
     tasks: list[Task] = []
     # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
     # timing anomalies, 1969).
     for trial in sorted(candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"])):
         command = CommandLine.of(trial.user_attrs["result"]["overrides"], sweep.config_dir)
-        tasks += [_task(len(tasks) + index, command, seed, sweep, study, trial) for index, seed in enumerate(seeds)]
+        role = "race" if winner is None else "winner" if trial.number == winner else "baseline"
+        tasks += [
+            _task(len(tasks) + index, command, seed, sweep, study, trial, role) for index, seed in enumerate(seeds)
+        ]
     runs: dict[int, list[Result]] = {trial.number: [] for trial in candidates}
     results = workers.perform(tasks)
     for task in tasks:
@@ -123,6 +137,7 @@ def _task(
     sweep: CommandLine,
     study: Study,
     trial: FrozenTrial,
+    role: str,
     name: str | None = None,
 ) -> Task:
     """The trial's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
@@ -133,9 +148,9 @@ def _task(
     if differences := folder.differences(command.config):
         raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
     parent = trial.user_attrs["result"]["mlflow_run_id"]
-    tags = {"study": settings.name, "study.id": study.id, "winner": "true", "trial": trial.number}
+    tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": trial.number}
     limit, resume = settings.trial_seconds, folder.path.exists()
-    return Task(number, command, parent, tags, resume=resume, limit_seconds=limit, pictures=True)
+    return Task(number, command, parent, tags, resume=resume, limit_seconds=limit, pictures=role == "winner")
 
 
 def _compared(
@@ -149,12 +164,10 @@ def _compared(
     trial = next(trial for trial in candidates if trial.number == best)
     first = {trial.number: first_score(goal, trial) for trial in candidates}
     bias = statistics.fmean(goal.sign * (first[number] - mean) for number, mean in means.items())
-    variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
     return {
         "trial": best,
         "command": trial.user_attrs["result"]["command"],
         "metric": goal.metric,
-        "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
         "luck": bias,
         "selection_bias": bias,
         "lead": _better_by(goal, scores[best], scores[others[0]]) if others else None,
@@ -174,8 +187,12 @@ def _judged(
     improvement = None
     if baseline and baseline.number in scores:
         improvement = {"trial": baseline.number, **_better_by(goal, scores[best.number], scores[baseline.number])}
-    share = goal.metric in metrics.SHARES
-    return {"validation": metrics.spread(scores[best.number], share), "gain": improvement}
+    variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
+    return {
+        "validation": metrics.spread(scores[best.number], goal.metric in metrics.SHARES),
+        "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
+        "gain": improvement,
+    }
 
 
 def _ablated(
@@ -205,7 +222,7 @@ def _ablated(
             continue
         for result in runs:
             name = f"{run_name(sweep.config.sweep.name, best.number, result.seed)}-without-{key}"
-            tasks.append(_task(len(tasks), command, result.seed, sweep, study, best, name))
+            tasks.append(_task(len(tasks), command, result.seed, sweep, study, best, "ablation", name))
     results = workers.perform(tasks)
     for entry in found:
         without = [results[task.id] for task in tasks if task.command.assigned()["name"].endswith(f"-{entry['key']}")]

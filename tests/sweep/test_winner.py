@@ -37,7 +37,7 @@ class Race:
     def choose(self, *items: str) -> dict[str, Any] | None:
         """The winner, over two new seeds; `tasks` are what was trained for it."""
         self.tasks = []
-        command = studies.sweep_of(self.folder, "sweep.winner.seeds=2", *items)
+        command = studies.sweep_of(self.folder, "sweep.winner.seeds=2", "sweep.winner.race_seeds=2", *items)
         return winner.choose(command, self.study, cast(Workers, self))
 
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
@@ -89,16 +89,17 @@ def test_the_best_mean_over_new_seeds_wins(race: Race) -> None:
     assert found["validation"]["each"] == [0.95, 0.97]
     assert found["luck"] == found["selection_bias"] == pytest.approx((0.055 + 0.01 + 0.02) / 3)
     assert found["lead"]["mean"] == pytest.approx(0.97 - 0.95)  # over trial 2
-    assert found["noise"] == pytest.approx(((0.01**2 + 0.02**2 + 0.08**2) / 2 / 3) ** 0.5)
+    assert found["noise"] == pytest.approx(((0.02**2 + 0.1**2) / 2 / 2) ** 0.5)  # of the fresh seeds
     assert (found["gain"]["trial"], found["gain"]["each"]) == (3, pytest.approx([0.35, 0.27]))
     assert found["command"] == "python -m mnist_sweep name=sweep-0001"
     assert found["test_accuracy"]["each"] == [0.9, 0.9]
     assert race.opened == [["sweep-0001-seed3", "sweep-0001-seed4"]]
     assert found["checkpoints"] == [f"{race.folder}/runs/{name}/checkpoints/best.ckpt" for name in race.opened[0]]
     assert race.study.recall("winner") == found
-    task = race.tasks[0]
-    assert task.tags == {"study": "sweep", "study.id": "its id", "winner": "true", "trial": 0}
-    assert (task.pictures, task.resume) == (True, False)
+    roles = [(task.tags["role"], task.tags["trial"], task.pictures) for task in race.tasks[::2]]
+    assert sorted(roles[:3]) == [("race", 0, False), ("race", 1, False), ("race", 2, False)]
+    assert sorted(roles[3:]) == [("baseline", 3, False), ("winner", 1, True)]
+    assert not any(task.resume for task in race.tasks)
 
 
 def test_a_winner_is_remembered_until_something_else_is_asked_for(race: Race) -> None:

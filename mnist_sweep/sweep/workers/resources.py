@@ -54,7 +54,7 @@ def divide(command: CommandLine) -> Resources:
             raise RequestError(f"sweep.workers={asked}: launcher=inline has one; allowed: launcher=local")
         return Resources(1, hardware.cores(), gpus[:1], *precision)
     # no more than there is ever work for at one time
-    most = max(config.sweep.total, config.sweep.winner.top * config.sweep.winner.seeds)
+    most = max(config.sweep.total, 2 * config.sweep.winner.seeds)
     workers = asked or int(min(hardware.usual_workers(len(gpus)), most))
     return Resources(workers, max(1, hardware.cores() // workers), gpus, *precision)
 
