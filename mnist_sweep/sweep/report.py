@@ -40,7 +40,7 @@ def report(
         pictures = mistakes.pictures if mistakes else {}
         facts = [f"The front has {len(study.front())} members."]
         if winner:
-            found, *facts = summary.in_words(study, winner, config.data.name)
+            found, *facts = summary.in_words(winner, config.data.name)
             facts = [f"Found: {found}", *facts, f"the test set was opened {winner['test_opened_at']}"]
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)

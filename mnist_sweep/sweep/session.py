@@ -132,7 +132,7 @@ class Session:
                 self.tune(workers)
                 if not (self.study.ranking() if self.study.several else self.study.contenders()):
                     raise RunFailure("error", self._no_winner())
-                chosen = winner.choose(self.command, self.study, workers)
+                chosen = winner.choose(self.command, self.common, self.study, workers)
             from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
 
             page = report(self.command, self.study, chosen, self.folder, self.seconds(), self.mlflow)

@@ -18,7 +18,6 @@ from mnist_sweep.config import options, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.overrides import override, text
 from mnist_sweep.result import write_json
-from mnist_sweep.sweep.space import same
 from mnist_sweep.sweep.study import Study, first_score
 from mnist_sweep.tracking import is_server
 
@@ -75,7 +74,7 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     The study has a trial that can win. The best one is left in the sweep's folder as ``experiment=best``.
     """
     config = command.config
-    for index, line in enumerate(in_words(study, winner, config.data.name) if winner else []):
+    for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
         _say("" if index else "found", line)
     shown = study.front() if study.several else study.contenders()[:_SHOWN]
     front = f"; the front of {len(shown)}" if study.several else ""
@@ -148,11 +147,11 @@ def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     return {key: value for key, value in found.items() if value != {}}
 
 
-def in_words(study: Study, winner: dict[str, Any], dataset: str) -> list[str]:
+def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
     """What was found, in lines: improvement over the baseline, test set, validation, differences, selection bias."""
     noise = f"; noise between seeds {winner['noise']:.4f}" if winner["noise"] is not None else ""
     metric, fresh, gain = winner["metric"], len(winner["seeds"]), winner["gain"]
-    lines = [f"trial {winner['trial']}; there is no baseline to compare it with"]
+    lines = [f"trial {winner['trial']}; your config could not be trained again to compare it with"]
     if gain and gain["trial"] == winner["trial"]:
         lines = [f"nothing better than your config, which is trial {winner['trial']}"]
     elif gain:
@@ -161,8 +160,9 @@ def in_words(study: Study, winner: dict[str, Any], dataset: str) -> list[str]:
         f"test/accuracy {interval(winner['test_accuracy'])} ({dataset}; {fresh} fresh seed{'s' * (fresh != 1)})",
         f"{metric} {interval(winner['validation'])}{noise}",
     ]
-    if changed := differences(study, winner):
-        lines.append("what is different: " + "  ".join(f"{key}={now} ({before})" for key, now, before in changed))
+    if changed := winner["differences"]:
+        words = [f"{each['key']}={in_short(each['value'])} ({in_short(each['baseline'])})" for each in changed]
+        lines.append(f"what is different: {'  '.join(words)}")
     for entry in winner.get("ablation", []):
         how = f"worse by {interval(entry['worse_by'], '+')}" if entry["worse_by"] else "cannot be trained"
         lines.append(f"with {override(entry['key'], entry['baseline'])}: {how}")
@@ -173,19 +173,9 @@ def in_words(study: Study, winner: dict[str, Any], dataset: str) -> list[str]:
     return lines
 
 
-def differences(study: Study, winner: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The keys in which the winner differs from the baseline, with its value and the baseline's."""
-    baseline = study.baseline()
-    if baseline is None:
-        return []
-    now, before = (study.trials()[number].user_attrs["values"] for number in (winner["trial"], baseline.number))
-    changed = [key for key in {**now, **before} if not same(before.get(key), now.get(key))]
-    return [(key, *(in_short(values[key]) if key in values else "–" for values in (now, before))) for key in changed]
-
-
 def in_short(value: Any) -> str:
     """A value as in an override; a number that is not whole has three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else text(value)
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else text(value)
 
 
 def interval(spread: dict[str, Any], sign: str = "") -> str:

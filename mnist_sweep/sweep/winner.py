@@ -10,6 +10,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,33 @@ from mnist_sweep.sweep.workers import Task, Workers
 log = logging.getLogger(__name__)
 
 
-def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class _Entry:
+    """What is trained again: a trial, or the config's own values where no trial has them."""
+
+    number: int | None  # of the trial
+    command: CommandLine
+    seconds: float  # that it took
+    parent: str | None  # MLflow's id of the run that the new ones are children of
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, config_dir: Path | None) -> "_Entry":
+        result = trial.user_attrs["result"]
+        command = CommandLine.of(result["overrides"], config_dir)
+        return cls(trial.number, command, float(result["seconds"]), result["mlflow_run_id"])
+
+
+def choose(command: CommandLine, common: CommandLine, study: Study, workers: Workers) -> dict[str, Any] | None:
     """Train the best trials again, choose the winner on validation and measure it on the test set.
 
-    The study has at least one complete trial. If it remembers a winner of the same candidates, seeds and objective,
-    that is it.
+    The study has a trial that can win. If it remembers a winner of the same candidates, seeds and objective, that is
+    it.
+
+    Args:
+        command: of the sweep.
+        common: what all trials have in common: the config's own values.
+        study: of the sweep.
+        workers: train.
 
     Returns:
         The ``winner`` of ``sweep.json``; None where several objectives leave a front and no rule chooses from it.
@@ -58,22 +81,28 @@ def choose(command: CommandLine, study: Study, workers: Workers) -> dict[str, An
     if not winner or winner.get("asked") != asked:
         which = ", ".join(f"trial {trial.number}" for trial in candidates)
         log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "new"))
-        race = _trained_again(command, study, candidates, seeds, workers)
+        entries = [_Entry.of(trial, command.config_dir) for trial in candidates]
+        race = _trained_again(command, study, entries, seeds, workers)
         if not race:
             raise RunFailure("error", "none of the best trials could be trained again")
         compared = _compared(goal, candidates, race)
         best = next(trial for trial in candidates if trial.number == compared["trial"])
-        baseline = study.baseline()
-        pair = [best, *([baseline] if baseline and baseline.number != best.number else [])]
-        against = f" and the baseline, trial {pair[1].number}" if len(pair) > 1 else ""
+        own = _Entry(None, common, 0.0, study.recall("mlflow_run_id"))
+        if found := study.baseline():
+            own = _Entry.of(found, command.config_dir)
+        pair = [_Entry.of(best, command.config_dir), *([own] if own.number != best.number else [])]
+        against = " and the config's own values" if len(pair) > 1 else ""
         log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "fresh"))
         runs = _trained_again(command, study, pair, fresh, workers, winner=best.number)
         if best.number not in runs:
             raise RunFailure("error", f"the winner, trial {best.number}, could not be trained again")
         winner = {"asked": asked, "seeds": fresh, "race_seeds": seeds, **compared, "model": None}
-        winner |= _judged(goal, best, baseline, runs)
-        if settings.ablate and baseline:
-            winner["ablation"] = _ablated(command, study, goal, best, baseline, runs[best.number], workers)
+        winner |= _judged(goal, best.number, own.number, runs)
+        values, before = best.user_attrs["values"], common.config.parameters()
+        changed = [key for key, value in values.items() if not same(before.get(key), value)]
+        winner["differences"] = [{"key": key, "value": values[key], "baseline": before.get(key)} for key in changed]
+        if settings.ablate:
+            winner["ablation"] = _ablated(command, common, study, goal, best, winner["differences"], runs, workers)
         winner |= _tested(study, runs[best.number])
         study.remember("winner", winner)
     if winner["model"] is None and (model := _registered(config, goal, winner["checkpoints"])):
@@ -103,22 +132,19 @@ def _counted(seeds: Sequence[int], kind: str) -> str:
 def _trained_again(
     sweep: CommandLine,
     study: Study,
-    candidates: Sequence[FrozenTrial],
+    entries: Sequence[_Entry],
     seeds: Sequence[int],
     workers: Workers,
     winner: int | None = None,
-) -> dict[int, list[Result]]:
-    """The results over the seeds by trial, of each candidate of which no run failed."""
+) -> dict[int | None, list[Result]]:
+    """The results over the seeds by trial, of each entry of which no run failed."""
     tasks: list[Task] = []
     # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
     # timing anomalies, 1969).
-    for trial in sorted(candidates, key=lambda trial: -float(trial.user_attrs["result"]["seconds"])):
-        command = CommandLine.of(trial.user_attrs["result"]["overrides"], sweep.config_dir)
-        role = "race" if winner is None else "winner" if trial.number == winner else "baseline"
-        tasks += [
-            _task(len(tasks) + index, command, seed, sweep, study, trial, role) for index, seed in enumerate(seeds)
-        ]
-    runs: dict[int, list[Result]] = {trial.number: [] for trial in candidates}
+    for entry in sorted(entries, key=lambda entry: -entry.seconds):
+        role = "race" if winner is None else "winner" if entry.number == winner else "baseline"
+        tasks += [_task(len(tasks) + index, entry, seed, sweep, study, role) for index, seed in enumerate(seeds)]
+    runs: dict[int | None, list[Result]] = {entry.number: [] for entry in entries}
     results = workers.perform(tasks)
     for task in tasks:
         number, result = task.tags["trial"], results[task.id]
@@ -126,44 +152,39 @@ def _trained_again(
             runs[number].append(result)
         else:
             why = result.reason or result.status
-            log.warning("trial %d with seed %d: %s (%s)", number, result.seed, why, result.detail)
+            log.warning("trial %s with seed %d: %s (%s)", number, result.seed, why, result.detail)
     return {number: done for number, done in runs.items() if len(done) == len(seeds)}
 
 
 def _task(
-    number: int,
-    command: CommandLine,
-    seed: int,
-    sweep: CommandLine,
-    study: Study,
-    trial: FrozenTrial,
-    role: str,
-    name: str | None = None,
+    number: int, entry: _Entry, seed: int, sweep: CommandLine, study: Study, role: str, without: str = ""
 ) -> Task:
-    """The trial's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
+    """The entry's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
     settings = sweep.config.sweep
     assert settings is not None
-    command = command.with_(seed=seed, name=name or run_name(settings.name, trial.number, seed))
+    name = f"{settings.name}-baseline-seed{seed}"
+    if entry.number is not None:
+        name = run_name(settings.name, entry.number, seed) + (f"-without-{without}" if without else "")
+    command = entry.command.with_(seed=seed, name=name)
     folder = RunFolder.of(command.config)
     if differences := folder.differences(command.config):
         raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
-    parent = trial.user_attrs["result"]["mlflow_run_id"]
-    tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": trial.number}
+    tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": entry.number}
     limit, resume = settings.trial_seconds, folder.path.exists()
-    return Task(number, command, parent, tags, resume=resume, limit_seconds=limit, pictures=role == "winner")
+    return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "winner")
 
 
 def _compared(
-    goal: Objective, candidates: Sequence[FrozenTrial], runs: Mapping[int, Sequence[Result]]
+    goal: Objective, candidates: Sequence[FrozenTrial], runs: Mapping[int | None, Sequence[Result]]
 ) -> dict[str, Any]:
     """Which candidate is the best on validation, by how much, and how good their first scores were by luck."""
     share = goal.metric in metrics.SHARES
     scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
     means = {number: statistics.fmean(values) for number, values in scores.items()}
+    first = {trial.number: first_score(goal, trial) for trial in candidates}
     best, *others = sorted(scores, key=lambda number: -goal.sign * means[number])
     trial = next(trial for trial in candidates if trial.number == best)
-    first = {trial.number: first_score(goal, trial) for trial in candidates}
-    bias = statistics.fmean(goal.sign * (first[number] - mean) for number, mean in means.items())
+    bias = statistics.fmean(goal.sign * (first[number] - means[number]) for number in first.keys() & means.keys())
     return {
         "trial": best,
         "command": trial.user_attrs["result"]["command"],
@@ -180,16 +201,16 @@ def _compared(
 
 
 def _judged(
-    goal: Objective, best: FrozenTrial, baseline: FrozenTrial | None, runs: Mapping[int, Sequence[Result]]
+    goal: Objective, best: int, baseline: int | None, runs: Mapping[int | None, Sequence[Result]]
 ) -> dict[str, Any]:
     """What the fresh seeds say of the winner on validation, and of its improvement over the baseline."""
     scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
     improvement = None
-    if baseline and baseline.number in scores:
-        improvement = {"trial": baseline.number, **_better_by(goal, scores[best.number], scores[baseline.number])}
+    if baseline in scores:
+        improvement = {"trial": baseline, **_better_by(goal, scores[best], scores[baseline])}
     variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
     return {
-        "validation": metrics.spread(scores[best.number], goal.metric in metrics.SHARES),
+        "validation": metrics.spread(scores[best], goal.metric in metrics.SHARES),
         "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
         "gain": improvement,
     }
@@ -197,37 +218,37 @@ def _judged(
 
 def _ablated(
     sweep: CommandLine,
+    common: CommandLine,
     study: Study,
     goal: Objective,
     best: FrozenTrial,
-    baseline: FrozenTrial,
-    runs: Sequence[Result],
+    differences: Sequence[Mapping[str, Any]],
+    runs: Mapping[int | None, Sequence[Result]],
     workers: Workers,
 ) -> list[dict[str, Any]]:
-    """How much worse the winner is without each of its differences to the baseline: each is undone once."""
-    assert sweep.config.sweep is not None
+    """How much worse the winner is without each of its differences to the config: each is undone once."""
     found: list[dict[str, Any]] = []
-    tasks: list[Task] = []
-    config = CommandLine.of(baseline.user_attrs["result"]["overrides"], sweep.config_dir)
-    own, values = config.config.parameters(), best.user_attrs["values"]
-    for key, value in values.items():
-        if same(own.get(key), value):
-            continue
-        command = config.with_({name: each for name, each in values.items() if name != key})
-        found.append({"key": key, "value": value, "baseline": own.get(key), "worse_by": None})
+    tasks: dict[str, list[Task]] = {}
+    number, trained, values = 0, _Entry.of(best, sweep.config_dir), best.user_attrs["values"]
+    for difference in differences:
+        key = str(difference["key"])
+        found.append({**difference, "worse_by": None})
+        command = common.with_({name: value for name, value in values.items() if name != key})
         try:
             command.config.model.layers()
-        except RequestError as error:
+        except RequestError as error:  # such as two kernel sizes beside one block
             found[-1]["why"] = str(error)
             continue
-        for result in runs:
-            name = f"{run_name(sweep.config.sweep.name, best.number, result.seed)}-without-{key}"
-            tasks.append(_task(len(tasks), command, result.seed, sweep, study, best, "ablation", name))
-    results = workers.perform(tasks)
+        undone = replace(trained, command=command)
+        for result in runs[best.number]:
+            task = _task(number, undone, result.seed, sweep, study, "ablation", without=key)
+            tasks.setdefault(key, []).append(task)
+            number += 1
+    results = workers.perform([task for group in tasks.values() for task in group])
     for entry in found:
-        without = [results[task.id] for task in tasks if task.command.assigned()["name"].endswith(f"-{entry['key']}")]
+        without = [results[task.id] for task in tasks.get(entry["key"], [])]
         if without and all(result.status == "finished" for result in without):
-            scores = [[value_of(goal, result) for result in group] for group in (runs, without)]
+            scores = [[value_of(goal, result) for result in group] for group in (runs[best.number], without)]
             entry["worse_by"] = _better_by(goal, *scores)
     return found
 

@@ -48,7 +48,7 @@ def trial_of(
     """A trial with these values, complete, or with this curve, pruned; `changes` are of its result."""
     params = params or dict.fromkeys(space, 0.001 * (number + 1))
     kept = dataclasses.asdict(result_of(folder, run_name("sweep", number), *values[:1] or (0.0,), **changes))
-    drawn = {"proposed": [f"{key}={value}" for key, value in params.items()], "digest": str(number)}
+    drawn = {"proposed": [f"{key}={value}" for key, value in params.items()], "values": params, "digest": str(number)}
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE if values else TrialState.PRUNED, values=list(values) or None,
         params=params, distributions=dict(space), intermediate_values=dict(enumerate(curve, start=1)),

@@ -38,7 +38,7 @@ class Race:
         """The winner, over two new seeds; `tasks` are what was trained for it."""
         self.tasks = []
         command = studies.sweep_of(self.folder, "sweep.winner.seeds=2", "sweep.winner.race_seeds=2", *items)
-        return winner.choose(command, self.study, cast(Workers, self))
+        return winner.choose(command, command.without("sweep"), self.study, cast(Workers, self))
 
     def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
         self.tasks += tasks
@@ -51,7 +51,8 @@ class Race:
         known: dict[str, Any] = {"seed": config.seed, "mlflow_run_id": f"id{config.seed}"}
         if trial in self.failing:
             known |= {"status": "failed", "reason": "timeout", "detail": "too long"}
-        value = SCORES[trial][config.seed - 1] - 0.01 * ("-without-" in str(config.name))
+        value = 0.55 if trial is None else SCORES[trial][config.seed - 1]  # None: the config's own values
+        value -= 0.01 * ("-without-" in str(config.name))
         done = studies.result_of(self.folder, str(config.name), value, **known)
         done.path.parent.mkdir(parents=True, exist_ok=True)
         done.write()
@@ -161,14 +162,13 @@ def test_a_trial_that_came_as_far_takes_part_whatever_its_state(race: Race) -> N
 
 
 def test_each_difference_to_the_config_is_undone_once(race: Race) -> None:
-    own = {"optimizer.lr": 0.001, "model.filters": [4], "model.kernel_size": [3]}
-    best = {"optimizer.lr": 0.02, "model.filters": [8, 8], "model.kernel_size": [3, 5]}
-    for trial, values in ((1, best), (3, own)):
-        race.study.trials()[trial].user_attrs["values"] = values
+    race.study.trials()[1].user_attrs["values"] = {
+        "optimizer.lr": 0.02, "model.filters": [8, 8], "model.kernel_size": [3, 5], "model.pool": "max",
+    }  # fmt: skip
     found = race.choose("sweep.winner.ablate=true")
     assert found
     by_key = {entry["key"]: entry for entry in found["ablation"]}
-    assert {*by_key} == {*own}
+    assert {*by_key} == {"optimizer.lr", "model.filters", "model.kernel_size"}  # not the pool, which is the config's
     assert (by_key["optimizer.lr"]["value"], by_key["optimizer.lr"]["baseline"]) == (0.02, 0.001)
     assert by_key["optimizer.lr"]["worse_by"]["each"] == pytest.approx([0.01, 0.01])
     assert "entries for 1 blocks" in by_key["model.filters"]["why"]  # of one block beside two kernel sizes
@@ -203,7 +203,8 @@ def test_of_several_objectives_a_rule_chooses_from_the_front(race: Race, caplog:
     assert ([each["trial"] for each in least["candidates"]], least["trial"]) == ([3, 1], 1)
     assert least["lead"]["each"] == pytest.approx([0.46, 0.48])  # of a loss, the lower is the better
     assert least["luck"] == pytest.approx(((0.5 - 0.1) + (0.03 - 0.02)) / 2)
-    assert least["gain"] is None  # none of these trials is the baseline
+    assert least["gain"]["trial"] is None  # none of these trials is the baseline, so the config itself was trained
+    assert least["gain"]["each"] == pytest.approx([0.4, 0.42])  # of a loss
 
 
 def test_a_model_that_could_not_be_registered_is_in_the_next_session(
