@@ -35,8 +35,11 @@ EIGHT = """{
 SPACES = {"eight keys": ["sweep/space=empty", f"++sweep.space={' '.join(EIGHT.split())}"], "default": []}
 
 
-def stub(task: Any, on_epoch: Callable[[int, dict[str, float]], bool], _: Callable[[], int | None]) -> Any:
-    """A trial that only sleeps; its score follows from the learning rate, and a bit from everything else."""
+def stub(task: Any, on_epoch: Callable[[int, dict[str, float]], Any], _: Callable[[], int | None]) -> Any:
+    """A trial that only sleeps; its score follows from the learning rate, and a bit from everything else.
+
+    It goes on after the epoch at which it paused.
+    """
     import math
 
     from mnist_sweep.result import Result
@@ -45,21 +48,30 @@ def stub(task: Any, on_epoch: Callable[[int, dict[str, float]], bool], _: Callab
     values = dict(item.partition("=")[::2] for item in task.command.overrides)
     noise = int(hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:8], 16) / 16**8
     score = 0.99 - 0.02 * abs(math.log10(float(values.get("optimizer.lr", 1e-3)) / 3e-3)) - 0.01 * noise
-    epochs, history = int(values.get("trainer.max_epochs", 10)), []
-    for epoch in range(1, epochs + 1):
+    epochs, decision = int(values.get("trainer.max_epochs", 10)), True
+    state = Path(os.environ[LOG]).parent / values["name"]
+    history = [{"val/accuracy": score * (1 - 0.1 / epoch)} for epoch in range(1, epochs + 1)]
+    done = int(state.read_text()) if state.exists() else 0
+    for epoch in range(done + 1, epochs + 1):
         time.sleep(EPOCH_SECONDS)
-        history.append({"val/accuracy": score * (1 - 0.1 / epoch)})
-        if not on_epoch(epoch, history[-1]):
+        decision, done = on_epoch(epoch, history[epoch - 1]), epoch
+        if decision is not True:
             break
+    state.write_text(str(done))
+    history = history[:done]
     with Path(os.environ[LOG]).open("a") as file:
         file.write(f"{os.getpid()} {began} {time.monotonic()}\n")
-    return Result(
-        status="pruned" if len(history) < epochs else "finished", reason=None, detail=None,
+    folder = Path(values["output"]) / "runs" / values["name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    result = Result(
+        status={True: "finished", False: "pruned", "pause": "interrupted"}[decision], reason=None, detail=None,
         objective=history[-1]["val/accuracy"], metrics=history[-1], best_epoch=len(history), epochs=len(history),
         seconds=time.monotonic() - began, train_seconds=time.monotonic() - began, parameters=0, dataset="mnist5k",
         seed=0, device="cpu", threads=1, precision="32", mlflow_run_id=None, overrides=list(task.command.overrides),
-        command="", folder="", checkpoint=None,
+        command="", folder=str(folder), checkpoint=None,
     )  # fmt: skip
+    result.write()
+    return result
 
 
 def main(trials: int, workers: int) -> None:

@@ -47,7 +47,7 @@ def locked(settings: Sweep, output: Path) -> Iterator[None]:
 
 
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
-    """Refuse, with a RequestError, a sweep's folder that is a run's; of a new sweep also runs named like its trials."""
+    """Raise a RequestError if the sweep's folder holds a run, or if names of a new sweep's trials are taken."""
     for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
         if path == folder or (new and is_run_of(folder.name, path.name)):
             where = f"{path} is there, but its study is not in {settings.storage}"

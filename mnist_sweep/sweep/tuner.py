@@ -95,10 +95,14 @@ class Tuner:
             Interrupted: a signal came.
         """
         try:
-            while (number := self.next()) is not None or self._goes_on():
+            while True:
                 check_interrupted()
-                ready = number is not None and self.workers.free() > 0
-                if ready and number is not None and (task := self.ask(number)):
+                free = self.workers.free() > 0
+                number = self.next() if free or not self._open else None
+                if number is None and not self._goes_on():
+                    break
+                ready = free and number is not None
+                if free and number is not None and (task := self.ask(number)):
                     self.workers.submit(task)
                     self.study.save(task.id)  # meanwhile the worker begins
                 for event in self.workers.events(timeout=0 if ready else _TICK):

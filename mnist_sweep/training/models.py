@@ -23,8 +23,8 @@ class ConvNet(nn.Module):
 
     Args:
         model: the config's ``model``; see conf/model/convnet.yaml for the meaning of each key.
-        mean, deviation: of the training pixels, scaled to [0, 1]; images are standardised by them. They are buffers of
-            every network, so that a file has them.
+        mean, deviation: of the training pixels, scaled to [0, 1]; images are standardised by them. Both are buffers, so
+            that a checkpoint has them.
     """
 
     mean: torch.Tensor
