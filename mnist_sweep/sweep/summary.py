@@ -155,7 +155,8 @@ def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
     if gain and gain["trial"] == winner["trial"]:
         lines = [f"nothing better than your config, which is trial {winner['trial']}"]
     elif gain:
-        lines = [f"trial {winner['trial']}, better than your config by {metric} {interval(gain, '+')}"]
+        how = "better than your config by" if gain["mean"] > 0 else "no better than your config with fresh seeds:"
+        lines = [f"trial {winner['trial']}, {how} {metric} {interval(gain, '+')}"]
     lines += [
         f"test/accuracy {interval(winner['test_accuracy'])} ({dataset}; {fresh} fresh seed{'s' * (fresh != 1)})",
         f"{metric} {interval(winner['validation'])}{noise}",

@@ -1,7 +1,8 @@
 """The winner: the best trials are trained again with new seeds, the best mean wins, and the test set is opened once.
 
 The best of many first scores is good in part by luck (selection bias), and so is the best of a few means. So the best
-trials are trained again, each with the same new seeds, and the best mean on the validation set wins. Then the winner
+trials are trained again, each with the same new seeds, and the best mean of its first and its new scores on the
+validation set wins. Then the winner
 and the baseline are trained with fresh seeds, which had no part in the choice: what is said of the winner comes from
 these.
 """
@@ -182,7 +183,8 @@ def _compared(
     scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
     means = {number: statistics.fmean(values) for number, values in scores.items()}
     first = {trial.number: first_score(goal, trial) for trial in candidates}
-    best, *others = sorted(scores, key=lambda number: -goal.sign * means[number])
+    both = {number: statistics.fmean([first[number], *scores[number]]) for number in first.keys() & scores.keys()}
+    best, *others = sorted(both, key=lambda number: (-goal.sign * both[number], number))
     trial = next(trial for trial in candidates if trial.number == best)
     bias = statistics.fmean(goal.sign * (first[number] - means[number]) for number in first.keys() & means.keys())
     return {

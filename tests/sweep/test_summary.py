@@ -44,6 +44,8 @@ def test_what_was_found_in_words() -> None:
     assert bias == "first scores of 2 were optimistic by +0.0042 in the mean (selection bias)"
     undone = {"key": "optimizer.lr", "value": 0.0123456, "baseline": 0.001, "worse_by": metrics.spread([0.01, 0.02])}
     assert words(ablation=[undone])[4].startswith("with optimizer.lr=0.001: worse by +0.0150 (95% interval")
+    worse = words(gain={"trial": 0, **metrics.spread([-0.002])})
+    assert worse[0] == "trial 1, no better than your config with fresh seeds: val/accuracy -0.0020"
     same = words(trial=0, gain={**WINNER["gain"], "trial": 0}, noise=None, test_openings=2)
     assert same[0] == "nothing better than your config, which is trial 0"
     assert same[-1] == "the test set has been opened 2 times for this study"
