@@ -4,7 +4,7 @@
 # make setup    only the environment
 # make docs     the documentation, as a site in docs/_build
 # make bench    how fast networks are trained on this machine, against plain PyTorch and a template (about 15 minutes)
-# make screenshots   the README's pictures, from a sweep of its own (needs Chromium)
+# make screenshots   the README's pictures, of the sweep in the mlruns of this folder: that of `make sweep` (needs Chromium)
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -36,7 +36,7 @@ bench: setup
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
 screenshots: $(VENV)/.installed-dev
-	@SCREENSHOTS=docs $(BIN)/python -m pytest -m browser $(ARGS)
+	@SCREENSHOTS=docs SCREENSHOTS_OF=$(CURDIR) $(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check -q .

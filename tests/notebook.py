@@ -28,6 +28,8 @@ class Shown:
 @pytest.fixture(scope="session")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     """The processes of the tests share it, since it takes most of a minute."""
+    if given := os.environ.get("SCREENSHOTS_OF"):  # another folder with the mlruns of a sweep
+        return Shown([], Path(given), json.loads((Path(given) / "mlruns/runs/sweep/sweep.json").read_text()))
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "notebook"
     with FileLock(f"{folder}.lock"):

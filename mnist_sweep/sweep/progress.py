@@ -114,6 +114,8 @@ class Progress:
             seconds = min(seconds, took / epochs * max(0.0, self.stopping.left(self.study.epochs())))
         if self.settings.budget_minutes is not None:
             seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.stopping.seconds()))
+        if math.isinf(seconds):  # an epoch has not ended yet
+            return "time left: not known yet"
         minutes, rest = divmod(round(seconds), 60)
         return f"about {minutes}:{rest:02d} left"
 

@@ -131,7 +131,7 @@ def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep
     page.context.set_offline(True)
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")
-    for name in ("history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"):
+    for name in ("found", "history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"):
         plot = page.locator(f"#{name} .js-plotly-plot .main-svg").first
         plot.scroll_into_view_if_needed()
         expect(plot).to_be_visible()
