@@ -43,7 +43,7 @@ class Progress:
         self.metric = study.goals[0].metric
         self._better = max if study.goals[0].direction == "maximize" else min
         self._started = time.monotonic()
-        self._earlier, self._earlier_epochs = study.counted(), study.epochs()
+        self._earlier, self._earlier_epochs = self._ended(), study.epochs()
         self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
         self._live: Live | None = None
 
@@ -65,7 +65,7 @@ class Progress:
 
     def began(self, number: int, candidate: Candidate) -> None:
         """A trial has been given to a worker."""
-        if not self._running and self.study.counted() == self._earlier:
+        if not self._running and self._ended() == self._earlier:
             self._started = time.monotonic()  # the workers' start is not counted
         self._running[number] = candidate, 0, None
 
@@ -103,13 +103,18 @@ class Progress:
         best = self.study.best()
         return f"best {in_digits(best.values[0])} (trial {best.number})" if best else "no best yet"
 
+    def _ended(self) -> int:
+        """The trials that have ended, or have paused."""
+        return self.study.counted() + self.study.counts().get("paused", 0)
+
     def time_left(self) -> str:
-        """The time left: what a trial took so far, pruned ones included, for those that remain."""
-        done = self.study.counted() - self._earlier
+        """The time left: what a trial took so far, pruned and paused ones included, for those that remain."""
+        all_done = self._ended()
+        done = all_done - self._earlier
         if not done:
             return "time left: known when the first has ended" if self._running else "starting the workers"
         took = time.monotonic() - self._started
-        seconds = took / done * max(0.0, self.total - self.study.counted())
+        seconds = took / done * max(0.0, self.total - all_done)
         if (epochs := self.study.epochs() - self._earlier_epochs) and self.settings.budget_epochs:
             seconds = min(seconds, took / epochs * max(0.0, self.stopping.left(self.study.epochs())))
         if self.settings.budget_minutes is not None:
