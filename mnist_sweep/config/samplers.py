@@ -50,7 +50,7 @@ class Prior(_Sampler):
     target: ClassVar = "mnist_sweep.sweep.prior_sampler:PriorSampler"
 
     name: Literal["prior"]
-    random: Annotated[float, Field(ge=0, le=1)]
+    random: Annotated[float, Field(ge=0, lt=1)]
     step: Rate
     startup_trials: Positive
 

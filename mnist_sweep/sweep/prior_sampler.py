@@ -21,6 +21,8 @@ SHARES = {"config": 0.30, "best": 0.40, "model": 0.15, "random": 0.15}
 _CENTRES = 3
 #: One trial in so many counts as good.
 _GOOD = 3
+#: Draws for the only change of a candidate, which may round to the same whole number again.
+_TRIES = 20
 
 
 class PriorSampler(BaseSampler):
@@ -126,13 +128,14 @@ class PriorSampler(BaseSampler):
         low, high, step = distribution.low, distribution.high, distribution.step
         scale = math.log if distribution.log else float
         span = scale(high) - scale(low)
-        while True:
+        for _ in range(_TRIES):
             moved = scale(value) + self._rng.normal() * self._step * span
             moved = min(max(math.exp(moved) if distribution.log else moved, low), high)
             if step:
                 moved = min(low + step * round((moved - low) / step), high)
-            if moved != value or len(self._changed) > 1 or distribution.single():
-                return int(moved) if isinstance(distribution, IntDistribution) else float(moved)
+            if moved != value or len(self._changed) > 1:
+                break
+        return int(moved) if isinstance(distribution, IntDistribution) else float(moved)
 
 
 def ranked(study: Study) -> list[FrozenTrial]:

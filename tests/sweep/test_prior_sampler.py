@@ -52,11 +52,19 @@ def ask(study: optuna.Study, using: PriorSampler) -> dict[str, Any]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), known=st.integers(0, 30), prior=st.sampled_from([OWN, {}, {"lr": 0.3}]))
-def test_every_value_is_within_its_range(seed: int, known: int, prior: dict[str, Any]) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    known=st.integers(0, 30),
+    prior=st.sampled_from([OWN, {}, {"lr": 0.3}, {"length": 2}]),
+    share=st.floats(0, 0.99),
+    step=st.floats(1e-6, 5),
+)
+def test_every_value_is_within_its_range(
+    seed: int, known: int, prior: dict[str, Any], share: float, step: float
+) -> None:
     random = np.random.default_rng(seed)
     study = study_of(*[(OWN, random.random(), str(random.choice([*SHARES]))) for _ in range(known)])
-    drawn = ask(study, sampler(seed, prior, startup_trials=5))
+    drawn = ask(study, sampler(seed, prior, startup_trials=5, random=share, step=step))
     assert all(contains(SPACE[name], value) for name, value in drawn.items())
 
 
