@@ -83,7 +83,8 @@ class Study:
         # named by the seed, since Hyperband draws its brackets from the name
         self.study = optuna.create_study(study_name=str(seed), storage=self._memory, directions=directions)
         self._here = self._memory.get_study_id_from_name(str(seed))
-        self.study.add_trials(storage.get_all_trials(self._stored))
+        for trial in storage.get_all_trials(self._stored):
+            self._memory.create_new_trial(self._here, trial)
         for key, value in storage.get_study_user_attrs(self._stored).items():
             self.study.set_user_attr(key, value)
         for key, value in storage.get_study_system_attrs(self._stored).items():
@@ -182,6 +183,8 @@ class Study:
         _write_new(trial.system_attrs, before.system_attrs, partial(storage.set_trial_system_attr, there))
         values = trial.intermediate_values, before.intermediate_values
         _write_new(*values, partial(storage.set_trial_intermediate_value, there))
+        if before.state == TrialState.WAITING and trial.state.is_finished():  # which notes when it began
+            storage.set_trial_state_values(there, TrialState.RUNNING)
         if trial.state != before.state:
             storage.set_trial_state_values(there, trial.state, trial.values)
 

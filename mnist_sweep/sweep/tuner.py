@@ -97,12 +97,11 @@ class Tuner:
         try:
             while True:
                 check_interrupted()
-                free = self.workers.free() > 0
-                number = self.next() if free or not self._open else None
+                number = self.next() if not self._open or self.workers.free() else None
                 if number is None and not self._goes_on():
                     break
-                ready = free and number is not None
-                if free and number is not None and (task := self.ask(number)):
+                ready = number is not None and self.workers.free() > 0
+                if ready and number is not None and (task := self.ask(number)):
                     self.workers.submit(task)
                     self.study.save(task.id)  # meanwhile the worker begins
                 for event in self.workers.events(timeout=0 if ready else _TICK):

@@ -82,17 +82,19 @@ def test_only_the_winner_has_seen_the_test_set(tracked: tuple[Path, dict[str, An
         study_of(folder).best_trial.number,
         study_of(folder).best_value,
     )
-    assert (winner["seeds"], len(winner["candidates"]), winner["test_openings"]) == ([1, 2], 2, 1)
-    names = [f"sweep-{winner['trial']:04d}-seed{seed}" for seed in (1, 2)]
+    assert (winner["race_seeds"], winner["seeds"]) == ([1], [2, 3])
+    assert (len(winner["candidates"]), winner["test_openings"]) == (2, 1)
+    names = [f"sweep-{winner['trial']:04d}-seed{seed}" for seed in (2, 3)]
     results = {path.parent.name: Result.read(path.parent) for path in (folder / "runs").glob("*/result.json")}
-    assert len(results) == 6 + 4
+    fresh = 2 if winner["gain"]["trial"] == winner["trial"] else 4  # the winner's, and the baseline's
+    assert len(results) == 6 + 2 + fresh
     for name, result in results.items():
         assert any(metric.startswith("test/") for metric in result.metrics) == (name in names)
         assert bool(result.test_opened_at) == (name in names)
     assert winner["validation"]["each"] == [results[name].objective for name in names]
     assert winner["test_accuracy"]["each"] == [results[name].metrics["test/accuracy"] for name in names]
     client = client_of(f"sqlite:///{folder}/mlflow.db")
-    for seed, run_id in zip((1, 2), winner["mlflow_run_ids"], strict=True):
+    for seed, run_id in zip((2, 3), winner["mlflow_run_ids"], strict=True):
         found = client.get_run(run_id)
         assert (found.info.status, found.data.params["seed"]) == ("FINISHED", str(seed))
         assert found.data.tags["mlflow.parentRunId"] == trials[winner["trial"]].user_attrs["result"]["mlflow_run_id"]
