@@ -7,6 +7,7 @@ import argparse
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def perform(command: CommandLine) -> int:
     """Carry out one run or a sweep, print the path of its JSON file, and return the exit code."""
     command = api.prepare(command)
     config = command.config
+    log.info("loading …")  # PyTorch and MLflow, which takes seconds
     try:
         if config.sweep is None:
             return _run(command)
@@ -101,6 +103,8 @@ def _values(grid: Override, config_dir: str | None) -> list[str]:
 def main() -> int:
     """Do what the arguments of the process ask for, and return the exit code."""
     flags = _flags()
+    if sys.stderr.isatty() and not (flags.cfg or flags.info or flags.help or flags.hydra_help or flags.version):
+        print("loading …", end="\r", file=sys.stderr, flush=True)  # the next line takes its place
     one = CommandLine.of(flags.overrides, flags.config_dir)
     commands = _points(flags.overrides, flags.config_dir) if flags.multirun else [one]
     if flags.cfg or flags.info:

@@ -57,7 +57,7 @@ def train(
         parent, tags: MLflow's id of the parent run, and tags.
         test: measure the best checkpoint on the test set at the end. No trial does.
         pictures: keep all pictures, the tables and the model in MLflow; a trial keeps its confusion matrix only.
-        progress: show the epochs and, on a terminal, bars.
+        progress: show the epochs and, on a terminal, a bar.
         resume: go on after the last whole epoch of an earlier attempt; a run that came to its end is left as it is.
         limit_seconds: after which the run fails with ``timeout``; None = no limit.
         stopped: is asked between groups of batches; a signal's number interrupts the run.

@@ -1,6 +1,9 @@
 """What the machine has, and the precision that follows."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -43,3 +46,14 @@ def test_gpus_by_the_names_that_a_worker_is_given(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert hardware.gpus() == found
+
+
+@pytest.mark.parametrize(("known", "kept"), [({}, "passive None"), ({"GOMP_SPINCOUNT": "5"}, "None 5")])
+def test_threads_that_wait_sleep_unless_the_user_has_said_otherwise(known: dict[str, str], kept: str) -> None:
+    names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+    environment = {key: value for key, value in os.environ.items() if key not in names} | known
+    script = "import os, sys, mnist_sweep; assert 'torch' not in sys.modules; print(*map(os.environ.get, "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}{names}))"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == kept

@@ -51,6 +51,11 @@ class Winner(Section):
     rule: str | None
     ablate: bool
 
+    @property
+    def runs(self) -> int:
+        """The runs that choose and judge the winner: the race, then the winner and the baseline with fresh seeds."""
+        return self.top * self.race_seeds + 2 * self.seeds
+
 
 class Sweep(Section):
     name: Name

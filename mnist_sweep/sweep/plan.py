@@ -1,5 +1,6 @@
 """What a sweep would be, before anything is trained: its space, its waste, its time."""
 
+import contextlib
 import logging
 import math
 import statistics
@@ -11,21 +12,32 @@ import optuna
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.pruners import ASHA, Pruner
+from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import write_json
 from mnist_sweep.sweep import samplers, storage, summary
 from mnist_sweep.sweep.candidates import Candidate, Candidates
+from mnist_sweep.sweep.promotion import Promotion
 from mnist_sweep.sweep.session import prepared
+from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.workers.resources import Resources
 
 log = logging.getLogger(__name__)
 
 _DRAWS = 1_000
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
 #: Spaces with more points than this are called "more than".
 _POINTS = 100_000
 #: Training images of a probe on a processor, and on a GPU, which is much faster.
 _PROBE_IMAGES, _PROBE_IMAGES_ON_GPU = 2_000, 20_000
 #: What a training image costs in forward passes (one forward, about two backward).
 _TRAINING = 3
+#: Candidates of the sweep's own sampler whose mean stands for a trial's time.
+_PROPOSED = 100
+#: Seconds of work beside the epochs, measured on one core of an AMD EPYC: of a trial and of a winner's run, each with
+#: MLflow and without; of the workers' start; of the report.
+_TRIAL, _TRIAL_UNTRACKED, _WINNER, _WINNER_UNTRACKED, _START, _REPORT = 1.0, 0.2, 6.0, 0.3, 8.0, 8.0
 
 
 def plan(command: CommandLine) -> Path:
@@ -52,14 +64,20 @@ def plan(command: CommandLine) -> Path:
             why = str(error)
     if not possible:
         raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {why}")
-    each = _seconds(config, possible, _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)
+    drawn = _proposed(config.sweep, space, candidates, config.seed) or possible
+    each = _seconds(config, drawn, _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)
     seconds = {"mean": statistics.fmean(each), "shortest": min(each), "longest": max(each)}
     total, points = samplers.total(config.sweep, space), space.points(_POINTS)
-    epochs = statistics.fmean(candidate.epochs for candidate in possible)
+    full = statistics.fmean(candidate.epochs for candidate in drawn)
+    epochs = statistics.fmean(_epochs(config.sweep.pruner, candidate.epochs) for candidate in drawn)
     trials = int(min(total, max(1, (config.sweep.budget_epochs or math.inf) / epochs)))
-    asked = config.sweep.winner
-    again = asked.top * asked.race_seeds + 2 * asked.seeds  # the race, then the winner and the baseline
     together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
+    tracked = config.tracking.name != "none"
+    a_trial = seconds["mean"] * epochs / full + (_TRIAL if tracked else _TRIAL_UNTRACKED)
+    searching = _START + trials * a_trial / min(together, trials)
+    runs = 0 if len(config.sweep.objectives or ()) > 1 and not config.sweep.winner.rule else config.sweep.winner.runs
+    a_run = seconds["mean"] + (_WINNER if tracked else _WINNER_UNTRACKED)
+    choosing = runs * a_run / min(together, max(1, runs)) + _REPORT
     content = {
         "study": config.sweep.name,
         "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
@@ -71,28 +89,61 @@ def plan(command: CommandLine) -> Path:
         "threads": resources.threads,
         "seconds_a_trial": seconds,
         "trials": trials,
-        "minutes": round(trials * seconds["mean"] / min(together, trials) / 60, 2),
-        "runs_of_the_winner": again,
-        "minutes_of_the_winner": round(again * seconds["mean"] / min(together, again) / 60, 2),
-        "trials_in_budget": int(60 * minutes * together / seconds["mean"]) if minutes else None,
+        "epochs_a_trial": round(epochs, 2),
+        "minutes": round((searching + choosing) / 60, 2),
+        "minutes_of_the_trials": round(searching / 60, 2),
+        "runs_of_the_winner": runs,
+        "minutes_of_the_winner": round(choosing / 60, 2),
+        "trials_in_budget": int((60 * minutes - _START) * together / a_trial) if minutes else None,
     }
     columns = "key", "drawn from", "only when"
     summary.print_table(f"the space of {config.sweep.name}", columns, space.describe(), width=120)
-    endless = f"without end ({', '.join(space.continuous)})" if space.continuous else f"more than {_POINTS:,}"
+    endless = f"infinitely many (continuous: {', '.join(space.continuous)})"
+    pruning = f", {epochs:.1f} of {full:.1f} epochs with sweep/pruner={config.sweep.pruner.name}" * (epochs < full)
     lines = {
-        "points": f"{points:,}" if points else endless,
-        f"of {_DRAWS} draws": f"{content['impossible']:.1%} impossible, {content['duplicates']:.1%} equal to another",
-        "a trial": f"{seconds['mean']:.1f} s in the mean ({seconds['shortest']:.1f} … {seconds['longest']:.1f}) on one "
-        f"of {resources.workers} workers with {resources.threads} threads, if nothing stops it",
-        f"{trials} trials": f"{content['minutes']:.1f} minutes without pruning",
-        "the winner": f"{content['minutes_of_the_winner']:.1f} minutes for {again} more trainings",
+        "points": f"{points:,}" if points else endless if space.continuous else f"more than {_POINTS:,}",
+        f"of {_DRAWS} draws": f"{content['impossible']:.1%} broke a constraint, {content['duplicates']:.1%} were equal",
+        "a full trial": f"{seconds['mean']:.1f} s on average ({seconds['shortest']:.1f} … {seconds['longest']:.1f}), "
+        f"{_together(resources)}{pruning}",
+        f"{trials} trials": f"{content['minutes_of_the_trials']:.1f} minutes",
+        "the winner": f"{content['minutes_of_the_winner']:.1f} minutes: {runs} more trainings, and the report",
+        "in all": f"{content['minutes']:.1f} minutes",
     }
     if minutes is not None:
-        lines[f"in {minutes:g} minutes"] = f"{content['trials_in_budget']} trials without pruning"
+        lines[f"in {minutes:g} minutes"] = f"{content['trials_in_budget']} trials"
     for what, line in lines.items():
         log.info("%-18s %s", what, line)
     folder.mkdir(parents=True, exist_ok=True)
     return write_json(folder / "plan.json", content)
+
+
+def _together(resources: Resources) -> str:
+    """How many trials run at a time, with how many threads."""
+    threads = "one thread" if resources.threads == 1 else f"{resources.threads} threads"
+    if resources.workers == 1:
+        return f"one at a time, {threads}"
+    return f"{_NUMBERS.get(resources.workers, resources.workers)} at a time, {threads} each"
+
+
+def _proposed(settings: Sweep, space: Space, candidates: Candidates, seed: int) -> list[Candidate]:
+    """What the sweep's own sampler proposes before there are results; those that are possible."""
+    found: list[Candidate] = []
+    study = optuna.create_study(sampler=samplers.sampler(settings, space, seed, 0))
+    for _ in range(_PROPOSED):
+        with contextlib.suppress(RequestError):
+            found.append(candidates.make(space.suggest(study.ask())))
+    return found
+
+
+def _epochs(pruner: Pruner, epochs: int) -> float:
+    """The epochs that a trial of so many is expected to take: at each rung of ASHA one in so many goes on."""
+    if not isinstance(pruner, ASHA):
+        return epochs
+    expected, rung, share = 0.0, 0, 1.0
+    for end in [*Promotion(pruner.min_epochs, pruner.reduction_factor, epochs, 1).rungs, epochs]:
+        expected += share * (min(end, epochs) - min(rung, epochs))
+        rung, share = end, share / pruner.reduction_factor
+    return expected
 
 
 def _seconds(config: schema.Config, candidates: Sequence[Candidate], images: int) -> list[float]:

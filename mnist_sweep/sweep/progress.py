@@ -3,13 +3,16 @@
 import contextlib
 import logging
 import math
+import statistics
 import sys
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
+import rich.live
+from optuna.trial import TrialState
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +23,7 @@ from mnist_sweep.sweep.promotion import paused
 from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep.summary import in_digits, proposed
+from mnist_sweep.sweep.workers import Finished, Report, Task
 
 log = logging.getLogger(__name__)
 
@@ -29,27 +33,20 @@ _WORDS = {
     "pruned": "pruned",
     "paused": "paused",
     "fail": "failed",
-    "infeasible": "impossible",
+    "infeasible": "broke a constraint",
     "running": "running",
 }
 
 
-class Progress:
-    """Shows each trial from its beginning to its end, of a sweep of so many in all. A context manager."""
+class Live(ABC):
+    """What a terminal shows as long as the context lasts; nothing where there is no terminal."""
 
-    def __init__(self, config: schema.Config, study: Study, stopping: Stopping, total: float) -> None:
-        assert config.sweep is not None
-        self.settings, self.study, self.stopping, self.total = config.sweep, study, stopping, total
-        self.metric = study.goals[0].metric
-        self._better = max if study.goals[0].direction == "maximize" else min
-        self._started = time.monotonic()
-        self._earlier, self._earlier_epochs = self._ended(), study.epochs()
-        self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
-        self._live: Live | None = None
+    _live: rich.live.Live | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            self._live = Live(self.picture(), console=Console(stderr=True), refresh_per_second=4, transient=True)
+            console = Console(stderr=True)
+            self._live = rich.live.Live(self.picture(), console=console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -59,9 +56,27 @@ class Progress:
                 self._live.stop()
 
     def tick(self) -> None:
-        """Draw the table again."""
+        """Draw it again."""
         if self._live:
             self._live.update(self.picture())
+
+    @abstractmethod
+    def picture(self) -> Group:
+        """What is shown now."""
+
+
+class Progress(Live):
+    """Shows each trial from its beginning to its end, of a sweep of so many in all."""
+
+    def __init__(self, config: schema.Config, study: Study, stopping: Stopping, total: float, workers: int = 1) -> None:
+        assert config.sweep is not None
+        self.settings, self.study, self.stopping, self.total = config.sweep, study, stopping, total
+        self.workers = workers
+        self.metric = study.goals[0].metric
+        self._better = max if study.goals[0].direction == "maximize" else min
+        self._started = self._opened = time.monotonic()
+        self._earlier, self._earlier_epochs = self._ended(), study.epochs()
+        self._running: dict[int, tuple[Candidate, int, float | None]] = {}  # with the last epoch and its value
 
     def began(self, number: int, candidate: Candidate) -> None:
         """A trial has been given to a worker."""
@@ -97,11 +112,16 @@ class Progress:
         what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {took}"
         log.info("%s  %s", self._done(), what)
 
-    def _best(self) -> str:
+    def _best(self, running: bool = False) -> str:
+        """The best value so far and its trial; of those that are running, too, if that is asked for."""
         if self.study.several:
             return f"front of {len(self.study.front())}"
         best = self.study.best()
-        return f"best {in_digits(best.values[0])} (trial {best.number})" if best else "no best yet"
+        found = [(best.values[0], f"trial {best.number}")] if best else []
+        shown = self._running.items() if running else ()
+        found += [(value, f"trial {number}, running") for number, (_, _, value) in shown if value is not None]
+        value, which = self._better(found, key=lambda each: each[0], default=(None, ""))
+        return "no best yet" if value is None else f"best {in_digits(value)} ({which})"
 
     def _ended(self) -> int:
         """The trials that have ended, or have paused."""
@@ -121,16 +141,23 @@ class Progress:
             seconds = min(seconds, max(0.0, 60 * self.settings.budget_minutes - self.stopping.seconds()))
         if math.isinf(seconds):  # an epoch has not ended yet
             return "time left: not known yet"
-        minutes, rest = divmod(round(seconds), 60)
-        return f"about {minutes}:{rest:02d} left"
+        return f"about {clock(seconds + self._winner_seconds())} left"
+
+    def _winner_seconds(self) -> float:
+        """That the runs of the winner will take, each as long as a complete trial; 0 where no winner is chosen."""
+        if self.study.several and self.settings.winner.rule is None:
+            return 0.0
+        results = [trial.user_attrs["result"] for trial in self.study.trials(TrialState.COMPLETE)]
+        seconds = [result["seconds"] for result in results if not result["duplicate_of"]]
+        count = self.settings.winner.runs
+        return count * statistics.fmean(seconds) / min(count, self.workers) if seconds else 0.0
 
     def picture(self) -> Group:
         """What the terminal shows now."""
         counts = {word: self.study.counts().get(state, 0) for state, word in _WORDS.items()}
         states = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "running")
-        head = Text(f"{self._done().strip()}: {states}; {self.time_left()}")
-        best = None if self.study.several else self.study.best()
-        command = [Text(best.user_attrs["result"]["command"], style="dim")] if best else []
+        took = clock(time.monotonic() - self._opened)
+        head = Text(f"{self._done().strip()}: {states}; {took} so far, {self.time_left()}")
         table = Table(box=None, pad_edge=False, expand=True)
         for column in ("trial", "epoch", self.metric, "best at that epoch"):
             table.add_column(column, no_wrap=True, min_width=len(column))
@@ -140,4 +167,57 @@ class Progress:
             best_there = self._better((each for each in [value, *reported] if each is not None), default=None)
             scores = ["" if each is None else in_digits(each) for each in (value, best_there)]
             table.add_row(str(number), f"{epoch} of {candidate.epochs}", *scores, proposed(candidate.drawn))
-        return Group(head, Text(self._best(), style="bold"), *command, table)
+        return Group(head, Text(self._best(running=True), style="bold"), table)
+
+
+class Runs(Live):
+    """Shows the runs that train the best trials again, and a line for each that ends.
+
+    Args:
+        what: they are for, in a few words.
+        tasks: all of them.
+        metric: that is shown.
+        seconds: that all are expected to take, until the first has ended.
+    """
+
+    def __init__(self, what: str, tasks: Sequence[Task], metric: str, seconds: float) -> None:
+        self.what, self.total, self.metric, self._expected = what, len(tasks), metric, seconds
+        self._started, self._done = time.monotonic(), 0
+        self._running: Collection[Task] = ()
+        self._epochs: dict[int, tuple[int, float | None]] = {}  # the last one and its value, by the task's id
+
+    def show(self, running: Collection[Task], events: Sequence[Report | Finished]) -> None:
+        """Take note of what has happened, and of what runs now."""
+        self._running = running
+        for event in events:
+            if isinstance(event, Report):
+                self._epochs[event.task] = event.epoch, event.values.get(self.metric)
+            elif (result := event.result) and result.status != "interrupted":
+                self._done += 1
+                value = result.metrics.get(self.metric)
+                words = _run(event.task), result.status, *([self.metric, in_digits(value)] if value is not None else [])
+                took = f"{result.epochs} epochs, {result.seconds:.1f} s"
+                log.info("%s: %d of %d runs  %s  %s", self.what, self._done, self.total, " ".join(words), took)
+        self.tick()
+
+    def picture(self) -> Group:
+        took = time.monotonic() - self._started
+        left = took / self._done * (self.total - self._done) if self._done else max(0.0, self._expected - took)
+        head = Text(f"{self.what}: {self._done} of {self.total} runs; {clock(took)} so far, about {clock(left)} left")
+        table = Table("run", "epoch", self.metric, box=None, pad_edge=False)
+        for task in self._running:
+            epoch, value = self._epochs.get(task.id, (0, None))
+            epochs = f"{epoch} of {task.command.config.trainer.max_epochs}"
+            table.add_row(_run(task), epochs, "" if value is None else in_digits(value))
+        return Group(head, table)
+
+
+def _run(task: Task) -> str:
+    trial, seed = task.tags["trial"], task.command.config.seed
+    return f"{'the config' if trial is None else f'trial {trial}'} with seed {seed}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as ``2:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

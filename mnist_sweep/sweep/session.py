@@ -178,7 +178,7 @@ class Session:
         spent = self.study.recall("search_seconds", 0.0)
         self.stopping = Stopping(self.settings, self.study.goals[0].direction, spent)
         candidates = Candidates(self.common, self.settings.constraints or {})
-        with Progress(self.config, self.study, self.stopping, self.total) as shown:
+        with Progress(self.config, self.study, self.stopping, self.total, workers.size) as shown:
             try:
                 Tuner(self.config, self.study, self.space, candidates, self.stopping, workers, shown, self.mlflow).run()
             finally:

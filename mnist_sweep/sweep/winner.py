@@ -24,6 +24,7 @@ from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import Result, run_name
 from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.sweep.progress import Runs
 from mnist_sweep.sweep.space import same
 from mnist_sweep.sweep.study import Study, best_run, first_score, value_of
 from mnist_sweep.sweep.workers import Task, Workers
@@ -146,7 +147,10 @@ def _trained_again(
         role = "race" if winner is None else "winner" if entry.number == winner else "baseline"
         tasks += [_task(len(tasks) + index, entry, seed, sweep, study, role) for index, seed in enumerate(seeds)]
     runs: dict[int | None, list[Result]] = {entry.number: [] for entry in entries}
-    results = workers.perform(tasks)
+    what = "the race" if winner is None else "the winner"
+    expected = len(seeds) * sum(entry.seconds for entry in entries) / workers.size
+    with Runs(what, tasks, study.goals[0].metric, expected) as shown:
+        results = workers.perform(tasks, shown.show)
     for task in tasks:
         number, result = task.tags["trial"], results[task.id]
         if result.status == "finished":

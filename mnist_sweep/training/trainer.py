@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from mnist_sweep.config import schema
@@ -25,6 +25,7 @@ from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation, evaluate
 from mnist_sweep.training.lightning_module import Classifier
+from mnist_sweep.training.progress_bar import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Fit(Callback):
     device: torch.device
     on_epoch: Callable[[int, dict[str, float]], Decision]  # hears of each epoch, from 1, and its metrics
     check: Callable[[], None]  # is called between groups of batches, and raises where the training must end
-    bars: bool = False  # show progress, on standard error
+    bar: bool = False  # show one, on standard error
     # images (B, 1, 28, 28), 0 … 1 → logits (B, 10), and the validation images; None until they are there
     network: nn.Module | None = field(default=None, init=False)  # it ends with the best epoch's weights
     held_out: ImageSet | None = field(default=None, init=False)
@@ -76,15 +77,16 @@ class Fit(Callback):
         self._resume()
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's, by Lightning
-        bars = [RichProgressBar(refresh_rate=20, leave=False, console_kwargs={"stderr": True})] if self.bars else []
+        shown = settings.max_epochs, len(self.history), batches.steps * batches.size
+        bars = [ProgressBar(*shown)] if self.bar else []
         trainer = pl.Trainer(
             max_epochs=settings.max_epochs - len(self.history),
             accelerator="cpu" if self.device.type == "cpu" else "gpu",
             devices=1,
-            callbacks=[self, *bars],
+            callbacks=[*bars, self],
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=self.bars,
+            enable_progress_bar=False,
             enable_model_summary=False,
         )
         try:

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from mnist_sweep.config.pruners import ASHA
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.sweep import plan
 from tests.sweep import studies
@@ -30,15 +31,19 @@ def plan_of(folder: Path, *items: str) -> dict[str, Any]:
 
 def test_a_plan_says_what_a_sweep_would_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        content = plan_of(tmp_path, "launcher=inline", "sweep.budget_minutes=1")
+        content = plan_of(tmp_path, "launcher=inline", "sweep.budget_minutes=1", "trainer.max_epochs=9")
     assert {entry.name for entry in tmp_path.rglob("*")} == {"runs", "sweep", "plan.json"}  # no study, no run
     assert content["points"] is None
     assert content["space"]["optimizer.momentum"] == {"range": "0.5 … 0.99", "when": "optimizer=sgd"}
     seconds = content["seconds_a_trial"]
     assert 0 < seconds["shortest"] <= seconds["mean"] <= seconds["longest"]
-    assert content["minutes"] == pytest.approx(20 * seconds["mean"] / 60, abs=0.02)
-    assert content["trials_in_budget"] == pytest.approx(60 / seconds["mean"], abs=1)
-    assert "without end (model.dropout" in caplog.text
+    assert content["epochs_a_trial"] == 2.33  # most pause for good
+    assert content["minutes"] == pytest.approx(
+        content["minutes_of_the_trials"] + content["minutes_of_the_winner"], abs=0.02
+    )
+    assert content["trials_in_budget"] > 1
+    assert "infinitely many (continuous: model.dropout" in caplog.text
+    assert "one at a time, 2 threads, 2.3 of 9.0 epochs with sweep/pruner=asha" in caplog.text
     assert "in 1 minutes       " in caplog.text
 
 
@@ -54,8 +59,19 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
     costs = [call.args[0].costs["multiply_adds"] for call in probe.call_args_list]
     assert costs[0] == costs[1] < costs[2]  # the first one pays for what is loaded once
     assert content["seconds_a_trial"] == pytest.approx(dict.fromkeys(("mean", "shortest", "longest"), 6 * 11.0))
-    assert content["minutes"] == pytest.approx(3 * 66 / 2 / 60)
-    assert plan_of(tmp_path, "sweep.trials=1", *items)["minutes"] == pytest.approx(66 / 60)  # as long as that trial
+    monkeypatch.setattr(plan, "_START", 0.0)
+    alone = plan_of(tmp_path, "sweep.trials=1", "sweep/pruner=none", *items)
+    assert alone["minutes_of_the_trials"] == pytest.approx((66 + plan._TRIAL_UNTRACKED) / 60, abs=0.01)
+    three = plan_of(tmp_path, "sweep.trials=3", "sweep.objectives=[{metric: val/accuracy, direction: maximize}, "
+        "{metric: parameters, direction: minimize}]", "sweep/pruner=none", *items)  # fmt: skip
+    assert three["minutes_of_the_trials"] == pytest.approx(3 * (66 + plan._TRIAL_UNTRACKED) / 2 / 60, abs=0.01)
+    assert three["runs_of_the_winner"] == 0  # a front has none
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(1, 1), (3, 1 + 2 / 3), (10, 1 + 2 / 3 + 6 / 9 + 1 / 27)])
+def test_a_trial_is_expected_to_reach_a_rung_with_a_third_of_those_before(epochs: int, expected: float) -> None:
+    pruner = ASHA(name="asha", min_epochs=1, reduction_factor=3)
+    assert plan._epochs(pruner, epochs) == pytest.approx(expected)
 
 
 def test_what_cannot_be_planned(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from mnist_sweep.sweep.candidates import Candidate
-from mnist_sweep.sweep.progress import Progress
+from mnist_sweep.sweep.progress import Progress, Runs
 from mnist_sweep.sweep.stopping import Stopping
+from mnist_sweep.sweep.workers import Finished, Report, Task
 from tests.sweep import studies
 
 
@@ -33,12 +34,12 @@ def test_the_table_has_counts_the_best_and_each_running_trial(tmp_path: Path) ->
     progress = progress_of(tmp_path)
     progress.began(5, candidate(tmp_path))
     progress.reported(5, 1, {"val/accuracy": 0.7777})
-    console = Console(width=110, file=io.StringIO(), record=True)
+    console = Console(width=140, file=io.StringIO(), record=True)
     console.print(progress.picture())
-    head, best, command, _, row = console.export_text().splitlines()
-    assert head.startswith("4 of 16 trials: 3 done, 1 pruned, 1 impossible, 0 running; time left: known when")
+    head, best, _, row = console.export_text().splitlines()
+    counts = "3 done, 1 pruned, 1 broke a constraint, 0 running"
+    assert head.startswith(f"4 of 16 trials: {counts}; 0:00 so far, time left: known when")
     assert best.strip() == "best 0.9200 (trial 2)"
-    assert command.strip() == "python -m mnist_sweep name=sweep-0002"
     assert re.match(r"5\s+1 of 9\s+0\.7777\s+0\.7777\s+model.filters=\[8,16\]  optimizer.lr=0.0123", row)
 
 
@@ -65,7 +66,34 @@ def test_the_time_left_is_known_after_the_first_end(tmp_path: Path, monkeypatch:
     assert progress.time_left() == "starting the workers"
     progress._earlier = 0  # the four trials are of this session
     monkeypatch.setattr(time, "monotonic", lambda: 140.0)
-    assert progress.time_left() == "about 2:00 left"  # ten seconds a trial, pruned ones included, for twelve more
+    # ten seconds a trial, pruned ones included, for twelve more; then nine runs of the winner, a second each
+    assert progress.time_left() == "about 2:09 left"
     short = progress_of(tmp_path, "sweep.budget_minutes=1")
     short._earlier, short._started = 0, 100.0
-    assert short.time_left() == "about 1:00 left"
+    assert short.time_left().startswith("about 1:09 left")
+
+
+def test_a_running_trial_may_be_the_best_so_far(tmp_path: Path) -> None:
+    progress = progress_of(tmp_path)
+    progress.began(5, candidate(tmp_path))
+    progress.reported(5, 2, {"val/accuracy": 0.95})
+    console = Console(width=140, file=io.StringIO(), record=True)
+    console.print(progress.picture())
+    assert "best 0.9500 (trial 5, running)" in console.export_text()
+
+
+def test_the_runs_of_the_winner_are_shown_as_the_trials_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mnist_sweep")
+    command = candidate(tmp_path).command.with_({"trainer.max_epochs": 9})
+    tasks = [Task(seed, command.with_(seed=seed), tags={"trial": 3}) for seed in range(2)]
+    runs = Runs("the race", tasks, "val/accuracy", 20.0)
+    result = studies.result_of(tmp_path, "sweep-0003-seed0", 0.92)
+    runs.show(tasks[1:], [Report(1, 4, {"val/accuracy": 0.9}, lambda _: None), Finished(tasks[0], result)])
+    assert caplog.messages == [
+        "the race: 1 of 2 runs  trial 3 with seed 0 finished val/accuracy 0.9200  2 epochs, 1.0 s"
+    ]
+    console = Console(width=140, file=io.StringIO(), record=True)
+    console.print(runs.picture())
+    head, _, row = console.export_text().splitlines()
+    assert head.startswith("the race: 1 of 2 runs; 0:")
+    assert row.split() == ["trial", "3", "with", "seed", "1", "4", "of", "9", "0.9000"]

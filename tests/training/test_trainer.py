@@ -1,5 +1,6 @@
 """The epochs of a training: the fast path against the plain one, every option, early stopping, resuming."""
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mnist_sweep.errors import Interrupted, RunFailure, signals_as_flag
+from mnist_sweep.errors import Interrupted, RunFailure, check_interrupted, signals_as_flag
 from mnist_sweep.result import BEST
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
+from mnist_sweep.training.trainer import Fit
+from tests.conftest import command
 from tests.training.fitting import failing_in, fit
 from tests.training.test_models import textbook
 
@@ -170,3 +173,15 @@ def test_a_signal_at_the_end_of_an_epoch_ends_a_training_as_an_interruption(tmp_
 
     with signals_as_flag(), pytest.raises(Interrupted, match="SIGTERM"):  # for which Lightning would end the process
         fit(tmp_path, "trainer.max_epochs=2", on_epoch=on_epoch)
+
+
+def test_the_bar_counts_epochs_from_one_and_is_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    config = command(tmp_path, "it", "trainer.precision=32", "trainer.max_epochs=2").config
+    Fit(config, tmp_path, torch.device("cpu"), lambda *_: True, check_interrupted, bar=True).run()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert {"1", "2"} == set(re.findall(r"epoch (\d) of 2", text))
+    assert re.search(r"[1-9][0-9,]* images a second", text)

@@ -21,6 +21,8 @@ from mnist_sweep.sweep.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 
+#: Is told which tasks run, and what has happened.
+Show = Callable[[Sequence[Task], Sequence[Report | Finished]], None]
 #: A run ends itself when its time is over. One that hangs is killed so many seconds later.
 _GRACE = 30.0
 #: Seconds that a stopped run may take to record itself before its process is killed.
@@ -136,8 +138,10 @@ class Workers:
         events, self._events = self._events, []
         return events
 
-    def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
+    def perform(self, tasks: Sequence[Task], show: Show | None = None) -> dict[int, Result]:
         """Perform all of these, as many at a time as there are workers; their results by the tasks' ids.
+
+        `show` hears twice a second at least what runs and what has happened.
 
         Raises RunFailure as `events` does, and Interrupted after those that were running have recorded themselves.
         """
@@ -147,7 +151,10 @@ class Workers:
                 check_interrupted()
                 while left and self.free():
                     self.submit(left.popleft())
-                for event in self.events(0.5):
+                events = self.events(0.5)
+                if show:
+                    show([*self.running.values()], events)
+                for event in events:
                     if isinstance(event, Report):
                         event.answer(True)
                     elif event.result is None or event.result.status == "interrupted":  # by somebody else
