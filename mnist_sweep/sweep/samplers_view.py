@@ -102,8 +102,9 @@ def measured(metric: str, result: Mapping[str, Any]) -> float | None:
 
 
 def reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed, one word; None where it did not."""
-    return trial.user_attrs.get("reason")
+    """Why a trial failed, one word; None where it did not. One that somebody else added and told is ``foreign``."""
+    added = trial.state.is_finished() and not trial.user_attrs.keys() & {"digest", "reason", "result"}
+    return "foreign" if added else trial.user_attrs.get("reason")
 
 
 def copied(trial: FrozenTrial) -> FrozenTrial:

@@ -158,9 +158,14 @@ class Session:
         self._open_mlflow()
         for trial in self.study.trials(TrialState.RUNNING):
             reopened = self.study.reopen(trial.number)
+            if "digest" not in trial.user_attrs:
+                self.study.fail(reopened, "foreign", "another program began it")
+                continue
             left = Result.found(self.folder.parent / run_name(self.settings.name, trial.number))
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
         self._close_runs()
+        if added := ", ".join(map(str, self.study.foreign())):
+            log.warning("trials %s were not made by this program: they are neither counted nor ranked", added)
         done = self.study.counted()
         if done:
             of = "" if math.isinf(self.total) else f" of {self.total:.0f}"

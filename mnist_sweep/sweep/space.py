@@ -14,6 +14,7 @@ An override on the command line merges into the leaf that was there: choices go 
 
 import graphlib
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,9 +27,9 @@ from optuna.trial import FixedTrial
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine, nearest
 from mnist_sweep.config.overrides import override, text
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.sweep import parameters
-from mnist_sweep.sweep.parameters import ROOT, Choose, Distribution, Parameter, key_of, length_of
+from mnist_sweep.sweep.parameters import ROOT, Choose, Distribution, Parameter, contains, key_of, length_of
 
 
 class Space:
@@ -151,7 +152,10 @@ class Space:
         return drawn
 
     def suggest(self, trial: Trial | FixedTrial) -> dict[str, Any]:
-        """Draw a value for each key that is active, by dotted name."""
+        """Draw a value for each key that is active, by dotted name.
+
+        A RequestError says that the trial was queued with a value that is none of what is drawn.
+        """
 
         def choose(name: str, of: Distribution) -> Any:
             if isinstance(of, CategoricalDistribution):
@@ -160,7 +164,17 @@ class Space:
                 return trial.suggest_int(name, of.low, of.high, step=of.step, log=of.log)
             return trial.suggest_float(name, of.low, of.high, step=of.step, log=of.log)
 
-        return self.walk(choose)
+        def checked(name: str, of: Distribution) -> Any:
+            try:
+                with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a value out of range
+                    value = choose(name, of)
+            except ValueError as error:
+                raise RequestError(f"{name}: {one_line(error)}") from error
+            if not contains(of, value):
+                raise RequestError(f"{name}={value}: queued, but none of what is drawn")
+            return value
+
+        return self.walk(checked)
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """The Optuna parameters that would propose these values, else the base's; None where the space cannot."""

@@ -197,12 +197,17 @@ class Study:
         return self._memory.get_trial_id_from_study_id_trial_number(self._here, number)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials in these states (all without one), by number; not to be changed."""
+        """The trials in these states by number, not to be changed; without a state all, the foreign ones included."""
         trials = self._memory.recorded(self._here)
         if not states:
             return trials
         fail = TrialState.FAIL
-        return [trial for trial in trials if (fail if reason(trial) == "infeasible" else trial.state) in states]
+        own = [trial for trial in trials if reason(trial) != "foreign"]
+        return [trial for trial in own if (fail if reason(trial) == "infeasible" else trial.state) in states]
+
+    def foreign(self) -> list[int]:
+        """The numbers of the trials that another program added: samplers learn from them, and that is all."""
+        return [trial.number for trial in self.trials() if reason(trial) == "foreign"]
 
     def reached(self, number: int, value: float) -> None:
         """Keep the best value so far, of any trial after any epoch, with the epochs that were spent until then."""
@@ -211,14 +216,17 @@ class Study:
             self.remember(CURVE, [*curve, [self.epochs(), value, number]])
 
     def counted(self) -> int:
-        """The trials that ended and count towards the total: all but the impossible."""
-        return sum(trial.state.is_finished() and reason(trial) != "infeasible" for trial in self.trials())
+        """The trials that ended and count towards the total: all but the impossible and the foreign."""
+        apart = "infeasible", "foreign"
+        return sum(trial.state.is_finished() and reason(trial) not in apart for trial in self.trials())
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
         found = Counter(complete=0, pruned=0, fail=0)
         for trial in self.trials():
-            found["infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()] += 1
+            found["infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()] += (
+                reason(trial) != "foreign"
+            )
         del found["waiting"]
         waiting = sum(map(paused, self.trials()))
         return {**found, **({"paused": waiting} if waiting else {})}

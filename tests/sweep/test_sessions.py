@@ -137,6 +137,7 @@ def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path
         for number in range(2):
             trial = dying.study.ask(number, optuna.samplers.RandomSampler(seed=1))
             dying.space.suggest(trial)
+            trial.set_user_attr("digest", str(number))
             dying.study.save(number)
     ended = stubs.search(tmp_path / "other", "sweep.trials=1")
     a_run(tmp_path, "sweep-0000")
@@ -221,3 +222,41 @@ def test_a_run_whose_worker_died_is_closed_when_the_sweep_is_interrupted(tmp_pat
     assert runs_of(tmp_path) == {"sweep": "KILLED", "sweep-0000": "KILLED"}
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
     assert content["trials"] == {"complete": 0, "pruned": 0, "fail": 0, "paused": 1}
+
+
+def by_hand(folder: Path) -> optuna.Study:
+    """The study, as somebody else opens it."""
+    return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder}/optuna.db")
+
+
+RATES = "++sweep.space={optimizer: {lr: {low: 0.001, high: 0.1, log: true}}}"
+
+
+def test_trials_that_somebody_added_are_said_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stubs.search(tmp_path, "sweep.trials=2", RATES)
+    study = by_hand(tmp_path)
+    rate = optuna.distributions.FloatDistribution(0.001, 0.1, log=True)
+    added = {"params": {"optimizer.lr": 0.05}, "distributions": {"optimizer.lr": rate}}
+    study.add_trial(optuna.create_trial(**added, value=2.0))  # type: ignore[arg-type]
+    study.add_trial(optuna.create_trial(state=TrialState.PRUNED))
+    study.ask()  # and never told
+    with caplog.at_level("INFO"):
+        session = stubs.search(tmp_path, "sweep.trials=4", RATES)
+    assert "trials 2, 3, 4 were not made by this program: they are neither counted nor ranked" in caplog.text
+    assert session.study.counted() == 4
+    assert session.study.counts()["complete"] + session.study.counts()["pruned"] == 4
+    best = session.study.best()
+    assert best
+    assert best.number != 2
+    assert by_hand(tmp_path).trials[2].values == [2.0]
+    assert not by_hand(tmp_path).get_trials(states=(TrialState.RUNNING,))
+
+
+@pytest.mark.parametrize("value", ["nonsense", 7.0, None, [1]])
+def test_nonsense_that_somebody_queued_is_one_failed_trial(tmp_path: Path, value: Any) -> None:
+    stubs.search(tmp_path, "sweep.trials=1", RATES)
+    by_hand(tmp_path).enqueue_trial({"optimizer.lr": value, "unknown": 3})
+    study = stubs.search(tmp_path, "sweep.trials=2", RATES).study
+    assert study.counted() == 2
+    assert study.trials()[1].user_attrs["reason"] == "infeasible"
+    assert "optimizer.lr" in study.trials()[1].user_attrs["detail"]

@@ -119,6 +119,8 @@ def test_an_equal_trial_takes_over_the_result(tmp_path: Path) -> None:
 class Two:
     """Two workers; what they are at ends when nothing else is to be begun. The first end of the first trial is lost."""
 
+    size = 2
+
     def __init__(self) -> None:
         self.running: list[Task] = []
         self.lost = False
