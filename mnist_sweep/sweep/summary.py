@@ -79,7 +79,7 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
         _say("" if index else "found", line)
     shown = study.front() if study.several else study.contenders()[:_SHOWN]
-    front = f"; the front of {len(shown)}" if study.several else ""
+    front = f"; {len(shown)} Pareto-optimal" if study.several else ""
     title = f"{study.name} on {config.data.name}: {counted(study)}{front}"
     rows = []
     for trial in shown:

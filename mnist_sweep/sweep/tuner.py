@@ -119,7 +119,7 @@ class Tuner:
         for trial in filter(paused, self.study.trials()):  # these have lost
             self.study.prune(trial.number, run_record.prune(RunFolder(self.runs / self.name(trial.number))))
         if why := self.stopping.over(self.study.epochs()):
-            log.info("%s: %d trials are done", why, self.study.counted())
+            log.info("stopping: %s; %d trials are done", why, self.study.counted())
 
     def _goes_on(self) -> bool:
         """Whether the trials that run are waited for."""

@@ -15,6 +15,7 @@ from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.sweep import plots
 from mnist_sweep.sweep.axes import ticks
 from mnist_sweep.sweep.study import Study
+from mnist_sweep.tracking.figures import ORANGE
 from tests.sweep import studies
 
 SPACE: dict[str, BaseDistribution] = {**studies.LR, "model.kernel_size[0]": CategoricalDistribution((3, 5))}
@@ -72,7 +73,7 @@ def test_pruned_and_complete_trials_the_winner_and_broken_constraints_are_told_a
     assert marks(drawn["history"]) == told | {"best so far": 2}
     assert marks(drawn["durations"]) == told
     lines = {trace.name: trace.line.color for trace in drawn["parallel_coordinates"].data}
-    assert lines["trial 1"] == plots.ORANGE
+    assert lines["trial 1"] == ORANGE
     shades = [sum(unlabel_rgb(lines[f"trial {number}"])) for number in (3, 0, 2)]
     assert shades == sorted(shades, reverse=True)  # the better, the darker
     assert shades[0] < 3 * 220  # the worst can be told from the white page

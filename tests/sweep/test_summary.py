@@ -15,8 +15,8 @@ from tests.sweep import studies
 WINNER: dict[str, Any] = {
     "trial": 1, "command": "python -m mnist_sweep name=sweep-0001", "metric": "val/accuracy", "seeds": [1, 2],
     "validation": metrics.spread([0.90, 0.92]), "noise": 0.0123, "noise_networks": 2, "luck": 0.0042, "lead": None,
-    "gain": {"trial": 0, **metrics.spread([0.01, 0.02])}, "candidates": [{"trial": 1, "first": 0.93, **metrics.spread([0.92])}, {"trial": 0, "first": 0.9, "mean": None}],
-    "race_seeds": [7],
+    "gain": {"trial": 0, **metrics.spread([0.01, 0.02])}, "race_seeds": [7],
+    "candidates": [{"trial": 1, "first": 0.93, **metrics.spread([0.92])}, {"trial": 0, "first": 0.9, "mean": None}],
     "test_accuracy": metrics.spread([0.91, 0.93], share=True), "test_opened_at": "2026-01-01", "test_openings": 1,
     "model": None, "checkpoints": [],
     "differences": [{"key": "optimizer.lr", "value": 0.0123456, "baseline": 0.001}],
@@ -108,7 +108,7 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     assert sorted(each["trial"] for each in content["front"]) == [0, 1, 2]
     assert content["best"] is None
     summary.show(command, study, None, folder)
-    assert "sweep on mnist5k: 3 complete; the front of 3" in capsys.readouterr().err
+    assert "sweep on mnist5k: 3 complete; 3 Pareto-optimal" in capsys.readouterr().err
 
 
 OWN = [
