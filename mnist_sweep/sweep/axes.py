@@ -10,6 +10,7 @@ from mnist_sweep.config import metrics
 
 #: From this accuracy on errors are drawn, on a logarithmic axis: 99.0 and 99.5% are far apart there.
 _ERRORS = 0.95
+_FINE = (1, 1.2, 1.4, 1.6, 1.8, *range(2, 10))
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Axis:
         return cls(metric, float, {"title": metric})
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis from `low` to `high`, both above 0; the fewer, the longer it is."""
-    decades = math.log10(high / low)
-    steps = [1] if decades > 3 else [1, 2, 5] if decades > 0.8 else [1, 1.2, 1.4, 1.6, 1.8, *range(2, 10)]
+def ticks(low: float, high: float, most: int = 8) -> list[float]:
+    """Round numbers for a logarithmic axis from `low` to `high`, both above 0: about as many as there is room for."""
     powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
-    inside = [mark for power in powers for step in steps if low <= (mark := step * 10.0**power) <= high]
+    inside: list[float] = []
+    for steps in (_FINE, (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,)):
+        inside = [mark for power in powers for step in steps if low <= (mark := step * 10.0**power) <= high]
+        if len(inside) <= most:
+            break
     return inside if len(inside) > 1 else [low, high]

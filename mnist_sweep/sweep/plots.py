@@ -20,6 +20,7 @@ from plotly.graph_objects import Bar, Figure, Scatter
 from mnist_sweep.config.overrides import text
 from mnist_sweep.errors import one_line
 from mnist_sweep.sweep.axes import Axis, ticks
+from mnist_sweep.sweep.samplers_view import reason
 from mnist_sweep.sweep.study import CURVE, Study
 from mnist_sweep.sweep.summary import in_short
 from mnist_sweep.tracking.figures import BLUE, GREY, ORANGE
@@ -255,7 +256,7 @@ def _slice(seen: _Seen, name: str, distribution: BaseDistribution) -> Any:
         x |= {"type": "category", "categoryorder": "array", "categoryarray": [*map(_choice, distribution.choices)]}
     elif getattr(distribution, "log", False):
         values = [trial.params[name] for trial in seen.trials if name in trial.params]
-        marks = ticks(min(values), max(values))
+        marks = ticks(min(values), max(values), most=5)
         x |= {"type": "log", "tickvals": marks, "ticktext": [*map(in_short, marks)]}
     places = [axis.place(seen.value(trial)) for trial in seen.trials]
     ends = [min(places), max(places)]
@@ -288,7 +289,8 @@ def _curves(seen: _Seen) -> Any:
 def _durations(seen: _Seen) -> Any:
     """How long trials took. Optuna's timeline would not be true: a trial that paused begins again when it goes on."""
     figure = Figure()
-    failed = [trial for trial in seen.study.trials(TrialState.FAIL) if "result" in trial.user_attrs]
+    failed = [trial for trial in seen.study.trials(TrialState.FAIL) if reason(trial) != "infeasible"]
+    failed = [trial for trial in failed if "result" in trial.user_attrs]
     for name, mark, trials in [*seen.groups(), ("failed", {"color": _RED}, failed)]:
         seconds = [trial.user_attrs["result"]["seconds"] for trial in trials]
         numbers = [trial.number for trial in trials]
