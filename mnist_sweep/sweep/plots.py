@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,8 +85,8 @@ def draw(study: Study, winner: int | None = None) -> dict[str, Any]:
     if study.recall(CURVE):
         plots["found"] = partial(_best_by_epochs, study)
     plots["history"] = partial(_history, seen)
-    if len(trials) >= FEWEST:
-        plots["importances"] = partial(_importances, study, len(trials))
+    if max(Counter(name for trial in trials for name in trial.params).values(), default=0) >= FEWEST:
+        plots["importances"] = partial(_importances, seen)
     if len(goals) == 2:
         plots["pareto_front"] = partial(_front, seen)
     elif len(goals) == 3:
@@ -143,15 +144,22 @@ def _history(seen: _Seen) -> Any:
     return figure.update_layout(xaxis_title="trial", yaxis=axis.layout)
 
 
-def _importances(study: Study, trials: int) -> Any:
-    goal = study.goals[0]
-    known: dict[str, Any] = {"target": None, "target_name": goal.metric}
-    if study.several:  # the importance for a target is that for being among its lowest
-        known["target"] = lambda trial: -goal.sign * trial.values[0]
-    figure = visualization.plot_param_importances(with_pruned(study), **known)
-    title = f"importance, from {trials} trials"
-    figure.update_xaxes(range=[0, 1.2 * max(figure.data[0].x)])  # there is room for the numbers beside the bars
-    return figure.update_layout(xaxis_title=title, yaxis_title=None, showlegend=False).update_traces(marker_color=BLUE)
+def _importances(seen: _Seen) -> Any:
+    """The importance of each hyperparameter that enough trials drew, with their number."""
+    goal, judged = seen.study.goals[0], None
+    if seen.study.several:  # the importance for a target is that for being among its lowest
+
+        def judged(trial: FrozenTrial) -> float:
+            return -goal.sign * float(trial.values[0])
+
+    found = optuna.importance.get_param_importances(with_pruned(seen.study), target=judged)
+    drawn = Counter(name for trial in seen.trials for name in trial.params)
+    shown = [(f"{name} ({drawn[name]})", value) for name, value in found.items() if drawn[name] >= FEWEST]
+    names, values = zip(*reversed(shown), strict=True)  # the greatest on top
+    figure = Figure(Bar(x=values, y=names, text=[f"{value:.2f}" for value in values], orientation="h"))
+    figure.update_traces(marker_color=BLUE, textposition="outside")
+    figure.update_xaxes(range=[0, 1.2 * max(values)])  # there is room for the numbers beside the bars
+    return figure.update_layout(xaxis_title=f"importance, from {len(seen.trials)} trials", height=120 + 24 * len(names))
 
 
 def _front(seen: _Seen) -> Any:

@@ -121,10 +121,13 @@ def test_several_objectives_importance_is_for_being_good_in_the_first(tmp_path: 
     for number in range(60):
         place = {key: (number * step % 60) / 60 for key, step in zip(keys, (7, 13), strict=True)}
         value = 0.9 + 0.09 * place[keys[0]] ** 4 - 0.5 * (place[keys[1]] > 0.9)
-        trials.append(studies.trial_of(tmp_path, number, [value, 1.0], params=place, space=space))
+        also = {"rare": FloatDistribution(0.0, 1.0)} if number % 3 == 0 else {}
+        place |= dict.fromkeys(also, number / 60)
+        trials.append(studies.trial_of(tmp_path, number, [value, 1.0], params=place, space=space | also))
     drawn = plots.draw(studies.study_of(trials, "val/accuracy", "parameters"))
     assert "pareto_front" in drawn
     importances = drawn["importances"].data[0]
     assert drawn["importances"].layout.xaxis.title.text == "importance, from 60 trials"
     found = dict(zip(importances.y, importances.x, strict=True))
-    assert found["decides_the_best"] > 0.8
+    assert [*found] == ["decides_the_worst (60)", "decides_the_best (60)"]  # not what 20 of 60 drew
+    assert found["decides_the_best (60)"] > 0.8
