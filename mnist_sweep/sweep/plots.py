@@ -23,7 +23,7 @@ from mnist_sweep.errors import one_line
 from mnist_sweep.sweep.axes import Axis, ticks
 from mnist_sweep.sweep.samplers_view import reason
 from mnist_sweep.sweep.study import CURVE, Study
-from mnist_sweep.sweep.summary import in_short
+from mnist_sweep.sweep.summary import in_digits, in_short
 from mnist_sweep.tracking.figures import BLUE, GREY, ORANGE
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _importances(seen: _Seen) -> Any:
     shown = [(f"{name} ({drawn[name]})", value) for name, value in found.items() if drawn[name] >= FEWEST]
     names, values = zip(*reversed(shown), strict=True)  # the greatest on top
     figure = Figure(Bar(x=values, y=names, text=[f"{value:.2f}" for value in values], orientation="h"))
-    figure.update_traces(marker_color=BLUE, textposition="outside")
+    figure.update_traces(marker_color=BLUE, textposition="outside").update_yaxes(tickfont_size=11)
     figure.update_xaxes(range=[0, 1.2 * max(values)])  # there is room for the numbers beside the bars
     return figure.update_layout(xaxis_title=f"importance, from {len(seen.trials)} trials", height=120 + 24 * len(names))
 
@@ -192,10 +192,15 @@ def _front(seen: _Seen) -> Any:
             known = [f"trial {trial.number}" for trial in trials]
             figure.add_trace(Scatter(x=x, y=y, text=known, mode=mode, marker=mark, line=line, name=name))
     dashed = {"line_dash": "dash", "line_color": _RED}
-    for name, axis, add in ((names[0], down, figure.add_hline), (names[1], across, figure.add_vline)):
+    for name, axis, add, at in ((names[0], down, figure.add_hline, "y"), (names[1], across, figure.add_vline, "x")):
         if bound := study.constraints.get(name):
             for side, limit in bound.model_dump(exclude_none=True).items():
-                add(axis.place(limit), annotation_text=f"{side} {limit:g}", **dashed)
+                place = axis.place(limit)
+                add(place, **dashed)
+                words = {"text": f"{side} {in_digits(limit)}", "showarrow": False, "x": 1, "y": 1, f"{at}ref": at}
+                beside = {"xanchor": "right", "yanchor": "top", "bgcolor": "white"}
+                words |= {at: math.log10(place) if axis.layout.get("type") == "log" else place}  # as plotly has it
+                figure.add_annotation({"xref": "paper", "yref": "paper"} | words | beside)
     return figure.update_layout(xaxis=across.layout, yaxis=down.layout)
 
 

@@ -110,6 +110,7 @@ def test_the_front_is_joined_and_dominated_trials_are_grey(tmp_path: Path) -> No
     joined = front.data[2]
     assert (joined.mode, joined.x, joined.y) == ("lines+markers", (1000.0, 5000.0), (0.8, 0.9))
     assert joined.line.shape == "hv"  # until 5,000 parameters nothing is better than 0.8
+    assert [note.text for note in front.layout.annotations] == ["max 50,000"]
     assert [(shape.x0, shape.line.dash) for shape in front.layout.shapes] == [(50_000, "dash")]
 
 
