@@ -195,11 +195,13 @@ def _front(seen: _Seen) -> Any:
     for name, axis, add, at in ((names[0], down, figure.add_hline, "y"), (names[1], across, figure.add_vline, "x")):
         if bound := study.constraints.get(name):
             for side, limit in bound.model_dump(exclude_none=True).items():
-                place = axis.place(limit)
+                place, log_scale = axis.place(limit), axis.layout.get("type") == "log"
+                if log_scale and place <= 0:  # such as an accuracy of at most 1
+                    continue
                 add(place, **dashed)
                 words = {"text": f"{side} {in_digits(limit)}", "showarrow": False, "x": 1, "y": 1, f"{at}ref": at}
                 beside = {"xanchor": "right", "yanchor": "top", "bgcolor": "white"}
-                words |= {at: math.log10(place) if axis.layout.get("type") == "log" else place}  # as plotly has it
+                words |= {at: math.log10(place) if log_scale else place}  # as plotly has it
                 figure.add_annotation({"xref": "paper", "yref": "paper"} | words | beside)
     return figure.update_layout(xaxis=across.layout, yaxis=down.layout)
 
