@@ -55,7 +55,7 @@ def _run(command: CommandLine) -> int:
         best = f"{config.objective} {result.objective:.4f} in epoch {result.best_epoch} of {result.epochs}"
         tested = f"test/accuracy {result.metrics['test/accuracy']:.4f} on {result.dataset}"
         log.info("%s, %s, %.1f s", best, tested, result.seconds)
-        log.info("again              %s", result.command)
+        log.info("reproduce          %s", result.command)
     else:
         log.error("failed: %s", result.detail)
     print(result.path, flush=True)

@@ -44,8 +44,13 @@ def precision(wanted: Precision | Literal["auto"], on_gpu: bool) -> tuple[Precis
 
         able, what = torch.cuda.is_bf16_supported(including_emulation=False), "GPU"
     else:
-        able, what = multiplies_bf16(), "processor"
-    return ("bf16", f"this {what} multiplies bf16") if able else (32, f"this {what} does not multiply bf16")
+        able, what = multiplies_bf16(), "CPU"
+    return ("bf16", f"this {what} has bf16") if able else (32, f"this {what} has no bf16")
+
+
+def precision_in_words(chosen: Precision, why: str) -> str:
+    """``precision: fp32 (this CPU has no bf16)``: what `precision` chose, and why."""
+    return f"precision: {'fp32' if chosen == 32 else chosen} ({why})"
 
 
 def gpus() -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def train(
     device = _device(config.trainer.accelerator)
     precision, why = hardware.precision(config.trainer.precision, device.type == "cuda")
     if why:
-        log.info("trained in %s: %s (trainer.precision)", precision, why)
+        log.info("%s", hardware.precision_in_words(precision, why))
     config = config.with_precision(precision)
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS)

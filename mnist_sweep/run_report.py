@@ -117,4 +117,4 @@ def note(config: schema.Config, result: Result) -> str:
         output = " × ".join(map(str, layer.output))
         lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
     lines.append(f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |\n")
-    return "\n".join([*lines, f"\nAgain:\n\n```\n{result.command}\n```"])
+    return "\n".join([*lines, f"\nReproduce it:\n\n```\n{result.command}\n```"])

@@ -106,7 +106,7 @@ def test_two_runs_that_begin_together(program: Program, tmp_path: Path) -> None:
     """Each prints only its own lines, without tips or deprecations of a library; they share one MLflow database."""
     with ThreadPoolExecutor(2) as both:
         ends = list(both.map(lambda name: program(*TRACKED, "seed=3", f"name={name}"), ("one", "other")))
-    starts = ["mnist5k, trainer.max", "trained in ", "epoch 1 of 1", "the test set is op", "val/accuracy", "again  "]
+    starts = ["mnist5k, trainer.max", "precision: ", "epoch 1 of 1", "the test set is op", "val/accuracy", "reproduce "]
     for name, done in zip(("one", "other"), ends, strict=True):
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"mlruns/runs/{name}/result.json\n"

@@ -25,7 +25,7 @@ EPOCH_METRICS: dict[str, Direction] = {
     "val/precision": "maximize",
     "val/recall": "maximize",
     "val/f1": "maximize",
-    "gap/accuracy": "minimize",
+    "gap/accuracy": "minimize",  # train − val; the former is a mean over the epoch's batches as they were trained
 }
 #: Those that lie within [0, 1].
 SHARES = frozenset(name for name, direction in EPOCH_METRICS.items() if direction == "maximize")
@@ -44,10 +44,11 @@ def best_epoch(values: Sequence[float], direction: Direction) -> int | None:
 def spread(values: Sequence[float], share: bool = False) -> dict[str, Any]:
     """The ``mean`` of values over seeds, ``each`` of them, and its 95% interval by Student's t: ``low`` and ``high``.
 
-    One value has no interval. With `share`, the values lie within [0, 1], and so does the interval.
+    One or two values have no interval: that of two would be thirteen times as wide as their deviation. With `share`,
+    the values lie within [0, 1], and so does the interval.
     """
     mean, low, high = statistics.fmean(values), None, None
-    if len(values) > 1:
+    if len(values) > 2:
         from scipy.stats import t
 
         half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))

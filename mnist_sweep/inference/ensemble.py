@@ -121,7 +121,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
         run_report.keep_test(mlflow, result, test, tested)
         scores = [f"{part}/accuracy {result.metrics[f'{part}/accuracy']:.4f}" for part in ("val", "test")]
         made_of = [f"- {run.folder}, val/accuracy {run.metrics['val/accuracy']:.4f}: `{run.command}`" for run in runs]
-        mlflow.note("\n".join([f"**{', '.join(scores)}**", "", *made_of, "", f"Again: `{result.command}`"]))
+        mlflow.note("\n".join([f"**{', '.join(scores)}**", "", *made_of, "", f"Reproduce it: `{result.command}`"]))
         mlflow.file(folder / BEST, "checkpoints")
         result = replace(result, seconds=round(time.monotonic() - started, 3))
         result.write()

@@ -24,7 +24,7 @@ def sampler(settings: Sweep, space: Space, seed: int, number: int, *, chance: bo
         space: what is searched.
         seed: of the sweep.
         number: of the next trial: a resumed sweep does not begin its draws again.
-        chance: draw at random, since the last candidates were all impossible and most samplers learn nothing of that.
+        chance: draw at random, since the last candidates all broke a constraint, of which most samplers learn nothing.
     """
     own = (seed * 1_000_003 + number) % 2**32
     if chance and not isinstance(settings.sampler, samplers.Grid | samplers.QMC):

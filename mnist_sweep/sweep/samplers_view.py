@@ -18,10 +18,10 @@ from mnist_sweep.sweep.space import Space
 class SamplersView(InMemoryStorage):
     """Optuna's storage in memory, which tells a sampler of each trial what it can learn from it.
 
-    A paused trial is a pruned one. One that diverged, or was impossible, is the worst there is, whereas Optuna's
-    samplers ignore failed trials, and would propose the same again: it was pruned without a value, or is complete with
-    the worst value seen, for a sampler that learns nothing from pruned trials. Trials of an earlier space or of other
-    constraints are told in terms of the present ones.
+    A paused trial is a pruned one. One that diverged, or broke a constraint before it was trained, is the worst there
+    is, whereas Optuna's samplers ignore failed trials, and would propose the same again: it was pruned without a value,
+    or is complete with the worst value seen, for a sampler that learns nothing from pruned trials. Trials of an earlier
+    space or of other constraints are told in terms of the present ones.
 
     Args:
         constraints: what a trial's metrics may be.

@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from mnist_sweep import tracking
+from mnist_sweep import hardware, tracking
 from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
@@ -68,7 +68,7 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
         explained.append(f"not searched, as their conditions hold in no trial: {', '.join(space.inactive)}")
     common: dict[str, Any] = {"trainer.precision": resources.precision}
     if resources.why:
-        explained.append(f"trained in {resources.precision}: {resources.why} (trainer.precision)")
+        explained.append(hardware.precision_in_words(resources.precision, resources.why))
     if not config.trainer.threads:
         common["trainer.threads"] = resources.threads
     if config.trainer.cuda_graphs is True and not resources.gpus:  # said once, rather than by each trial
@@ -169,7 +169,7 @@ class Session:
         done = self.study.counted()
         if done:
             of = "" if math.isinf(self.total) else f" of {self.total:.0f}"
-            log.info("going on with the study %s: %d%s trials are done", self.settings.name, done, of)
+            log.info("resuming the study %s: %d%s trials are done", self.settings.name, done, of)
         self.study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
         if self.study.own is None and not done:
             log.info("the config's own values are not all within the space and its constraints: no baseline trial")
@@ -191,7 +191,7 @@ class Session:
 
     def _no_winner(self) -> str:
         if self.study.trials(TrialState.COMPLETE):
-            return "no trial keeps the constraints (sweep.constraints)"
+            return "every trial broke a constraint (sweep.constraints)"
         if not self.study.counted() and (why := self.stopping.over()):
             return f"no trial was begun: {why}"
         seen = Counter((reason(trial), trial.user_attrs["detail"]) for trial in self.study.trials(TrialState.FAIL))

@@ -62,8 +62,8 @@ class Study:
     """A study that this process alone writes.
 
     Samplers and pruners read it in memory: to read the database at each of their questions takes more processor time
-    than all else. `save` writes what has changed to the database. Optuna is told that an impossible candidate was
-    pruned; here it counts as failed.
+    than all else. `save` writes what has changed to the database. Optuna is told that a candidate that broke a
+    constraint was pruned; here it counts as failed.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Study:
         return self.fail(trial, result.reason or "error", result.detail or f"no {self.goals[0].metric}")
 
     def fail(self, trial: optuna.Trial, why: str, detail: str) -> TrialState:
-        """Record that a trial failed, or was impossible (``infeasible``), and why."""
+        """Record that a trial failed, or broke a constraint before it was trained (``infeasible``), and why."""
         trial.set_user_attr("reason", why)
         trial.set_user_attr("detail", detail)
         return self._end(trial, TrialState.PRUNED if why == "infeasible" else TrialState.FAIL)
@@ -216,17 +216,16 @@ class Study:
             self.remember(CURVE, [*curve, [self.epochs(), value, number]])
 
     def counted(self) -> int:
-        """The trials that ended and count towards the total: all but the impossible and the foreign."""
+        """The trials that ended and count towards the total: all but the infeasible and the foreign."""
         apart = "infeasible", "foreign"
         return sum(trial.state.is_finished() and reason(trial) not in apart for trial in self.trials())
 
     def counts(self) -> dict[str, int]:
-        """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
+        """Trials by Optuna's states, in small letters; the infeasible, which do not count, on their own."""
         found = Counter(complete=0, pruned=0, fail=0)
         for trial in self.trials():
-            found["infeasible" if reason(trial) == "infeasible" else trial.state.name.lower()] += (
-                reason(trial) != "foreign"
-            )
+            if (why := reason(trial)) != "foreign":
+                found["infeasible" if why == "infeasible" else trial.state.name.lower()] += 1
         del found["waiting"]
         waiting = sum(map(paused, self.trials()))
         return {**found, **({"paused": waiting} if waiting else {})}
@@ -236,7 +235,7 @@ class Study:
         return sum(len(trial.intermediate_values) for trial in self.trials())
 
     def failures(self) -> dict[str, int]:
-        """Failed trials by reason, the impossible among them."""
+        """Failed trials by reason, the infeasible among them."""
         return dict(Counter(str(reason(trial)) for trial in self.trials(TrialState.FAIL)))
 
     def duplicates(self) -> int:

@@ -24,6 +24,8 @@ from mnist_sweep.tracking import is_server
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
+#: What became of a candidate that arithmetic refused: a network that cannot exist, or one that is too large.
+BROKE = "broke a constraint"
 #: The value of an override that is a number with a point or an exponent.
 _FLOAT = re.compile(r"(?<==)-?\d+(\.\d+(e[+-]\d+)?|e[+-]\d+)$")
 
@@ -77,7 +79,7 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
         _say("" if index else "found", line)
     shown = study.front() if study.several else study.contenders()[:_SHOWN]
-    front = f"; the front of {len(shown)}" if study.several else ""
+    front = f"; {len(shown)} Pareto-optimal" if study.several else ""
     title = f"{study.name} on {config.data.name}: {counted(study)}{front}"
     rows = []
     for trial in shown:
@@ -85,7 +87,7 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
         rows.append((str(trial.number), *values, proposed(trial.user_attrs["proposed"])))
     print_table(title, ["trial", *(goal.metric for goal in study.goals), "proposed"], rows, width=160)
     for reason, count in study.failures().items():
-        _say("", f"{count} {'impossible proposals, drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
+        _say("", f"{count} {BROKE + ', drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
     if duplicates := study.duplicates():
         ended = sum(count for state, count in study.counts().items() if state != "infeasible")
         _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
@@ -148,17 +150,22 @@ def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
 
 
 def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
-    """What was found, in lines: improvement over the baseline, test set, validation, differences, selection bias."""
-    noise = f"; noise between seeds {winner['noise']:.4f}" if winner["noise"] is not None else ""
-    metric, fresh, gain = winner["metric"], len(winner["seeds"]), winner["gain"]
+    """What was found, in lines: improvement over the baseline, test set, validation, differences, selection bias.
+
+    `winner` is that of ``sweep.json``.
+    """
+    whose = "the winner's and the config's" if winner.get("noise_networks", 1) > 1 else "the winner's own"
+    noise = f"; noise between seeds {winner['noise']:.4f} ({whose})" if winner["noise"] is not None else ""
+    metric, gain, count = winner["metric"], winner["gain"], len(winner["seeds"])
+    seeds = f"{count} new seed{'s' * (count != 1)}"
     lines = [f"trial {winner['trial']}; your config could not be trained again to compare it with"]
     if gain and gain["trial"] == winner["trial"]:
-        lines = [f"nothing better than your config, which is trial {winner['trial']}"]
+        lines = [f"the search found nothing better than your config (trial {winner['trial']})"]
     elif gain:
-        how = "better than your config by" if gain["mean"] > 0 else "no better than your config with fresh seeds:"
+        how = "better than your config by" if gain["mean"] > 0 else "no better than your config with new seeds:"
         lines = [f"trial {winner['trial']}, {how} {metric} {interval(gain, '+')}"]
     lines += [
-        f"test/accuracy {interval(winner['test_accuracy'])} ({dataset}; {fresh} fresh seed{'s' * (fresh != 1)})",
+        f"test/accuracy {interval(winner['test_accuracy'])} ({dataset}; {seeds})",
         f"{metric} {interval(winner['validation'])}{noise}",
     ]
     if changed := winner["differences"]:
@@ -167,8 +174,9 @@ def in_words(winner: dict[str, Any], dataset: str) -> list[str]:
     for entry in winner.get("ablation", []):
         how = f"worse by {interval(entry['worse_by'], '+')}" if entry["worse_by"] else "cannot be trained"
         lines.append(f"with {override(entry['key'], entry['baseline'])}: {how}")
-    candidates = len(winner["candidates"])
-    lines.append(f"first scores of {candidates} were optimistic by {winner['luck']:+.4f} in the mean (selection bias)")
+    mean = winner["validation"]["mean"]
+    first = next(each["first"] for each in winner["candidates"] if each["trial"] == winner["trial"])
+    lines.append(f"selection bias: first score {in_digits(first)}, mean over {seeds} {in_digits(mean)}")
     if (openings := winner["test_openings"]) > 1:
         lines.append(f"the test set has been opened {openings} times for this study")
     return lines
@@ -191,7 +199,8 @@ def interval(spread: dict[str, Any], sign: str = "") -> str:
 
 def counted(study: Study) -> str:
     """The trials by state: ``12 complete, 8 pruned``."""
-    return ", ".join(f"{count} {state}" for state, count in study.counts().items() if count)
+    words = {"fail": "failed", "infeasible": BROKE}
+    return ", ".join(f"{count} {words.get(state, state)}" for state, count in study.counts().items() if count)
 
 
 def in_digits(value: float) -> str:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 #: User attribute of a trial: after which epoch it was to end.
 _PRUNED = "pruned_at"
-#: So many impossible candidates in a row mean that the space holds hardly anything else.
+#: So many candidates in a row that break a constraint mean that the space holds hardly anything else.
 MOST_IMPOSSIBLE = 200
 #: After so many in a row, chance proposes until one is possible.
 _LOST = 10
@@ -91,7 +91,7 @@ class Tuner:
         """Begin and end trials until there are enough.
 
         Raises:
-            RunFailure: the same failure came again and again, or the space holds hardly anything that is possible.
+            RunFailure: the same failure came again and again, or hardly anything in the space keeps the constraints.
             Interrupted: a signal came.
         """
         try:
@@ -119,7 +119,7 @@ class Tuner:
         for trial in filter(paused, self.study.trials()):  # these have lost
             self.study.prune(trial.number, run_record.prune(RunFolder(self.runs / self.name(trial.number))))
         if why := self.stopping.over(self.study.epochs()):
-            log.info("%s: %d trials are done", why, self.study.counted())
+            log.info("stopping: %s; %d trials are done", why, self.study.counted())
 
     def _goes_on(self) -> bool:
         """Whether the trials that run are waited for."""
@@ -156,7 +156,7 @@ class Tuner:
         return done < self.settings.total
 
     def ask(self, number: int) -> Task | None:
-        """The trial of this number, to be trained; None where it is impossible, or equal to another one."""
+        """The trial of this number, to be trained; None where it breaks a constraint, or equals another one."""
         newest = itertools.takewhile(lambda trial: reason(trial) == "infeasible", reversed(self.study.trials()))
         impossible = len([*newest])  # in a row
         # a sampler for each trial: what it draws follows from the seed and the number, in whichever session
@@ -170,7 +170,7 @@ class Tuner:
         except RequestError as error:
             self.study.fail(trial, "infeasible", str(error))
             if (impossible + 1) % MOST_IMPOSSIBLE == 0:
-                detail = f"{impossible + 1} impossible proposals in a row, the last: {error}"
+                detail = f"{impossible + 1} proposals in a row broke a constraint, the last: {error}"
                 raise RunFailure("infeasible", detail) from error
             return None
         folder = RunFolder(self.runs / self.name(number))

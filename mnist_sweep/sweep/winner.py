@@ -1,10 +1,9 @@
 """The winner: the best trials are trained again with new seeds, the best mean wins, and the test set is opened once.
 
 The best of many first scores is good in part by luck (selection bias), and so is the best of a few means. So the best
-trials are trained again, each with the same new seeds, and the best mean of its first and its new scores on the
-validation set wins. Then the winner
-and the baseline are trained with fresh seeds, which had no part in the choice: what is said of the winner comes from
-these.
+trials are trained again, each with the same race seeds, and the best mean of its first score and those of the race on
+the validation set wins. Then the winner and the baseline are trained with new seeds, which had no part in the choice:
+what is said of the winner comes from these.
 """
 
 import logging
@@ -72,7 +71,7 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
     settings = config.sweep.winner
     if study.several and settings.rule is None:
         members = len(study.front())
-        log.info("several objectives: the front has %d members, and no winner is chosen (sweep.winner.rule)", members)
+        log.info("%d Pareto-optimal trials; to pick a winner set sweep.winner.rule=%s", members, study.goals[0].metric)
         return None
     goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
     candidates = _candidates(study, goal, settings.top, settings.baseline)
@@ -82,7 +81,7 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
     winner: dict[str, Any] | None = study.recall("winner")
     if not winner or winner.get("asked") != asked:
         which = ", ".join(f"trial {trial.number}" for trial in candidates)
-        log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "new"))
+        log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "race"))
         entries = [_Entry.of(trial, command.config_dir) for trial in candidates]
         race = _trained_again(command, study, entries, seeds, workers)
         if not race:
@@ -94,7 +93,7 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
             own = _Entry.of(found, command.config_dir)
         pair = [_Entry.of(best, command.config_dir), *([own] if own.number != best.number else [])]
         against = " and the config's own values" if len(pair) > 1 else ""
-        log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "fresh"))
+        log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "new"))
         runs = _trained_again(command, study, pair, fresh, workers, winner=best.number)
         if best.number not in runs:
             raise RunFailure("error", f"the winner, trial {best.number}, could not be trained again")
@@ -209,15 +208,24 @@ def _compared(
 def _judged(
     goal: Objective, best: int, baseline: int | None, runs: Mapping[int | None, Sequence[Result]]
 ) -> dict[str, Any]:
-    """What the fresh seeds say of the winner on validation, and of its improvement over the baseline."""
+    """What the new seeds say of the winner on validation, and of its improvement over the baseline.
+
+    The noise between seeds is pooled over the winner and, if its mean is within three standard errors of the winner's,
+    the baseline: what is far worse is often far less steady, too.
+    """
     scores = {number: [value_of(goal, result) for result in results] for number, results in runs.items()}
     improvement = None
     if baseline in scores:
         improvement = {"trial": baseline, **_better_by(goal, scores[best], scores[baseline])}
-    variances = [statistics.variance(values) for values in scores.values() if len(values) > 1]
+    own, variances = scores[best], list[float]()
+    if len(own) > 1:
+        reach, mean = 3 * statistics.stdev(own) / math.sqrt(len(own)), statistics.fmean(own)
+        near = [values for values in scores.values() if abs(statistics.fmean(values) - mean) <= reach]
+        variances = [statistics.variance(values) for values in near]
     return {
-        "validation": metrics.spread(scores[best], goal.metric in metrics.SHARES),
+        "validation": metrics.spread(own, goal.metric in metrics.SHARES),
         "noise": math.sqrt(statistics.fmean(variances)) if variances else None,
+        "noise_networks": len(variances),
         "gain": improvement,
     }
 

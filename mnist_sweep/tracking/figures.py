@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 Array = np.ndarray[Any, Any]
 
@@ -24,31 +25,45 @@ def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple
 
 
 def confusion_matrix(confusion: Array, title: str) -> Figure:
-    """Counts (classes, classes), a row for each true class; the scale is logarithmic, so that rare mistakes show."""
+    """Counts (classes, classes), a row for each true class; the shading is logarithmic, so that rare mistakes show."""
     classes = range(len(confusion))
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     shade = 1 + np.log10(np.maximum(share, 1e-4)) / 4  # 0 for a ten-thousandth of the row and less, 1 for all of it
-    figure, (axes,) = _axes(6.4, 6.0)
-    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    figure, (axes,) = _axes(7.2, 6.0)
+    picture = axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(confusion).tolist():
         ink = "white" if shade[row, column] > 0.62 else "black"
         axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=ink, fontsize=9)
     axes.set(xticks=classes, yticks=classes, xlabel="predicted", ylabel="true", title=title)
     axes.tick_params(length=0)
+    bar = figure.colorbar(picture, ax=axes, label="share of the images of a true class (logarithmic)")
+    bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["≤ 0.01%", "0.1%", "1%", "10%", "100%"])
     return figure
 
 
 def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str) -> Figure:
-    """Loss and accuracy of training and validation by epoch; the best epoch, counted from 1, is marked."""
+    """Loss and accuracy of training and validation by epoch; the best epoch, counted from 1, is marked.
+
+    Those of training are means over the epoch's batches, each as it was trained: with dropout and augmentation, and
+    with the weights of that moment. Accuracies that are all above 95% are drawn as errors on a logarithmic axis.
+    """
     figure, panels = _axes(9.6, 4.0, 1, 2)
     epochs = range(1, len(history) + 1)
     for axes, metric in zip(panels, ("loss", "accuracy"), strict=True):
-        for part, colour, style in (("train", ORANGE, "--"), ("val", BLUE, "-")):
-            values = [epoch[f"{part}/{metric}"] for epoch in history]
-            axes.plot(epochs, values, color=colour, linestyle=style, marker="o", markersize=4, label=f"{part}/{metric}")
+        values = {part: np.array([epoch[f"{part}/{metric}"] for epoch in history]) for part in ("train", "val")}
+        errors = metric == "accuracy" and all(0.95 < value < 1 for each in values.values() for value in each)
+        for part, when, colour, style in (("train", "during the epoch", ORANGE, "--"), ("val", "after it", BLUE, "-")):
+            shown = 1 - values[part] if errors else values[part]
+            label = f"{part}/{metric}, {when}"
+            axes.plot(epochs, shown, color=colour, linestyle=style, marker="o", markersize=4, label=label)
         if best:
             axes.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best epoch ({best})")
-        axes.set(xlabel="epoch", ylabel=metric)
+        axes.set(xlabel="epoch", ylabel="error: 1 − accuracy" if errors else metric)
+        if errors:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.yaxis.set_minor_formatter(PercentFormatter(1))
+        axes.set_xlim(0.7, len(history) + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
@@ -103,7 +118,8 @@ def filters(kernels: Array, title: str) -> Figure:
     sheet = _sheet(np.pad(shown, ((0, 0), (0, 1), (0, 1)), constant_values=np.nan), columns)
     limit = float(np.abs(shown).max()) or 1.0
     figure, (axes,) = _axes(max(0.8 * columns, 4.0) + 1.4, max(0.8 * rows, 1.6) + 0.8)
-    picture = axes.imshow(sheet, cmap="gray_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    shades = colormaps["gray_r"].with_extremes(bad="#cce1ee")  # between the kernels: white is a weight
+    picture = axes.imshow(sheet, cmap=shades, vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=10)
     figure.colorbar(picture, ax=axes, shrink=0.8, label="weight")
@@ -141,6 +157,6 @@ def activations(digits: Array, labels: Sequence[int], blocks: Sequence[Array], t
 
 
 def _framed(pictures: Array) -> Array:
-    """Pictures (N, S, S), 0 … 1, enlarged to (N, 30, 30) by repeating pixels, with a white frame."""
+    """Pictures (N, S, S), 0 … 1, enlarged to (N, 30, 30) by repeating pixels, with a light frame."""
     at = np.arange(28) * pictures.shape[-1] // 28
-    return np.pad(pictures[:, at][:, :, at], ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
+    return np.pad(pictures[:, at][:, :, at], ((0, 0), (1, 1), (1, 1)), constant_values=0.85)

@@ -65,7 +65,7 @@ def _version(client: Any, name: str, run_id: str, tags: dict[str, str]) -> int:
 def _compared(present: Any, version: int, digest: str, accuracy: float) -> tuple[bool, str]:
     """Whether a version is to be the champion rather than the present one, and why."""
     if present is None:
-        return True, "the new champion: the first"
+        return True, "now champion (there was none)"
     if int(present.version) == version:
         return True, "the champion"
     before, stays = float(present.tags["test/accuracy"]), f"version {present.version} stays champion"
@@ -73,7 +73,7 @@ def _compared(present: Any, version: int, digest: str, accuracy: float) -> tuple
         return False, f"{stays}: it was measured on another test set"
     if accuracy <= before:
         return False, f"{stays}: test/accuracy {before:.4f}, not below {accuracy:.4f}"
-    return True, f"the new champion: test/accuracy {accuracy:.4f}, version {present.version} has {before:.4f}"
+    return True, f"now champion: test/accuracy {accuracy:.4f}, version {present.version} has {before:.4f}"
 
 
 def _champion(client: Any, name: str) -> Any:

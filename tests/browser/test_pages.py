@@ -131,7 +131,7 @@ def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep
     page.context.set_offline(True)
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")
-    for name in ("found", "history", "importances", "parallel_coordinates", "slices_1", "learning_curves", "timeline"):
+    for name in ("found", "history", "parallel_coordinates", "slices_1", "learning_curves", "durations"):
         plot = page.locator(f"#{name} .js-plotly-plot .main-svg").first
         plot.scroll_into_view_if_needed()
         expect(plot).to_be_visible()
@@ -145,6 +145,10 @@ def test_the_report_shows_each_plot(served: Served, page: Page, screenshot: Keep
     assert rows.count() == sum(served.sweep["trials"].values())
     table = page.locator("#leaderboard-table")
     assert table.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")  # nothing to scroll to
+    for width in (1400, 400):
+        page.set_viewport_size({"width": width, "height": 860})
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+    page.set_viewport_size({"width": 1400, "height": 860})
     expect(page.get_by_text(served.sweep["winner"]["command"]).first).to_be_visible()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -133,7 +133,7 @@ def test_a_sweep_that_is_stopped_and_then_killed_goes_on(folder: Path) -> None:
     assert "WAITING" in states(folder)
     assert json.loads((folder / out.strip()).read_text())["trials"]["complete"] >= 1
     with started(folder, *sweep, "sweep.workers=1") as process:
-        wait_for(process, "going on with the study sweep")
+        wait_for(process, "resuming the study sweep")
         stop_within_a_trial(process, folder)
         workers = psutil.Process(process.pid).children()
         process.kill()

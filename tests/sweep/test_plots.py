@@ -1,15 +1,21 @@
 """Optuna's plots of a study in which most trials are pruned."""
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from optuna import visualization
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from plotly.colors import unlabel_rgb
 
+from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.sweep import plots
+from mnist_sweep.sweep.axes import ticks
 from mnist_sweep.sweep.study import Study
+from mnist_sweep.tracking.figures import ORANGE
 from tests.sweep import studies
 
 SPACE: dict[str, BaseDistribution] = {**studies.LR, "model.kernel_size[0]": CategoricalDistribution((3, 5))}
@@ -41,15 +47,71 @@ def test_pruned_trials_count_with_the_best_value_that_they_reached(study: Study)
 def test_each_plot_is_drawn_and_has_whole_names(
     study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that fails leaves the others."""
-    monkeypatch.setattr(visualization, "plot_timeline", Mock(side_effect=ValueError("no\nplot")))
+    """One that fails leaves the others; of twelve trials there are no importances."""
+    monkeypatch.setattr(plots, "_durations", Mock(side_effect=ValueError("no\nplot")))
     drawn = plots.draw(study)
-    assert list(drawn) == ["history", "importances", "parallel_coordinates", "slices_1", "learning_curves"]
-    assert "the plot timeline could not be drawn (ValueError: no plot)" in caplog.text
-    labels = drawn["parallel_coordinates"].layout.xaxis.ticktext
-    assert list(labels) == ["val/accuracy", "model.kernel_size[0]", "optimizer.lr"]
-    assert len(drawn["slices_1"].data[0].x) == 11
+    assert list(drawn) == ["history", "parallel_coordinates", "slices_1", "slices_2", "learning_curves"]
+    assert "the plot durations could not be drawn (ValueError: no plot)" in caplog.text
+    labels = [label.split("  ")[0] for label in drawn["parallel_coordinates"].layout.xaxis.ticktext]
+    assert labels == ["<b>val/accuracy</b>", "model.kernel_size[0]", "optimizer.lr"]
     assert drawn["learning_curves"].layout.yaxis.title.text == "val/accuracy"
+
+
+def marks(figure: Any) -> dict[str, int]:
+    """The number of marks by the name of what they stand for."""
+    return {trace.name: len(trace.x) for trace in figure.data}
+
+
+def test_pruned_and_complete_trials_the_winner_and_broken_constraints_are_told_apart(tmp_path: Path) -> None:
+    trials = [studies.trial_of(tmp_path, number, [0.8 + number / 100], [0.5], parameters=size)
+              for number, size in enumerate((1000, 1000, 90_000))]  # fmt: skip
+    study = studies.study_of([*trials, studies.trial_of(tmp_path, 3, curve=[0.4, 0.3])])
+    study.constraints = {"parameters": Bound(max=50_000)}
+    drawn = plots.draw(study, winner=1)
+    told = {"pruned": 1, "broke a constraint": 1, "complete": 1, "winner": 1}
+    assert marks(drawn["slices_1"]) == told
+    assert marks(drawn["history"]) == told | {"best so far": 2}
+    assert marks(drawn["durations"]) == told
+    lines = {trace.name: trace.line.color for trace in drawn["parallel_coordinates"].data}
+    assert lines["trial 1"] == ORANGE
+    shades = [sum(unlabel_rgb(lines[f"trial {number}"])) for number in (3, 0, 2)]
+    assert shades == sorted(shades, reverse=True)  # the better, the darker
+    assert shades[0] < 3 * 220  # the worst can be told from the white page
+    study.goals = [Objective(metric="val/loss", direction="minimize")]
+    lines = {trace.name: trace.line.color for trace in plots.draw(study)["parallel_coordinates"].data}
+    assert sum(unlabel_rgb(lines["trial 2"])) > sum(unlabel_rgb(lines["trial 0"]))
+
+
+@pytest.mark.parametrize(("values", "errors"), [((0.951, 0.99, 0.995), True), ((0.5, 0.9, 0.99), False)])
+def test_what_is_above_95_percent_is_drawn_as_an_error(tmp_path: Path, values: list[float], errors: bool) -> None:
+    study = studies.study_of([studies.trial_of(tmp_path, number, [value]) for number, value in enumerate(values)])
+    for name in ("history", "slices_1"):
+        figure = plots.draw(study)[name]
+        assert figure.layout.yaxis.type == ("log" if errors else None)
+        assert figure.layout.yaxis.title.text == ("error: 1 − val/accuracy" if errors else "val/accuracy")
+        assert figure.data[0].y == pytest.approx([1 - value if errors else value for value in values])
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1.0, 1e6))
+def test_a_logarithmic_axis_has_some_ticks_all_of_them_within_it(low: float, factor: float) -> None:
+    found = ticks(low, low * factor)
+    assert 2 <= len(found) <= 16
+    assert found == sorted(found)
+    assert all(low <= tick <= low * factor for tick in found)
+
+
+def test_the_front_is_joined_and_dominated_trials_are_grey(tmp_path: Path) -> None:
+    values = [(0.9, 5000.0), (0.8, 1000.0), (0.7, 2000.0), (0.95, 90_000.0)]
+    trials = [studies.trial_of(tmp_path, number, each, parameters=int(each[1])) for number, each in enumerate(values)]
+    study = studies.study_of(trials, "val/accuracy", "parameters")
+    study.constraints = {"parameters": Bound(max=50_000)}
+    front = plots.draw(study, winner=0)["pareto_front"]
+    assert marks(front) == {"dominated": 1, "broke a constraint": 1, "Pareto-optimal": 2, "winner": 1}
+    joined = front.data[2]
+    assert (joined.mode, joined.x, joined.y) == ("lines+markers", (1000.0, 5000.0), (0.8, 0.9))
+    assert joined.line.shape == "hv"  # until 5,000 parameters nothing is better than 0.8
+    assert [note.text for note in front.layout.annotations] == ["max 50,000"]
+    assert [(shape.x0, shape.line.dash) for shape in front.layout.shapes] == [(50_000, "dash")]
 
 
 def test_several_objectives_importance_is_for_being_good_in_the_first(tmp_path: Path) -> None:
@@ -60,9 +122,13 @@ def test_several_objectives_importance_is_for_being_good_in_the_first(tmp_path: 
     for number in range(60):
         place = {key: (number * step % 60) / 60 for key, step in zip(keys, (7, 13), strict=True)}
         value = 0.9 + 0.09 * place[keys[0]] ** 4 - 0.5 * (place[keys[1]] > 0.9)
-        trials.append(studies.trial_of(tmp_path, number, [value, 1.0], params=place, space=space))
+        also = {"rare": FloatDistribution(0.0, 1.0)} if number % 3 == 0 else {}
+        place |= dict.fromkeys(also, number / 60)
+        trials.append(studies.trial_of(tmp_path, number, [value, 1.0], params=place, space=space | also))
     drawn = plots.draw(studies.study_of(trials, "val/accuracy", "parameters"))
     assert "pareto_front" in drawn
     importances = drawn["importances"].data[0]
+    assert drawn["importances"].layout.xaxis.title.text == "importance, from 60 trials"
     found = dict(zip(importances.y, importances.x, strict=True))
-    assert found["decides_the_best"] > 0.8
+    assert [*found] == ["decides_the_worst (60)", "decides_the_best (60)"]  # not what 20 of 60 drew
+    assert found["decides_the_best (60)"] > 0.8

@@ -14,8 +14,9 @@ from tests.sweep import studies
 
 WINNER: dict[str, Any] = {
     "trial": 1, "command": "python -m mnist_sweep name=sweep-0001", "metric": "val/accuracy", "seeds": [1, 2],
-    "validation": metrics.spread([0.90, 0.92]), "noise": 0.0123, "luck": 0.0042, "lead": None,
-    "gain": {"trial": 0, **metrics.spread([0.01, 0.02])}, "candidates": [{"trial": 1}, {"trial": 0}],
+    "validation": metrics.spread([0.90, 0.92]), "noise": 0.0123, "noise_networks": 2, "luck": 0.0042, "lead": None,
+    "gain": {"trial": 0, **metrics.spread([0.01, 0.02])}, "race_seeds": [7],
+    "candidates": [{"trial": 1, "first": 0.93, **metrics.spread([0.92])}, {"trial": 0, "first": 0.9, "mean": None}],
     "test_accuracy": metrics.spread([0.91, 0.93], share=True), "test_opened_at": "2026-01-01", "test_openings": 1,
     "model": None, "checkpoints": [],
     "differences": [{"key": "optimizer.lr", "value": 0.0123456, "baseline": 0.001}],
@@ -25,7 +26,7 @@ WINNER: dict[str, Any] = {
 def test_the_winner_in_words() -> None:
     for values, words in {
         (0.5,): "0.5000",
-        (0.99 - 0.98, 0.51 - 0.5): "0.0100 (equal for all 2 seeds)",  # but for their last bits
+        (0.99 - 0.98, 0.51 - 0.5, 0.01): "0.0100 (equal for all 3 seeds)",  # but for their last bits
         (0.90, 0.92, 0.94): "0.9200 (95% interval 0.8703 … 0.9697)",
     }.items():
         assert summary.interval(metrics.spread(values)) == words
@@ -36,18 +37,18 @@ def test_what_was_found_in_words() -> None:
         return summary.in_words(WINNER | changes, "mnist")
 
     found, test, validation, different, bias = words()
-    assert found.startswith("trial 1, better than your config by val/accuracy +0.0150 (95% interval -0.0485 … +0.0785)")
-    assert test.startswith("test/accuracy 0.9200 (95% interval ")
-    assert test.endswith("(mnist; 2 fresh seeds)")
-    assert validation.endswith("; noise between seeds 0.0123")
+    assert found.startswith("trial 1, better than your config by val/accuracy +0.0150")
+    assert test == "test/accuracy 0.9200 (mnist; 2 new seeds)"  # of two there is no interval
+    assert validation.endswith("; noise between seeds 0.0123 (the winner's and the config's)")
+    assert words(noise_networks=1)[2].endswith("; noise between seeds 0.0123 (the winner's own)")
     assert different == "what is different: optimizer.lr=0.0123 (0.001)"
-    assert bias == "first scores of 2 were optimistic by +0.0042 in the mean (selection bias)"
+    assert bias == "selection bias: first score 0.9300, mean over 2 new seeds 0.9100"
     undone = {"key": "optimizer.lr", "value": 0.0123456, "baseline": 0.001, "worse_by": metrics.spread([0.01, 0.02])}
-    assert words(ablation=[undone])[4].startswith("with optimizer.lr=0.001: worse by +0.0150 (95% interval")
+    assert words(ablation=[undone])[4].startswith("with optimizer.lr=0.001: worse by +0.0150")
     worse = words(gain={"trial": 0, **metrics.spread([-0.002])})
-    assert worse[0] == "trial 1, no better than your config with fresh seeds: val/accuracy -0.0020"
+    assert worse[0] == "trial 1, no better than your config with new seeds: val/accuracy -0.0020"
     same = words(trial=0, gain={**WINNER["gain"], "trial": 0}, noise=None, test_openings=2)
-    assert same[0] == "nothing better than your config, which is trial 0"
+    assert same[0] == "the search found nothing better than your config (trial 0)"
     assert same[-1] == "the test set has been opened 2 times for this study"
     assert words(gain=None)[0] == "trial 1; your config could not be trained again to compare it with"
 
@@ -83,14 +84,14 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     assert json.loads(path.read_text()) == expected
     summary.show(command, study, WINNER, folder)
     said = [line.split(maxsplit=2) for line in caplog.messages]
-    assert ["1", "impossible", "proposals, drawn again"] in said
+    assert ["1", "broke", "a constraint, drawn again"] in said
     assert ["1", "trials", "(25%) equal earlier ones"] in said
     assert ["winner", "again", "python -m mnist_sweep name=sweep-0001"] in said
     assert f"or as an overlay   python -m mnist_sweep --config-dir {folder}/conf experiment=best" in caplog.messages
     assert [
         "found",
         "trial",
-        "1, better than your config by val/accuracy +0.0150 (95% interval -0.0485 … +0.0785)",
+        "1, better than your config by val/accuracy +0.0150",
     ] in said
     assert f"compare the runs   mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in caplog.messages
     summary.show(command, study, None, path)  # a folder in which nothing can be written
@@ -107,7 +108,7 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     assert sorted(each["trial"] for each in content["front"]) == [0, 1, 2]
     assert content["best"] is None
     summary.show(command, study, None, folder)
-    assert "sweep on mnist5k: 3 complete; the front of 3" in capsys.readouterr().err
+    assert "sweep on mnist5k: 3 complete; 3 Pareto-optimal" in capsys.readouterr().err
 
 
 OWN = [

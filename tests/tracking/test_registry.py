@@ -41,7 +41,8 @@ def test_the_best_on_one_test_set_is_the_champion_and_its_checkpoint_can_be_fetc
         *((1, True), (2, True), (3, False), (4, False)),
         (2, True),  # of a session before
     ]
-    assert "version 2; the new champion: test/accuracy 0.9000, version 1 has 0.8000" in caplog.text
+    assert "version 2; now champion: test/accuracy 0.9000, version 1 has 0.8000" in caplog.text
+    assert "version 1; now champion (there was none)" in caplog.text
     assert "version 4; version 2 stays champion: it was measured on another test set" in caplog.text
     address = tracking.registered(uri, ["nothing", "mnist_sweep_kmnist"])
     assert address == "models:/mnist_sweep_kmnist@champion"
