@@ -91,6 +91,7 @@ def searched(command: CommandLine, study: Study) -> dict[str, Any]:
 def sortable(content: Mapping[str, Any]) -> dict[str, float]:
     """What MLflow is to sort and filter sweeps by, from ``sweep.json``: scores with intervals, counts, costs."""
     found = {f"trials/{state}": count for state, count in content["trials"].items()}
+    found |= {"trials/infeasible": content["infeasible"], "trials/duplicates": content["duplicates"]["trials"]}
     found |= {key: content[key] for key in ("epochs", "seconds")}
     if best := content["best"]:
         found[f"best/{content['objective']}"] = best["value"]

@@ -59,12 +59,9 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     except OSError as error:  # the sweep is done, whatever became of its folder
         log.warning("the %s could not be left as an overlay (%s)", kind, error)
     which, again = f"trial {best.number}", str(best.user_attrs["result"]["command"])
-    if winner:
-        network = winner.get("network", {"run": f"trial {best.number}"})
-        which, again = (
-            f"the {'registered' if winner['model'] else 'best'} network, {network['run']},",
-            record.exact(winner),
-        )
+    if winner and "network" in winner:
+        kind, again = "registered" if winner["model"] else "best", record.exact(winner)
+        which = f"the {kind} network, {winner['network']['run']},"
     log.info("%s exactly, on the same kind of machine:\n    %s", which, again)
     if isinstance(config.tracking, options.MLflow):
         uri = config.tracking.uri
