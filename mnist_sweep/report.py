@@ -8,7 +8,7 @@ from mnist_sweep.errors import RequestError, RunFailure
 
 def perform(options: argparse.Namespace) -> int:
     """Write ``report.html`` into a sweep's folder, by what its study says now, and print its path."""
-    from mnist_sweep.sweep import catalogue, report, session
+    from mnist_sweep.sweep import catalogue, session
     from mnist_sweep.tracking import MLflowRun
 
     folder = options.folder
@@ -17,7 +17,7 @@ def perform(options: argparse.Namespace) -> int:
         raise RequestError(f"{folder}: no trial has come to a value yet; allowed: a sweep with at least one that has")
     output, seconds = folder.parent.parent, float(study.recall("seconds", study.recall("search_seconds", 0.0)))
     unchanged = MLflowRun(None, output, folder.name)  # which a sweep that runs may be writing
-    page = report.report(command, study, study.recall("winner"), folder, seconds, unchanged)
+    page = session.report(command, study, study.recall("winner"), folder, seconds, unchanged)
     if page is None:
         raise RunFailure("error", f"{folder}: the report could not be made")
     print(page)

@@ -175,10 +175,13 @@ def _not_there(key: str, line: str, sweep: bool) -> str:
     if key.startswith(_SPACE):
         inner, keys = key.removeprefix(_SPACE), schema.known_keys() - {"sweep"}
         leaves = [name for name in keys if f"{inner}.".startswith(f"{name}.")]
-        if not (leaf := max(leaves, key=len, default="")) or schema.sections_of(leaf):
+        leaf = max(leaves, key=len, default="")
+        if not leaf or (schema.sections_of(leaf) and not inner.endswith("._group_")):
             return f"unknown key{suggested(inner, {name for name in keys if not name.startswith('sweep.')})}"
-        drawn = "'{low: …, high: …}' or '{choices: […]}'"
-        return f"{leaf} is not in the space; to add a leaf write +{_SPACE}{leaf}={drawn}"
+        if not schema.searchable(leaf):
+            return f"{leaf} is not searched, being no part of what is trained"
+        how = "._group_='[…]'" if schema.options(leaf) else "='{low: …, high: …}' or ='{choices: […]}'"
+        return f"{leaf} is not in the space; to add a leaf write +{_SPACE}{leaf}{how}"
     group, _, last = key.rpartition(".")
     if having := [name for name, section in schema.options(group).items() if last in section.model_fields]:
         return "only with " + " or ".join(f"{group.replace('.', '/')}={name}" for name in having)

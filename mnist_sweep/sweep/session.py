@@ -17,7 +17,7 @@ from mnist_sweep import hardware, tracking
 from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
-from mnist_sweep.result import STATES, Result, Status, run_name
+from mnist_sweep.result import BEST, STATES, Result, Status, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import initial_trials, record, samplers, storage, summary, winner
 from mnist_sweep.sweep.candidates import Candidates
@@ -108,6 +108,24 @@ def opened(command: CommandLine) -> Iterator["Session"]:
 def has_best(study: Study) -> bool:
     """Whether there is a trial that can win."""
     return bool(study.ranking() if study.several else study.contenders())
+
+
+def report(
+    command: CommandLine,
+    study: Study,
+    winner: dict[str, Any] | None,
+    folder: Path,
+    seconds: float,
+    run: tracking.MLflowRun,
+) -> Path | None:
+    """Write ``report.html`` by what there is, see `report.report`; without a winner whose folders are gone."""
+    from mnist_sweep.sweep import report as page  # and with it torch, which takes seconds
+
+    files = [folder.parent / Path(file).parents[1].name / BEST for file in winner["checkpoints"]] if winner else []
+    if gone := [str(file) for file in files if not file.is_file()]:
+        log.warning("the report leaves the winner out: %s is gone", gone[0])
+        winner = None
+    return page.report(command, study, winner, folder, seconds, run)
 
 
 @dataclass
@@ -249,8 +267,6 @@ class Session:
         path = record.write(self.folder, content)
         page = None
         if has_best(self.study):  # also of a sweep that was interrupted
-            from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
-
             page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
         self.mlflow.file(path)
         self.mlflow.metrics(record.sortable(content), self.study.counted())

@@ -159,13 +159,13 @@ def test_the_file_composes_what_the_trial_was_without_the_users_folder(tmp_path:
     best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
     # what is trained, not where it is kept, nor on what machine
     trial = CommandLine.of(items, tmp_path / "mine").without("tracking", "output")
-    trial = trial.with_({"trainer.threads": None, "trainer.precision": "auto"})
+    trained = trial.with_({"trainer.threads": None, "trainer.precision": "auto"}).config
     folder = record.export(best, tmp_path / "runs" / "sweep", tmp_path / "mine", "Trial 0")
     portable = record.portable(best, tmp_path / "mine")
     own.unlink()
-    assert CommandLine.of(portable.overrides).config == trial.config
+    assert CommandLine.of(portable.overrides).config == trained
     for name in ("winner", "best"):
-        assert CommandLine.of([f"experiment={name}"], folder).config == trial.config
+        assert CommandLine.of([f"experiment={name}"], folder).config == trained
     assert CommandLine.of(["experiment=winner", "launcher=inline"], folder).config.launcher.name == "inline"
 
 
