@@ -42,7 +42,7 @@ def perform(options: argparse.Namespace) -> int:
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
-def open_page(page: str, patience: float = 60.0) -> None:
+def open_page(page: str, patience: float = 300.0) -> None:
     """Open a page in the user's browser as soon as its server answers, within so many seconds."""
     address = urlsplit(page)
     end = time.monotonic() + patience

@@ -267,6 +267,8 @@ class Session:
         path = record.write(self.folder, content)
         page = None
         if has_best(self.study):  # also of a sweep that was interrupted
+            if state == "KILLED":
+                log.info("stopping; the report is made of what there is (a second Ctrl-C ends without it)")
             page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
         self.mlflow.file(path)
         self.mlflow.metrics(record.sortable(content), self.study.counted())

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
-from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment
+from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment, runs_page
 from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class MLflowRun:
         if isinstance(settings, options.MLflow):
             with harmless(f"{settings.uri} cannot be used; going on without it"):
                 self._client, experiment = open_experiment(settings, output)
-                self.page = f"/#/experiments/{experiment}/runs"
+                self.page = runs_page(experiment)
                 self._earlier = self._reopened(resume) if resume else None
                 known = {"mlflow.parentRunId": parent, **(tags or {})}
                 first = {key: str(value) for key, value in known.items() if value is not None}

@@ -49,7 +49,12 @@ def page_of(uri: str, server: str) -> str:
     client = client_of(uri)
     experiments = [each.experiment_id for each in client.search_experiments(ViewType.ACTIVE_ONLY)]
     latest = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
-    return f"{server}/#/experiments/{latest[0].info.experiment_id}/runs" if latest else server
+    return server + (runs_page(latest[0].info.experiment_id) if latest else "")
+
+
+def runs_page(experiment: str) -> str:
+    """Within MLflow's UI, the page of an experiment's runs, with the menu for training rather than for agents."""
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
