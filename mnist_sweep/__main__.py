@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,19 +21,27 @@ from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
 from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
+from mnist_sweep.config.overrides import assigned, text
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
+
+if TYPE_CHECKING:
+    from mnist_sweep.result import Result
 
 log = logging.getLogger("mnist_sweep")
 
 
-def perform(command: CommandLine) -> int:
-    """Carry out one run or a sweep, print the path of its JSON file, and return the exit code."""
+def perform(command: CommandLine, grid: "list[Result] | None" = None) -> int:
+    """Carry out one run or a sweep, print the path of its JSON file, and return the exit code.
+
+    A run that belongs to a grid is added to it. It opens the test set only where that is asked for, since a grid is
+    there to choose from.
+    """
     command = api.prepare(command)
     config = command.config
     log.info("loading …")  # PyTorch and MLflow, which takes seconds
     try:
         if config.sweep is None:
-            return _run(command)
+            return _run(command, grid)
         from mnist_sweep.sweep import plan, session
 
         print(plan.plan(command) if config.sweep.plan else session.sweep(command), flush=True)
@@ -45,21 +53,50 @@ def perform(command: CommandLine) -> int:
         raise
 
 
-def _run(command: CommandLine) -> int:
+def _run(command: CommandLine, grid: "list[Result] | None") -> int:
     from mnist_sweep import run
 
     config = command.config
     log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.name, config.trainer.max_epochs)
-    result = run.train(command, test=True, progress=True)
+    test = grid is None if config.test is None else config.test
+    result = run.train(command, test=test, progress=True)
+    if grid is not None:
+        grid.append(result)
     if finished := result.status == "finished":
         best = f"{config.objective} {result.objective:.4f} in epoch {result.best_epoch} of {result.epochs}"
-        tested = f"test/accuracy {result.metrics['test/accuracy']:.4f} on {result.dataset}"
-        log.info("%s, %s, %.1f s", best, tested, result.seconds)
+        tested = f", test/accuracy {result.metrics['test/accuracy']:.4f}" if test else ""
+        log.info("%s%s on %s, %.1f s", best, tested, result.dataset, result.seconds)
         log.info("reproduce          %s", result.command)
     else:
         log.error("failed: %s", result.detail)
     print(result.path, flush=True)
     return cli.DONE if finished else cli.FAILED
+
+
+def _show(grid: "Sequence[Result]") -> None:
+    """Print the runs of a grid as a table, the best first, with what differs between them."""
+    from mnist_sweep.config.metrics import EPOCH_METRICS
+    from mnist_sweep.sweep.summary import print_table
+
+    def rank(result: "Result") -> tuple[bool, float]:
+        lower = EPOCH_METRICS[str(result.objective_metric)] == "minimize"
+        return result.objective is None, (1 if lower else -1) * (result.objective or 0.0)
+
+    drawn = [assigned(result.overrides) for result in grid]
+    keys = [key for key in drawn[0] if len({repr(each.get(key)) for each in drawn}) > 1]
+    tested = any("test/accuracy" in result.metrics for result in grid)
+    rows = []
+    for result in sorted(grid, key=rank):
+        scores = [result.objective, *([result.metrics.get("test/accuracy")] if tested else [])]
+        drawn_here = assigned(result.overrides)
+        values = [text(drawn_here.get(key)) for key in keys]
+        cells = ["–" if score is None else f"{score:.4f}" for score in scores]
+        rows.append(
+            [Path(result.folder).name, *values, *cells, str(result.epochs), f"{result.seconds:.1f}", result.status]
+        )
+    objective = str(grid[0].objective_metric)
+    columns = ["run", *keys, objective, *(["test/accuracy"] if tested else []), "epochs", "seconds", "status"]
+    print_table(f"{len(grid)} runs, the best first", columns, rows)
 
 
 def _flags() -> argparse.Namespace:
@@ -117,11 +154,12 @@ def main() -> int:
             raise RequestError(f"{twice[0]}: the same for {len(twice)} runs; allowed: one name each")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own way to hand on exceptions rather than to print them and exit
     codes: list[int] = []
+    grid: list[Result] | None = [] if flags.multirun else None
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
     def task(_: DictConfig) -> None:  # for each point of a grid; not called where something is only shown
         try:  # what came out of here would have a line of Hydra's before it
-            codes.append(perform(commands[HydraConfig.get().job.num if flags.multirun else 0]))
+            codes.append(perform(commands[HydraConfig.get().job.num if flags.multirun else 0], grid))
         except RequestError as error:
             log.error("error: %s", error)
             codes.append(cli.WRONG)
@@ -130,6 +168,8 @@ def main() -> int:
             codes.append(cli.FAILED)
 
     task()
+    if grid:
+        _show(grid)
     return max(codes, default=cli.DONE)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
-    """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set.
+    """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set, unless ``test=false``.
 
     Args:
         overrides: as on the command line: ``train("experiment=balanced", "seed=1")``.
@@ -48,7 +48,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
     from mnist_sweep import run
 
     with _interruptible():
-        return run.train(prepare(command), test=True)
+        return run.train(prepare(command), test=command.config.test is not False)
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,11 @@ class Sweep:
     study: "optuna.Study"  #: Optuna's own
 
     def trials(self) -> "pandas.DataFrame":
-        """A row for each trial: its number, value (one for each objective), duration, parameters and state."""
-        frame: pandas.DataFrame = self.study.trials_dataframe(("number", "value", "duration", "params", "state"))
-        return frame
+        """A row for each trial: ``trial_list`` of ``sweep.json``, with ``values_…`` and ``params_…`` as columns."""
+        import pandas
+
+        content = json.loads((self.folder / "sweep.json").read_text(encoding="utf-8"))
+        return pandas.json_normalize(content["trial_list"], sep="_", max_level=1)
 
 
 def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:

@@ -27,6 +27,8 @@ COMMANDS = {
     "ensemble": ("inference.ensemble", "Average the probabilities of several networks, chosen on validation."),
     "demo": ("inference.demo", "A page on this machine to draw a digit on."),
     "ui": ("ui", "Open MLflow's UI on the runs and sweeps of this folder."),
+    "sweeps": ("sweeps", "List the sweeps of a folder, or delete one: its study, folders and MLflow runs."),
+    "report": ("report", "Make the report of a sweep, at any time, by what its study says now."),
     "scores": ("scores", "Train recipes over several seeds and print their test accuracies as a table."),
 }
 
@@ -56,6 +58,16 @@ def _add_arguments(parser: Parser, name: str) -> None:
         case "demo" | "ui":
             port = "7860" if name == "demo" else "5000"
             add("--port", type=_port, default=port, help="of the page (default: %(default)s)")
+            if name == "ui":
+                add("--host", default=HOST, help="address to serve at (default: %(default)s)")
+                add("--open", action="store_true", help="open the page in a browser")
+                parser.epilog = "Other options are handed to mlflow ui, such as --allowed-hosts."
+        case "sweeps":
+            add("words", nargs="*", metavar="FOLDER | delete NAME", help="to list (default: --output), or to delete")
+            add("--output", default="mlruns", help="the folder with the sweeps (default: %(default)s)")
+            add("--yes", action="store_true", help="delete without asking")
+        case "report":
+            add("folder", metavar="FOLDER", type=Path, help="of a sweep, such as mlruns/runs/sweep")
         case "scores":
             add("recipes", nargs="*", metavar="RECIPE", help="options of experiment (default: those measured)")
             add("--seeds", type=int, default=5, help="number of seeds: 0, 1, … (default: %(default)s)")
@@ -99,7 +111,10 @@ def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int
     codes = "Exit codes: 0 done, 1 the work failed, 2 the request is wrong."
     parser = Parser(prog=prog or f"python -m mnist_sweep.{name}", description=description, epilog=codes)
     _add_arguments(parser, name)
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and name != "ui":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest  # for MLflow
     command: Any = importlib.import_module(f"mnist_sweep.{module}")  # heavy, so only once the arguments are right
     code: int = command.perform(options)
     return code

@@ -2,9 +2,12 @@
 
 import functools
 import os
+import platform
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import psutil
 
 from mnist_sweep.errors import RequestError
 
@@ -33,6 +36,18 @@ def multiplies_bf16() -> bool:
     except OSError:
         return False
     return any(not _BF16.isdisjoint(line.split()) for line in lines if line.startswith(("flags", "Features")))
+
+
+def machine() -> dict[str, Any]:
+    """What a reader of the numbers wants to know of this machine: system, processor, cores, memory in GB."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = round(psutil.virtual_memory().total / 1e9, 1)
+    processor = named[0] if named else platform.processor()
+    return {"system": platform.platform(), "processor": processor, "cores": cores(), "memory_gb": memory}
 
 
 def precision(wanted: Precision | Literal["auto"], on_gpu: bool) -> tuple[Precision, str]:

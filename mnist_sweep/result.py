@@ -4,11 +4,15 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["finished", "pruned", "failed", "interrupted"]
+#: What a run or a trial came to in ``sweep.json`` and in MLflow's tag ``state``, by the status of its result.
+STATES: dict[Status, str] = {
+    "finished": "complete", "pruned": "pruned", "failed": "failed", "interrupted": "stopped",
+}  # fmt: skip
 
 #: The best epoch's checkpoint, within a run's folder.
 BEST = Path("checkpoints") / "best.ckpt"
@@ -44,6 +48,10 @@ class Result:
     duplicate_of: str | None = None  #: name of the equal run whose numbers these are; None for a run that was trained
     test_opened_at: str | None = None  #: when the test set was opened for it (ISO 8601, UTC)
     confusion: list[list[int]] | None = None  #: of the best epoch on validation, counts, a row for each true class
+    objective_metric: str | None = None  #: what the best epoch was chosen by
+    params: dict[str, Any] = field(default_factory=dict)  #: the config's values by dotted name
+    schema_version: int = 1  #: of ``result.json``
+    working_folder: str = field(default_factory=lambda: str(Path.cwd()), compare=False)  #: of relative paths
 
     @property
     def path(self) -> Path:
@@ -52,7 +60,7 @@ class Result:
 
     def write(self) -> Path:
         """Keep it; the file is there whole or not at all."""
-        return write_json(self.path, asdict(self))
+        return write_json(self.path, asdict(replace(self, working_folder=str(Path.cwd()))))
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
@@ -85,5 +93,5 @@ def run_name(sweep: str, trial: int, seed: int | None = None) -> str:
 
 
 def is_run_of(sweep: str, name: str) -> bool:
-    """Whether a folder is named like a run of this sweep."""
+    """Whether a folder is named like a trial's run of this sweep, or like one of the winner's retraining."""
     return re.fullmatch(rf"{re.escape(sweep)}-\d{{4,}}(-seed\d+)?", name) is not None

@@ -1,4 +1,7 @@
-"""A run's folder: its config and overrides, a history, checkpoints and, last, ``result.json``."""
+"""A run's folder: its config and overrides, a history, checkpoints and, last, ``result.json``.
+
+A sweep's folder has a config and overrides, too.
+"""
 
 import contextlib
 import json
@@ -83,14 +86,18 @@ class RunFolder:
             if resume and (changed := self.differences(config)):
                 allowed = "allowed: its own settings, or another name"
                 raise RequestError(f"{where} was begun otherwise ({'; '.join(changed)}); {allowed}")
-            for file, content in (("config.yaml", config.plain()), ("overrides.yaml", list(items))):
-                text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-                (self.path / file).write_text(text, encoding="utf-8")
+            self.describe(config, items)
         except FileExistsError as error:
             raise RequestError(f"{where} is there already; allowed: a name not yet taken") from error
         except OSError as error:
             where = f"output={config.output}: {self.path}"
             raise RequestError(f"{where} cannot be written ({error.strerror}); allowed: a folder that can") from error
+
+    def describe(self, config: schema.Config, items: Sequence[str]) -> None:
+        """Write ``config.yaml`` and ``overrides.yaml``, of a run or a sweep; an OSError where that fails."""
+        for file, content in (("config.yaml", config.plain()), ("overrides.yaml", list(items))):
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            (self.path / file).write_text(text, encoding="utf-8")
 
     def config(self) -> schema.Config | None:
         """The run's config, as if it had been started where its folder is now; None where none can be read."""
@@ -105,6 +112,9 @@ class RunFolder:
         if isinstance(config.tracking, options.MLflow):
             uri = config.tracking.uri.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
             moved["tracking"] = config.tracking.model_copy(update={"uri": uri})
+        if config.sweep:  # which has no name but that of its folder
+            uri = config.sweep.storage.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
+            moved |= {"name": None, "sweep": config.sweep.model_copy(update={"storage": uri})}
         return config.model_copy(update=moved)
 
     def overrides(self) -> list[str]:

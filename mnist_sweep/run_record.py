@@ -15,7 +15,7 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import best_epoch
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.result import BEST, Result, Status
+from mnist_sweep.result import BEST, STATES, Result, Status
 from mnist_sweep.run_folder import Progress, RunFolder
 from mnist_sweep.tracking import MLflowRun, State, versions
 from mnist_sweep.training import datasets
@@ -71,6 +71,7 @@ class RunRecord:
         layers, attempts = config.model.layers(), progress.attempts
         described = {"command": self.command.shell(), "device": self.device, "threads": self.threads}
         described |= {"dataset": config.data.name, "parameters": sum(layer.parameters for layer in layers)}
+        described |= {"role": tags.get("role", "run"), "state": "running"}
         run.tags({**described, "attempts": attempts if attempts > 1 else None, **versions()})
         run.file(path / "config.yaml")
         run.file(path / "overrides.yaml")
@@ -108,6 +109,7 @@ class RunRecord:
             folder=str(self.folder.path), checkpoint=str(BEST) if self.folder.best.is_file() else None,
             history=history, multiply_adds=sum(layer.multiply_adds for layer in layers),
             attempts=progress.attempts, test_opened_at=self.test_opened_at, confusion=confusion,
+            objective_metric=config.objective, params=config.parameters(),
         )  # fmt: skip
 
     def close(self, result: Result, *, paused: bool = False) -> Result:
@@ -116,8 +118,8 @@ class RunRecord:
         A RunFailure says that it cannot be written, as on a full disk; then the run has failed in MLflow, too.
         """
         interrupted, finished = result.status == "interrupted", result.status == "finished"
-        if finished:
-            self.mlflow.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
+        self.mlflow.metrics(_sortable(result), result.epochs)
+        self.mlflow.tags({"state": "paused" if paused else STATES[result.status]})
         if result.checkpoint and not paused and (interrupted or finished):
             self.mlflow.file(self.folder.best, "checkpoints")
         reason = "paused" if paused else "interrupted" if interrupted else result.reason
@@ -128,11 +130,19 @@ class RunRecord:
             result.write()
         except OSError as error:
             detail = f"{result.path} cannot be written ({error.strerror or error})"
+            self.mlflow.tags({"state": STATES["failed"]})
             self.mlflow.end("FAILED", "error", detail)
             raise RunFailure("error", detail) from error
         if not interrupted:
             self.folder.clear()
         return result
+
+
+def _sortable(result: Result) -> dict[str, float]:
+    """What MLflow is to sort, filter and plot runs by: the best epoch's metrics, and what the run cost."""
+    measured = {f"best/{name}": value for name, value in result.metrics.items() if not name.startswith("test/")}
+    costs = ("best_epoch", "epochs", "seconds", "parameters", "multiply_adds")
+    return measured | {name: value for name in costs if (value := getattr(result, name)) is not None}
 
 
 def prune(folder: RunFolder) -> Result | None:
@@ -142,6 +152,7 @@ def prune(folder: RunFolder) -> Result | None:
         return None
     if config and result.mlflow_run_id:
         run = MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
+        run.tags({"state": STATES["pruned"]})
         run.end("KILLED")
     result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
     result.write()

@@ -35,10 +35,10 @@ def keep(
 
 def keep_trial(run: MLflowRun, result: Result, found: Evaluation) -> None:
     """Keep what a finished trial shows besides its metrics: the confusion matrix of the validation images."""
-    run.document(found.confusion.tolist(), "confusion_matrix_validation.json")
+    run.document(found.confusion.tolist(), "validation/confusion_matrix.json")
     with harmless("the confusion matrix could not be drawn"):
         picture = figures.confusion_matrix(found.confusion, _title("validation", result, found))
-        run.figure(picture, "confusion_matrix_validation.png")
+        run.figure(picture, "validation/confusion_matrix.png")
 
 
 def keep_test(run: MLflowRun, result: Result, images: ImageSet, found: Evaluation) -> None:
@@ -55,17 +55,20 @@ def keep_model(run: MLflowRun, result: Result, network: nn.Module, images: Image
 
 
 def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found: Evaluation) -> None:
-    """Keep matrix, classes, mistakes and calibration on one part of the data set, ``validation`` or ``test``."""
-    run.document(found.confusion.tolist(), f"confusion_matrix_{part}.json")
+    """Keep matrix, classes, mistakes and calibration on one part of the data set, ``validation`` or ``test``.
+
+    They lie in a folder of this name.
+    """
+    run.document(found.confusion.tolist(), f"{part}/confusion_matrix.json")
     classes = {key: values.tolist() for key, values in metrics.per_class(found.confusion).items()}
-    run.table({"class": list(range(len(found.confusion))), **classes}, f"per_class_{part}.json")
+    run.table({"class": list(range(len(found.confusion))), **classes}, f"{part}/per_class.json")
     bins = metrics.calibration(found.probabilities, images.labels.cpu().numpy())
-    run.document({key: values.tolist() for key, values in bins.items()}, f"calibration_{part}.json")
+    run.document({key: values.tolist() for key, values in bins.items()}, f"{part}/calibration.json")
     error = {f"{'val' if part == 'validation' else part}/calibration_error": metrics.calibration_error(bins)}
     run.metrics(error, result.best_epoch or 0)
     with harmless(f"the pictures of the {part} images could not be drawn"):
-        for file, figure in part_pictures(part, result, images, found).items():
-            run.figure(figure, f"{file}.png")
+        for name, figure in part_pictures(part, result, images, found).items():
+            run.figure(figure, f"{part}/{name.removesuffix(f'_{part}')}.png")
 
 
 def network_pictures(config: schema.Config, result: Result, network: nn.Module, images: ImageSet) -> dict[str, Figure]:

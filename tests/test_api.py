@@ -36,7 +36,7 @@ def test_the_notebook_shows_each_part_of_the_interface(shown: Shown) -> None:
     trained, history, trials, best, winner, _, shape, prediction = shown.outputs
     assert trained.startswith("('finished', 0.")
     assert "val/accuracy" in history
-    assert all(word in trials for word in ("number", "value", "params_optimizer.lr", "COMPLETE"))
+    assert all(word in trials for word in ("number", "value", "params_optimizer.lr", "complete"))
     assert str(shown.sweep["best"]["value"]) in best
     assert str(shown.sweep["winner"]["test_accuracy"]["mean"]) in winner
     assert shape == "torch.Size([2, 10])"

@@ -4,14 +4,16 @@ import logging
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mnist_sweep import cli
+from mnist_sweep import cli, ui
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from tests.conftest import ROOT
 from tests.servers import free_port
@@ -70,8 +72,9 @@ def test_each_command_is_a_module_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "module_main", called.append)
     for name in cli.COMMANDS:
         runpy.run_module(f"mnist_sweep.{name}", run_name="__main__")
+        wrong = ["--tracking-uri"] if name == "ui" else ["--nothing"]  # which the UI hands to MLflow
         with pytest.raises(RequestError, match=rf".; python -m mnist_sweep\.{name} --help tells what is allowed$"):
-            cli.perform(name, ["--nothing"])
+            cli.perform(name, wrong)
     assert called == list(cli.COMMANDS)
 
 
@@ -97,3 +100,19 @@ def test_the_ui_is_opened_on_a_database_at_a_free_port(tmp_path: Path, monkeypat
     ((_, *command),) = begun
     assert command[:4] == ["-m", "mlflow", "ui", "--backend-store-uri"]
     assert ["--port", port] == command[command.index("--port") :][:2]
+    more = ["--host", "0.0.0.0", "--allowed-hosts", "here"]
+    cli.perform("ui", ["--port", port, "--tracking-uri", f"sqlite:///{tmp_path}/it.db", *more])
+    command = begun[-1]
+    assert command[command.index("--host") :][:2] == more[:2]
+    assert command[-2:] == more[2:]  # MLflow's own
+
+
+def test_a_page_is_opened_once_its_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    ui.open_page(f"http://127.0.0.1:{free_port()}/#/runs", patience=0.01)  # nobody is there
+    assert opened == []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        page = f"http://127.0.0.1:{server.getsockname()[1]}/#/runs"
+        ui.open_page(page)
+    assert opened == [page]

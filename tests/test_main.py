@@ -47,6 +47,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ("optimzer=sgd", "optimzer=sgd: unknown key; the nearest known one is optimizer"),
         ("optimizer.lr=0", "optimizer.lr=0: should be greater than 0"),
         ("model.pool_size=[28,2]", "model.pool_size=[28, 2]: block 2 pools a 1 × 1 map by 2"),
         ("output=/proc/here", "output=/proc/here: /proc cannot be written"),
@@ -57,6 +58,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("name=once", "name=once: mlruns/runs/once is there already; allowed: a name not yet taken"),
         # sweeps
         (f"{SWEEP} name=mine", "name=mine: a sweep is named by sweep.name"),
+        (f"{SWEEP} test=true", "test=true: a sweep opens the test set for its winner; allowed: null"),
+        (f"{SWEEP} sweep.space.model.activation.choices=[relu]", "sweep.space.model.activation."),
         (f"{SWEEP} sweep.space.model.dropout.low=0.9", "sweep.space.model.dropout={low:0.9,high:0.6}: "),
         (f"{SWEEP} sweep.warm_start=elsewhere", "sweep.warm_start=elsewhere: no such study in sqlite:///"),
         (f"{SWEEP} sweep/pruner=threshold sweep.pruner.lower=2 sweep.pruner.upper=1", "sweep.pruner.lower=2: above"),
@@ -133,6 +136,11 @@ def test_a_grid_goes_on_after_a_run_that_failed(program: Program, tmp_path: Path
     assert "failed: train/loss became nan in epoch 1" in done.stderr
     failed, finished = (json.loads((tmp_path / line).read_text()) for line in done.stdout.split())
     assert (failed["status"], failed["reason"], finished["status"]) == ("failed", "diverged", "finished")
+    assert finished["test_opened_at"] is None  # a grid is there to choose from
+    *_, title, columns, _, first, second = [line.split() for line in done.stderr.splitlines() if line.strip()]
+    assert (" ".join(title), columns[1]) == ("2 runs, the best first", "optimizer.lr")
+    assert [first[1], second[1]] == ["0.01", "1e+30"]
+    assert (first[-1], second[-1]) == ("finished", "failed")
 
 
 @pytest.mark.slow
@@ -153,7 +161,10 @@ def test_missing_data_is_an_error_or_goes_on_with_the_fallback_and_says_so(progr
 def test_hydra_explains_the_usual_things_and_shows_the_config(program: Program, tmp_path: Path) -> None:
     helped, shown = program("--help"), program("--cfg", "job", "optimizer=sgd")
     assert (helped.returncode, shown.returncode) == (0, 0), shown.stderr
-    for line in ("python -m mnist_sweep +sweep=optuna", "mlflow ui --backend-store-uri", "optimizer: adam, adamw"):
+    for line in (
+        *("python -m mnist_sweep +sweep=optuna", "mlflow ui --backend-store-uri", "optimizer: adam, adamw"),
+        *("mnist-sweep ui", "mnist-sweep sweeps", "mnist-sweep report FOLDER", "mnist-sweep predict IMAGE"),
+    ):
         assert line in helped.stdout
     assert "momentum: 0.9" in shown.stdout
     assert list(tmp_path.iterdir()) == []

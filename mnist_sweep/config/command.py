@@ -24,6 +24,9 @@ from mnist_sweep.config.overrides import assigned, key_of, override, text
 from mnist_sweep.errors import RequestError
 
 PROGRAM = "python -m mnist_sweep"
+_SPACE = "sweep.space."
+#: The likeness, 0 … 1, from which a known name is worth a suggestion.
+_NEAR = 0.6
 _SYNONYMS = {"learning_rate": "optimizer.lr", "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs"}
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
@@ -68,17 +71,14 @@ class CommandLine:
                 for key, value in changed.items():
                     OmegaConf.update(composed, key, value)
                 return composed
-        search: list[str] = []
-        if self.config_dir is not None:
-            if not self.config_dir.is_dir():  # Hydra goes on without it
-                raise RequestError(f"--config-dir={self.config_dir}: no such folder")
-            search = [f"hydra.searchpath=[{text(f'file://{self.config_dir.resolve()}')}]"]
+        if self.config_dir is not None and not self.config_dir.is_dir():  # Hydra goes on without it
+            raise RequestError(f"--config-dir={self.config_dir}: no such folder")
         hydra = GlobalHydra.instance()
         outer = hydra.hydra  # that of a running `hydra.main`, which stays
         hydra.clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                return hydra_compose("config", overrides=[*self.overrides, *search])
+                return hydra_compose("config", overrides=self.portable())
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise RequestError(not_composed(error, self.overrides)) from error
         finally:
@@ -101,6 +101,11 @@ class CommandLine:
         kept = [item for item in self.overrides if re.split(r"[./]", key_of(item))[0] not in names]
         return CommandLine(tuple(kept), self.config_dir)
 
+    def portable(self) -> list[str]:
+        """The overrides, with the further folder of configs among them: they compose the config by themselves."""
+        search = f"file://{self.config_dir.resolve()}" if self.config_dir is not None else None
+        return [*self.overrides, *([f"hydra.searchpath=[{text(search)}]"] if search else [])]
+
     def assigned(self) -> dict[str, Any]:
         """What the overrides set, by dotted name."""
         return assigned(self.overrides)
@@ -120,12 +125,23 @@ def _place(item: str) -> tuple[str, bool]:
     return key, "." not in key and item.partition("=")[2].lstrip().startswith("{")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known dotted name most like the word; one with the same last part before others."""
-    names = sorted(set(known) - {name.rpartition(".")[0] for name in known})  # values, not the mappings around them
+def suggested(word: str, known: Iterable[str]) -> str:
+    """``; the nearest known one is NAME``, of keys and groups; empty where none is near.
+
+    A key with the same last part goes before others.
+    """
+    mappings = {name.rpartition(".")[0] for name in known}
+    groups = {group for name in mappings if name and (CONF / (group := name.replace(".", "/"))).is_dir()}
     word = _SYNONYMS.get(word, word)
-    same = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    return difflib.get_close_matches(word, same or names, n=1, cutoff=0.0)[0]
+    last = re.split(r"[./]", word)[-1]
+
+    def likeness(name: str) -> tuple[bool, float]:
+        own = re.split(r"[./]", name)[-1]
+        pairs = (word, name), (last, own)
+        return own == last, max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    best = max(sorted({*known} - mappings | groups), key=likeness)
+    return f"; the nearest known one is {best}" if likeness(best)[1] >= _NEAR else ""
 
 
 def not_composed(error: Exception, overrides: Sequence[str]) -> str:
@@ -154,13 +170,23 @@ def _not_there(key: str, line: str, sweep: bool) -> str:
     """Why the config has no such key, in a command line that is a sweep's or is not; `line` is what Hydra says."""
     if re.match(r"sweep\W", key) and not sweep:
         return "only within a sweep; add +sweep=optuna"
-    if "default list" in line or key.startswith("sweep.space."):  # to be added with a +, as Hydra says
+    if "default list" in line:  # to be added with a +, as Hydra says
         return line
+    if key.startswith(_SPACE):
+        inner, keys = key.removeprefix(_SPACE), schema.known_keys() - {"sweep"}
+        leaves = [name for name in keys if f"{inner}.".startswith(f"{name}.")]
+        leaf = max(leaves, key=len, default="")
+        if not leaf or (schema.sections_of(leaf) and not inner.endswith("._group_")):
+            return f"unknown key{suggested(inner, {name for name in keys if not name.startswith('sweep.')})}"
+        if not schema.searchable(leaf):
+            return f"{leaf} is not searched, being no part of what is trained"
+        how = "._group_='[…]'" if schema.options(leaf) else "='{low: …, high: …}' or ='{choices: […]}'"
+        return f"{leaf} is not in the space; to add a leaf write +{_SPACE}{leaf}{how}"
     group, _, last = key.rpartition(".")
     if having := [name for name, section in schema.options(group).items() if last in section.model_fields]:
         return "only with " + " or ".join(f"{group.replace('.', '/')}={name}" for name in having)
     known = {name for name in schema.known_keys() if sweep or not name.startswith("sweep")}
-    return f"unknown key; the nearest known one is {nearest(key, known)}"
+    return f"unknown key{suggested(key, known)}"
 
 
 def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any]) -> str:
@@ -186,7 +212,7 @@ def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any]) -> str
             if "=" in reason.split(":")[0]:  # it names its key itself
                 return reason
         case "extra_forbidden":
-            reason = f"unknown key; the nearest known one is {nearest(key, schema.known_keys() - {key})}"
+            reason = f"unknown key{suggested(key, schema.known_keys() - {key})}"
         case "dict_type" | "model_attributes_type" if (CONF / (group := key.replace(".", "/"))).is_dir():
             reason = f"allowed: a mapping; an option of this group is chosen as {group}=OPTION"
         case "string_type" if isinstance(node, int | float):

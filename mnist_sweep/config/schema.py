@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
-from mnist_sweep.config.overrides import flattened
+from mnist_sweep.config.overrides import flattened, text
 from mnist_sweep.config.section import Name, Section, one_of
 from mnist_sweep.config.sweep_options import Sweep
 
@@ -27,6 +27,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output: Annotated[str, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
     objective: Annotated[str, one_of(metrics.EPOCH_METRICS)]
+    test: bool | None = None
     data: Data
     model: Model
     optimizer: Optimizer
@@ -41,6 +42,8 @@ class Config(Section):
     def _sound(self) -> Self:
         if self.sweep and self.name is not None:
             raise ValueError(f"name={self.name}: a sweep is named by sweep.name")
+        if self.sweep and self.test is not None:
+            raise ValueError(f"test={text(self.test)}: a sweep opens the test set for its winner; allowed: null")
         if self.data.batch_size == 1 and self.model.batch_norm and 1 in shapes.convolved_sizes(self.model.blocks()):
             raise ValueError(
                 "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
@@ -63,7 +66,7 @@ class Config(Section):
 
     def parameters(self) -> dict[str, Any]:
         """Every value that bears on a run, by dotted name; a group's option under the group's own, ``optimizer``."""
-        parts = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "name", "launcher"})
+        parts = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "name", "launcher", "test"})
         values = {key: value for key, value in flattened(parts).items() if not isinstance(value, dict)}
         found = {key.removesuffix(".name"): value for key, value in values.items()}
         return found | ({"model": self.model.name} if options("model") else {})  # which a YAML file need not say

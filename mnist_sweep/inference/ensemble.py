@@ -17,7 +17,7 @@ from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.options import MLflow
 from mnist_sweep.errors import RequestError, check_interrupted, one_line
-from mnist_sweep.result import BEST, Result, is_run_of
+from mnist_sweep.result import BEST, STATES, Result, is_run_of
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.training import data, datasets, trained_model
 from mnist_sweep.training.evaluate import evaluate
@@ -103,7 +103,12 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     check_interrupted()
     again = [*(run.folder for run in runs), "--name", f"{folder.name}-again"]
     again += ["--tracking-uri", store] if store else []
-    tags = {"ensemble": "true", "members": " ".join(Path(run.folder).name for run in runs)}
+    tags = {
+        "role": "ensemble",
+        "state": "running",
+        "ensemble": "true",
+        "members": " ".join(Path(run.folder).name for run in runs),
+    }
     mlflow = tracking.MLflowRun(settings, folder.parent.parent, folder.name, tags=tags)
     result = replace(
         runs[0], objective=found.metrics["val/accuracy"], metrics=found.metrics | tested.metrics, best_epoch=None,
@@ -111,11 +116,11 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
         threads=torch.get_num_threads(), precision="32", mlflow_run_id=mlflow.run_id, overrides=[],
         command=f"python -m mnist_sweep.ensemble {shlex.join(again)}", folder=str(folder), history=[],
         multiply_adds=sum(run.multiply_adds or 0 for run in runs), attempts=1, test_opened_at=opened,
-        confusion=found.confusion.tolist(),
+        confusion=found.confusion.tolist(), objective_metric="val/accuracy", params={},
     )  # fmt: skip
     try:
         mlflow.tags({"command": result.command, "dataset": result.dataset, "test.opened_at": opened})
-        mlflow.metrics(found.metrics, 0)
+        mlflow.metrics(found.metrics | {f"best/{name}": value for name, value in found.metrics.items()}, 0)
         run_report.keep_part(mlflow, "validation", result, validation, found)
         run_report.keep_model(mlflow, result, network, validation)
         run_report.keep_test(mlflow, result, test, tested)
@@ -126,10 +131,14 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
         result = replace(result, seconds=round(time.monotonic() - started, 3))
         result.write()
     except Exception as error:
+        mlflow.tags({"state": STATES["failed"]})
         mlflow.end("FAILED", "error", one_line(error))
         raise
+    mlflow.tags({"state": STATES["finished"]})
     mlflow.end("FINISHED")
-    tracking.register(settings, mlflow.run_id, config.data.name, digest, result.metrics["test/accuracy"])
+    scores_of, split = result.metrics, f"{digest}, split_seed {config.data.split_seed}"
+    measured = tracking.Measured(scores_of["val/accuracy"], 1, split, scores_of["test/accuracy"])
+    tracking.register(settings, mlflow.run_id, config.data.name, measured)
     return result
 
 

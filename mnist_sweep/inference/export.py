@@ -5,18 +5,24 @@ import contextlib
 import io
 import json
 import logging
+import os
 import tempfile
 import warnings
 from pathlib import Path
 
 import onnxruntime
 import torch
+from onnx import load as loaded
+from onnx import save
+from onnx.helper import set_model_props
 from safetensors.torch import save_file
 
+from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.inference import load
 from mnist_sweep.training import data, datasets
 from mnist_sweep.training.trained_model import TrainedModel, served
+from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,8 @@ TOLERANCE = 1e-4
 
 def onnx(model: TrainedModel, file: Path) -> float:
     """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
+
+    Its metadata has the classes, the data set, what goes in and comes out, and the version of this package.
 
     Returns:
         The greatest difference to the network's probabilities on `CHECKED` images; a RunFailure above `TOLERANCE`.
@@ -45,6 +53,13 @@ def onnx(model: TrainedModel, file: Path) -> float:
         )  # fmt: skip
     assert program is not None
     program.save(str(file))
+    written = loaded(file)
+    set_model_props(written, {
+        "classes": ",".join(map(str, range(shapes.CLASSES))), "dataset": model.config.data.name,
+        "input": "images (B, 1, 28, 28) float32, 0 … 1, white on black", "output": "probabilities (B, 10)",
+        "version": __version__,
+    })  # fmt: skip
+    save(written, file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (probabilities,) = session.run(["probabilities"], {"images": images.numpy()})
     with torch.inference_mode():
@@ -84,6 +99,8 @@ def perform(options: argparse.Namespace) -> int:
         else:
             log.info("%s: %d tensors, the config in the metadata", name, safetensors(model, part))
         check_interrupted()
+        os.umask(mask := os.umask(0))  # there is no way to ask for it alone
+        part.chmod(0o666 & ~mask)  # safetensors' own is for its owner only
         part.replace(file)
     print(file)
     return 0

@@ -32,7 +32,8 @@ class Prediction:
 
     image: str  #: its path, as given
     digit: int  #: the most probable class
-    probabilities: list[float]  #: of the ten classes; they sum to 1
+    probability: float  #: of this class, six digits behind the point
+    probabilities: list[float]  #: of the ten classes, likewise; they sum to 1
 
 
 def predictions(network: nn.Module, dataset: str, paths: Sequence[Path]) -> Iterator[Prediction | PictureError]:
@@ -58,8 +59,8 @@ def predictions(network: nn.Module, dataset: str, paths: Sequence[Path]) -> Iter
         if names:
             with torch.inference_mode():
                 rows = network(torch.from_numpy(np.stack(pictures))[:, None].float() / 255)
-            for name, row in zip(names, rows.tolist(), strict=True):
-                yield Prediction(name, int(np.argmax(row)), row)
+            for name, row in zip(names, rows.double().numpy().round(6), strict=True):
+                yield Prediction(name, int(row.argmax()), float(row.max()), row.tolist())
 
 
 def perform(options: argparse.Namespace) -> int:

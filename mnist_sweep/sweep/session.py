@@ -17,8 +17,9 @@ from mnist_sweep import hardware, tracking
 from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
-from mnist_sweep.result import Result, run_name
-from mnist_sweep.sweep import initial_trials, samplers, storage, summary, winner
+from mnist_sweep.result import BEST, STATES, Result, Status, run_name
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.sweep import initial_trials, record, samplers, storage, summary, winner
 from mnist_sweep.sweep.candidates import Candidates
 from mnist_sweep.sweep.progress import Progress
 from mnist_sweep.sweep.samplers_view import reason
@@ -31,6 +32,8 @@ from mnist_sweep.sweep.workers.resources import Resources, divide, open_workers
 from mnist_sweep.training import datasets
 
 log = logging.getLogger(__name__)
+
+_STATUS: dict[tracking.State, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
 
 def sweep(command: CommandLine, launch: Callable[[], Workers] | None = None) -> Path:
@@ -102,6 +105,29 @@ def opened(command: CommandLine) -> Iterator["Session"]:
         yield Session(command, common, space, study, folder, resources, first)
 
 
+def has_best(study: Study) -> bool:
+    """Whether there is a trial that can win."""
+    return bool(study.ranking() if study.several else study.contenders())
+
+
+def report(
+    command: CommandLine,
+    study: Study,
+    winner: dict[str, Any] | None,
+    folder: Path,
+    seconds: float,
+    run: tracking.MLflowRun,
+) -> Path | None:
+    """Write ``report.html`` by what there is, see `report.report`; without a winner whose folders are gone."""
+    from mnist_sweep.sweep import report as page  # and with it torch, which takes seconds
+
+    files = [folder.parent / Path(file).parents[1].name / BEST for file in winner["checkpoints"]] if winner else []
+    if gone := [str(file) for file in files if not file.is_file()]:
+        log.warning("the report leaves the winner out: %s is gone", gone[0])
+        winner = None
+    return page.report(command, study, winner, folder, seconds, run)
+
+
 @dataclass
 class Session:
     """One process's work on a sweep that may be resumed."""
@@ -130,12 +156,9 @@ class Session:
             with launch() if launch else open_workers(self.command, self.resources, self.common) as workers:
                 self.begin(workers)
                 self.tune(workers)
-                if not (self.study.ranking() if self.study.several else self.study.contenders()):
+                if not has_best(self.study):
                     raise RunFailure("error", self._no_winner())
                 chosen = winner.choose(self.command, self.common, self.study, workers)
-            from mnist_sweep.sweep.report import report  # and with it torch, which takes seconds
-
-            page = report(self.command, self.study, chosen, self.folder, self.seconds(), self.mlflow)
             state = "FINISHED"
         except Exception as error:
             state = "FAILED"
@@ -145,8 +168,8 @@ class Session:
             failure = error if isinstance(error, RunFailure) else RunFailure("error", one_line(error))
             raise
         finally:
-            path = self._end(state, chosen, failure)
-        summary.show(self.command, self.study, chosen, self.folder)
+            path, page = self._end(state, chosen, failure)
+        summary.show(self.command, self.study, chosen, self.folder, self.mlflow.page)
         if page:
             log.info("%-18s %s", "the report", page)
         return path
@@ -155,6 +178,9 @@ class Session:
         """Open the MLflow run, recover from an earlier session that died, queue what is tried first."""
         if self.study.counted() < self.total:
             workers.open()  # they start meanwhile
+        if self.study.recall(record.BEGAN) is None:
+            self.study.remember(record.BEGAN, record.now())
+        RunFolder(self.folder).describe(self.config, self.command.portable())
         self._open_mlflow()
         for trial in self.study.trials(TrialState.RUNNING):
             reopened = self.study.reopen(trial.number)
@@ -172,7 +198,9 @@ class Session:
             log.info("resuming the study %s: %d%s trials are done", self.settings.name, done, of)
         self.study.own = next((known[IDENTITY] for _, known in self.first if BASELINE in known), None)
         if self.study.own is None and not done:
-            log.info("the config's own values are not all within the space and its constraints: no baseline trial")
+            outside = ", ".join(self.space.outside())
+            why = f"outside of sweep.space: {outside}" if outside else "it does not keep sweep.constraints"
+            log.info("no baseline trial of your config; %s", why)
         there = {trial.user_attrs.get(IDENTITY) for trial in self.study.trials()}
         for parameters, known in self.first:
             if known[IDENTITY] not in there:
@@ -204,7 +232,8 @@ class Session:
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
         config, study, name = self.config, self.study, self.settings.name
-        tags, resumed = {"study": name, "study.id": study.id}, study.recall("mlflow_run_id")
+        tags: dict[str, Any] = {"study": name, "study.id": study.id, "role": "sweep"}
+        resumed = study.recall("mlflow_run_id")
         self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
@@ -212,21 +241,44 @@ class Session:
             space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
             self.mlflow.parameters(known | space)
         limits = {"sweep.trials": self.settings.trials, "sweep.budget_epochs": self.settings.budget_epochs}
-        self.mlflow.tags({**limits, "dataset": config.data.name})
+        machine = {f"machine.{key}": value for key, value in hardware.machine().items()}
+        divided: dict[str, Any] = {"workers": self.resources.workers, "threads": self.resources.threads}
+        divided |= {"state": "running", "dataset": config.data.name, "command": self.command.shell()}
+        self.mlflow.tags({**limits, **divided, **machine, **tracking.versions()})
+        for file in ("config.yaml", "overrides.yaml"):
+            self.mlflow.file(self.folder / file)
 
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
         tracking.close_running(self.config.tracking, self.study.id, "interrupted", self.mlflow.run_id, "KILLED")
 
-    def _end(self, state: tracking.State, chosen: dict[str, Any] | None, failure: RunFailure | None) -> Path:
-        """Write ``sweep.json`` and end the MLflow run."""
+    def _end(
+        self, state: tracking.State, chosen: dict[str, Any] | None, failure: RunFailure | None
+    ) -> tuple[Path, Path | None]:
+        """Write ``sweep.json`` and the report, and end the MLflow run; the two files."""
         seconds = self.seconds()
         self.study.remember("seconds", seconds)
         if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
             self._close_runs()
-        path = summary.write(self.config, self.study, chosen, self.folder, seconds, self.mlflow.run_id)
+        status = _STATUS[state]
+        content = record.content(self.command, self.study, chosen, self.folder) | {
+            "status": status,
+            "reason": failure.reason if failure else None,
+            "detail": failure.detail if failure else None,
+            "ended_at": record.now(),
+            "seconds": round(seconds, 3),
+            "mlflow_run_id": self.mlflow.run_id,
+        }
+        path = record.write(self.folder, content)
+        page = None
+        if has_best(self.study):  # also of a sweep that was interrupted
+            if state == "KILLED":
+                log.info("stopping; the report is made of what there is (a second Ctrl-C ends without it)")
+            page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
         self.mlflow.file(path)
+        self.mlflow.metrics(record.sortable(content), self.study.counted())
+        self.mlflow.tags({"state": STATES[status]})
         self.mlflow.tags({f"trials.{name}": count for name, count in self.study.counts().items()})
         self.mlflow.tags({f"failures.{reason}": count for reason, count in self.study.failures().items()})
         self.mlflow.end(state, failure.reason if failure else None, failure.detail if failure else None)
-        return path
+        return path, page

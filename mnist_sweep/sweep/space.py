@@ -25,7 +25,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FixedTrial
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.command import CommandLine, nearest
+from mnist_sweep.config.command import CommandLine, suggested
 from mnist_sweep.config.overrides import override, text
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.sweep import parameters
@@ -181,6 +181,10 @@ class Space:
         drawn, outside = self._encoded(values)
         return None if outside else drawn
 
+    def outside(self) -> list[str]:
+        """The config's own values that cannot be drawn, ``key=value``."""
+        return [override(key, self.base.get(key)) for key in sorted(self._encoded({})[1])]
+
     def prior(self) -> dict[str, Any]:
         """The config's own values by the names of Optuna's parameters, as far as they can be drawn."""
         drawn, outside = self._encoded({})
@@ -240,7 +244,7 @@ def _check_key(parameter: Parameter) -> None:
     for name in [parameter.key, *parameter.needs()]:
         if name not in names:
             where = name if name == parameter.key else f"{parameter.key}: {name}"
-            raise RequestError(f"{ROOT}.{where}: unknown key; the nearest known one is {nearest(name, names)}")
+            raise RequestError(f"{ROOT}.{where}: unknown key{suggested(name, names)}")
     if not schema.searchable(parameter.key):
         raise RequestError(f"{ROOT}.{parameter.key}: not searched, being no part of what is trained; leave it out")
     length = parameter.length

@@ -29,6 +29,18 @@ _BEGUN = "begun with"
 _FIXED = {"objective", "data", "data digest", "data.split_seed"}
 
 
+def at_work(settings: Sweep, output: Path) -> bool:
+    """Whether a process is at a sweep."""
+    file = output / f".sweep-{settings.name}.lock"
+    if not file.exists():
+        return False
+    try:
+        with locked(settings, output):  # such as that of a process that was killed
+            return False
+    except RequestError:
+        return True
+
+
 @contextlib.contextmanager
 def locked(settings: Sweep, output: Path) -> Iterator[None]:
     """Hold the sweep's folder and its study, which may lie elsewhere; a RequestError where another process does."""
@@ -49,7 +61,8 @@ def locked(settings: Sweep, output: Path) -> Iterator[None]:
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
     """Raise a RequestError if the sweep's folder holds a run, or if names of a new sweep's trials are taken."""
     for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
-        if path == folder or (new and is_run_of(folder.name, path.name)):
+        own = path == folder and not ((config := run_folder.RunFolder(path).config()) and config.sweep)
+        if own or (new and is_run_of(folder.name, path.name)):
             where = f"{path} is there, but its study is not in {settings.storage}"
             raise RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")
 

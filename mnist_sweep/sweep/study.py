@@ -75,7 +75,7 @@ class Study:
         space: Space,
         seed: int = 0,
     ) -> None:
-        self.name, self.goals, self.constraints = name, list(goals), constraints
+        self.name, self.goals, self.constraints, self.space = name, list(goals), constraints, space
         self.own: str | None = None  # the `IDENTITY` of the config's own values; None where the space lacks them
         self._storage, self._stored = storage, storage.get_study_id_from_name(name)
         self._memory = SamplersView(constraints, space)

@@ -1,23 +1,21 @@
-"""The end of a sweep: ``sweep.json``, the best trial as an experiment of its own, and what is printed."""
+"""The end of a sweep as it is printed: what was found, the best trials, the commands."""
 
 import logging
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from mnist_sweep.config import options, schema
+from mnist_sweep.config import options
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.overrides import override, text
-from mnist_sweep.result import write_json
+from mnist_sweep.sweep import record
 from mnist_sweep.sweep.study import Study, first_score
 from mnist_sweep.tracking import is_server
 
@@ -30,50 +28,11 @@ BROKE = "broke a constraint"
 _FLOAT = re.compile(r"(?<==)-?\d+(\.\d+(e[+-]\d+)?|e[+-]\d+)$")
 
 
-def write(
-    config: schema.Config, study: Study, winner: dict[str, Any] | None, folder: Path, seconds: float, run_id: str | None
-) -> Path:
-    """Write ``sweep.json`` into the sweep's folder and return its path; `seconds` are those of all sessions."""
-    counts = study.counts()
-    infeasible = counts.pop("infeasible", 0)
-    duplicates, ended = study.duplicates(), sum(counts.values())
-    best = None if study.several else study.best()
-    content = {
-        "study": folder.name,
-        "direction": study.goals[0].direction,
-        "objective": study.goals[0].metric,
-        "objectives": [goal.model_dump() for goal in study.goals],
-        "trials": counts,
-        "infeasible": infeasible,
-        "duplicates": {"trials": duplicates, "share": duplicates / ended if ended else 0.0},
-        "failures": study.failures(),
-        "epochs": study.epochs(),
-        "best": _member(study, best) if best else None,
-        **({"front": [_member(study, trial) for trial in study.front()]} if study.several else {}),
-        "winner": winner,
-        "seconds": round(seconds, 3),
-        "dataset": config.data.name,
-        "mlflow_run_id": run_id,
-    }
-    return write_json(folder / "sweep.json", content)
-
-
-def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    result = trial.user_attrs["result"]
-    return {
-        "trial": trial.number,
-        "value": trial.values[0],
-        "values": {goal.metric: value for goal, value in zip(study.goals, trial.values, strict=True)},
-        "params": trial.params,
-        "command": result["command"],
-        "mlflow_run_id": result["mlflow_run_id"],
-    }
-
-
-def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, folder: Path) -> None:
+def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, folder: Path, page: str = "") -> None:
     """Print the end of a sweep: what was found, the best five or the front, the commands, the way to MLflow.
 
-    The study has a trial that can win. The best one is left in the sweep's folder as ``experiment=best``.
+    The study has a trial that can win. It is left in the sweep's folder as ``experiment=winner``. The page, within
+    MLflow's UI, is the one that shows the runs.
     """
     config = command.config
     for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
@@ -92,61 +51,40 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
         ended = sum(count for state, count in study.counts().items() if state != "infeasible")
         _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
     best = study.trials()[winner["trial"]] if winner else shown[0]
-    kind = "winner" if winner else "first one" if study.several else "best trial"
-    _say(f"{kind} again", best.user_attrs["result"]["command"])
+    kind = "winner" if winner else "first of the front" if study.several else "best trial"
+    title = f"The {kind}'s hyperparameters: trial {best.number}, {record.score(study, best)}"
+    hyperparameters = record.portable(best, command.config_dir).shell()
+    log.info("the hyperparameters of trial %d, to train them on any machine:\n    %s", best.number, hyperparameters)
     try:
-        goal = study.goals[0]
-        path = export_best(best, f"{goal.metric} {first_score(goal, best)}", folder, command.config_dir)
-        _say("or as an overlay", CommandLine.of(["experiment=best"], path).shell())
+        overlay = CommandLine.of(["experiment=winner"], record.export(best, folder, command.config_dir, title)).shell()
+        log.info("the same as an overlay:\n    %s", overlay)
     except OSError as error:  # the sweep is done, whatever became of its folder
-        log.warning("the best trial could not be left as an overlay (%s)", error)
+        log.warning("the %s could not be left as an overlay (%s)", kind, error)
+    which, again = f"trial {best.number}", str(best.user_attrs["result"]["command"])
+    if winner and "network" in winner:
+        kind, again = "registered" if winner["model"] else "best", record.exact(winner)
+        which = f"the {kind} network, {winner['network']['run']},"
+    log.info("%s exactly, on the same kind of machine:\n    %s", which, again)
     if isinstance(config.tracking, options.MLflow):
         uri = config.tracking.uri
-        _say("compare the runs", uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}")
+        serve = f"mlflow ui --backend-store-uri {shlex.quote(uri)}   then http://127.0.0.1:5000"
+        _say("compare the runs", f"{uri.rstrip('/') if is_server(uri) else serve}{page}")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
-    """Print a table to standard error, so many characters wide where that is no terminal."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int = 160, *, stderr: bool = True
+) -> None:
+    """Print a table to standard error or output, so many characters wide where that is no terminal."""
     folded = [Column(name, overflow="fold") for name in columns]
     table = Table(*folded, box=box.SIMPLE, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console(stderr=True, width=None if sys.stderr.isatty() else width).print(table)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    Console(stderr=stderr, width=None if terminal else width).print(table)
 
 
 def _say(what: str, text: str) -> None:
     log.info("%-18s %s", what, text)
-
-
-def export_best(best: FrozenTrial, score: str, folder: Path, config_dir: Path | None) -> Path:
-    """Write the best trial as an experiment, and return the folder to name with ``--config-dir``.
-
-    ``--config-dir FOLDER/conf experiment=best`` then composes it without the further folder of configs that the trial
-    was composed with. The file says what to train, not where runs are kept, and states only what is not the default.
-    """
-    trained = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name", "tracking", "output")
-    config = trained.config.plain()
-    names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
-    defaults = CommandLine().config.plain()
-    chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}
-    stated = _differences(config, CommandLine().with_(chosen).config.plain())
-    groups = [{f"override /{group}": option} for group, option in chosen.items()]
-    content = yaml.safe_dump({"defaults": [*groups, "_self_"], **stated}, sort_keys=False, allow_unicode=True)
-    file = folder / "conf" / "experiment" / "best.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    title = f"# The best trial of its sweep: trial {best.number}, {score}"
-    file.write_text(f"# @package _global_\n{title}\n{content}", encoding="utf-8")
-    return folder / "conf"
-
-
-def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
-            found[key] = _differences(value, defaults[key])
-        elif key not in defaults or value != defaults[key]:
-            found[key] = value
-    return {key: value for key, value in found.items() if value != {}}
 
 
 def in_words(winner: dict[str, Any], dataset: str) -> list[str]:

@@ -178,7 +178,7 @@ class Tuner:
             number,
             candidate.command.with_(name=self.name(number)),
             parent=self.mlflow.run_id,
-            tags={"study": self.settings.name, "study.id": self.study.id, "trial": number},
+            tags={"study": self.settings.name, "study.id": self.study.id, "role": "trial", "trial": number},
             resume=folder.path.exists(),
             limit_seconds=self.settings.trial_seconds,
         )

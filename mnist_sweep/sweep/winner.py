@@ -105,6 +105,9 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
         if settings.ablate:
             winner["ablation"] = _ablated(command, common, study, goal, best, winner["differences"], runs, workers)
         winner |= _tested(study, runs[best.number])
+        network = best_run(goal, runs[best.number])
+        winner["network"] = {"run": Path(network.folder).name, "seed": network.seed, "command": network.command}
+        tracking.crown(config.tracking, study.id, network.mlflow_run_id)
         study.remember("winner", winner)
     if winner["model"] is None and (model := _registered(config, goal, winner["checkpoints"])):
         winner = {**winner, "model": model}  # in a later session, where MLflow failed before
@@ -143,7 +146,7 @@ def _trained_again(
     # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
     # timing anomalies, 1969).
     for entry in sorted(entries, key=lambda entry: -entry.seconds):
-        role = "race" if winner is None else "winner" if entry.number == winner else "baseline"
+        role = "race" if winner is None else "final" if entry.number == winner else "baseline"
         tasks += [_task(len(tasks) + index, entry, seed, sweep, study, role) for index, seed in enumerate(seeds)]
     runs: dict[int | None, list[Result]] = {entry.number: [] for entry in entries}
     what = "the race" if winner is None else "the winner"
@@ -175,7 +178,7 @@ def _task(
         raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
     tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": entry.number}
     limit, resume = settings.trial_seconds, folder.path.exists()
-    return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "winner")
+    return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "final")
 
 
 def _compared(
@@ -299,6 +302,8 @@ def _registered(config: schema.Config, goal: Objective, checkpoints: Sequence[st
     results = [result for file in checkpoints if (result := RunFolder(Path(file).parents[1]).result())]
     if len(results) < len(checkpoints):  # the runs have been moved or deleted since
         return None
-    best, digest = best_run(goal, results), datasets.verify(config.data)
-    accuracy = best.metrics["test/accuracy"]
-    return tracking.register(config.tracking, best.mlflow_run_id, config.data.name, digest, accuracy)
+    best, split = best_run(goal, results), f"{datasets.verify(config.data)}, split_seed {config.data.split_seed}"
+    mean = statistics.fmean(result.metrics["val/accuracy"] for result in results)
+    measured = tracking.Measured(mean, len(results), split, best.metrics["test/accuracy"])
+    model = tracking.register(config.tracking, best.mlflow_run_id, config.data.name, measured)
+    return model and {**model, "run": Path(best.folder).name, "seed": best.seed}

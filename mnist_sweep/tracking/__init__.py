@@ -1,10 +1,18 @@
 """MLflow: runs, their models, the store. The only package that imports it."""
 
-from mnist_sweep.tracking.mlflow_run import MLflowRun, State, close_running, versions, warm_up
-from mnist_sweep.tracking.registry import checkpoint_of, is_there, register, registered, registered_name
-from mnist_sweep.tracking.store import harmless, is_server
+from mnist_sweep.tracking.mlflow_run import (
+    MLflowRun,
+    State,
+    close_running,
+    crown,
+    delete_runs,
+    versions,
+    warm_up,
+)  # fmt: skip
+from mnist_sweep.tracking.registry import Measured, checkpoint_of, is_there, register, registered, registered_name
+from mnist_sweep.tracking.store import harmless, is_server, page_of
 
 __all__ = [
-    "MLflowRun", "State", "checkpoint_of", "close_running", "harmless", "is_server", "is_there", "register",
-    "registered", "registered_name", "versions", "warm_up",
+    "MLflowRun", "Measured", "State", "checkpoint_of", "close_running", "crown", "delete_runs", "harmless", "is_server",
+    "is_there", "page_of", "register", "registered", "registered_name", "versions", "warm_up",
 ]  # fmt: skip

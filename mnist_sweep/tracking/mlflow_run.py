@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
-from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment
+from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment, runs_page
 from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
@@ -67,12 +67,14 @@ class MLflowRun:
     ) -> None:
         self.run_id: str | None = None  #: MLflow's id of the run; None without tracking
         self.tracked = False  #: whether anything is kept
+        self.page = ""  #: within MLflow's UI, of the runs of its experiment
         self._client: Any = None
         self._machine: Any = None
         self._earlier: Any = None
         if isinstance(settings, options.MLflow):
             with harmless(f"{settings.uri} cannot be used; going on without it"):
                 self._client, experiment = open_experiment(settings, output)
+                self.page = runs_page(experiment)
                 self._earlier = self._reopened(resume) if resume else None
                 known = {"mlflow.parentRunId": parent, **(tags or {})}
                 first = {key: str(value) for key, value in known.items() if value is not None}
@@ -152,7 +154,10 @@ class MLflowRun:
     @_guarded
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Keep a table by its columns, as MLflow's UI shows them (.json); an earlier one of this name is replaced."""
-        if file in [each.path for each in self._client.list_artifacts(self.run_id)]:  # MLflow would add the rows to it
+        folder = file.rpartition("/")[0]
+        if file in [
+            each.path for each in self._client.list_artifacts(self.run_id, folder)
+        ]:  # MLflow would add the rows to it
             rows = [list(row) for row in zip(*columns.values(), strict=True)]
             self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
         else:
@@ -212,7 +217,35 @@ def close_running(settings: options.Tracking, study: str, reason: str, keep: str
             for run in client.search_runs([experiment.experiment_id], query) if experiment else []:
                 if run.info.run_id != keep:
                     client.set_tag(run.info.run_id, "reason", reason)
+                    client.set_tag(run.info.run_id, "state", "failed" if state == "FAILED" else "stopped")
                     client.set_terminated(run.info.run_id, state)
+
+
+def crown(settings: options.Tracking, study: str, run_id: str | None) -> None:
+    """Make this run the one of its study, by its id, with the role ``winner``; an earlier one is ``final`` again."""
+    if isinstance(settings, options.MLflow) and run_id is not None:
+        with harmless("the winner's run could not be marked"):
+            client = client_of(settings.uri)
+            experiments = [client.get_run(run_id).info.experiment_id]
+            for run in client.search_runs(experiments, f"tags.`study.id` = '{study}' and tags.role = 'winner'"):
+                client.set_tag(run.info.run_id, "role", "final")
+            client.set_tag(run_id, "role", "winner")
+
+
+def delete_runs(settings: options.Tracking, study: str) -> int:
+    """Delete the runs of a study, by its id, as MLflow's UI does: ``mlflow gc`` frees their space. How many there were.
+
+    An error of MLflow's is raised where the store cannot be used.
+    """
+    if not isinstance(settings, options.MLflow):
+        return 0
+    client, deleted = client_of(settings.uri), 0
+    experiment = client.get_experiment_by_name(settings.experiment)
+    while runs := client.search_runs([experiment.experiment_id], f"tags.`study.id` = '{study}'") if experiment else []:
+        for run in runs:  # a page of them
+            client.delete_run(run.info.run_id)
+        deleted += len(runs)
+    return deleted
 
 
 @functools.cache

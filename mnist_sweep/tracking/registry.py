@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,20 @@ def registered_name(dataset: str) -> str:
     return "mnist_sweep" if dataset == "mnist" else f"mnist_sweep_{dataset}"
 
 
-def register(
-    settings: options.Tracking, run_id: str | None, dataset: str, digest: str, accuracy: float
-) -> dict[str, Any] | None:
-    """Register the model of a run; it is the champion if it is better than the present one on the same test set.
+@dataclass(frozen=True)
+class Measured:
+    """What a model is registered with. Models are compared by validation; the test set's accuracy is only told."""
 
-    `run_id` is MLflow's, `digest` that of the data set, and `accuracy` that on its test set.
+    validation: float  #: val/accuracy, the mean over `seeds`
+    seeds: int
+    split: str  #: the data set's digest and the seed of its division: which images these are
+    test: float  #: test/accuracy of this network
+
+
+def register(settings: options.Tracking, run_id: str | None, dataset: str, measured: Measured) -> dict[str, Any] | None:
+    """Register the model of a run; it is the champion if it is better than the present one on the same validation set.
+
+    `run_id` is MLflow's.
 
     Returns:
         ``name``, ``version``, ``champion`` (whether it is) and ``uri``; None without tracking, or where it fails.
@@ -37,8 +46,9 @@ def register(
         name = registered_name(dataset)
         with harmless("the model could not be registered"):
             client = client_of(settings.uri)
-            version = _version(client, name, run_id, {"test/accuracy": str(accuracy), "dataset.digest": digest})
-            champion, why = _compared(_champion(client, name), version, digest, accuracy)
+            tags = {"val/accuracy": measured.validation, "seeds": measured.seeds, "split": measured.split}
+            version = _version(client, name, run_id, {**tags, "test/accuracy": measured.test})
+            champion, why = _compared(_champion(client, name), version, measured)
             if champion:
                 client.set_registered_model_alias(name, CHAMPION, str(version))
             log.info("%-18s %s version %d; %s", "registered", name, version, why)
@@ -46,7 +56,7 @@ def register(
     return None
 
 
-def _version(client: Any, name: str, run_id: str, tags: dict[str, str]) -> int:
+def _version(client: Any, name: str, run_id: str, tags: dict[str, Any]) -> int:
     """The version that a run's model is registered as; a new one, unless an earlier session has made it."""
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name, description="The winners of sweeps; the best of them is the champion.")
@@ -56,24 +66,26 @@ def _version(client: Any, name: str, run_id: str, tags: dict[str, str]) -> int:
     if (model_id := model_of(client, run_id)) is None:
         raise RuntimeError(f"run {run_id} has no model")
     source = client.get_logged_model(model_id).artifact_location  # MLflow looks models:/ID up in its default store
-    number = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id).version
+    known = {key: str(value) for key, value in tags.items()}
+    number = client.create_model_version(name, source, run_id, tags=known, model_id=model_id).version
     # a version in a database does not know its model; the model says which versions it became, for MLflow's UI
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": number}])})
     return int(number)
 
 
-def _compared(present: Any, version: int, digest: str, accuracy: float) -> tuple[bool, str]:
+def _compared(present: Any, version: int, measured: Measured) -> tuple[bool, str]:
     """Whether a version is to be the champion rather than the present one, and why."""
     if present is None:
         return True, "now champion (there was none)"
     if int(present.version) == version:
         return True, "the champion"
-    before, stays = float(present.tags["test/accuracy"]), f"version {present.version} stays champion"
-    if present.tags.get("dataset.digest") != digest:
-        return False, f"{stays}: it was measured on another test set"
-    if accuracy <= before:
-        return False, f"{stays}: test/accuracy {before:.4f}, not below {accuracy:.4f}"
-    return True, f"now champion: test/accuracy {accuracy:.4f}, version {present.version} has {before:.4f}"
+    stays = f"version {present.version} stays champion"
+    if present.tags.get("split") != measured.split:
+        return False, f"{stays}: it was measured on other validation images"
+    before, now = float(present.tags["val/accuracy"]), measured.validation
+    if now <= before:
+        return False, f"{stays}: mean val/accuracy {before:.4f}, not below {now:.4f}"
+    return True, f"now champion: mean val/accuracy {now:.4f}, version {present.version} has {before:.4f}"
 
 
 def _champion(client: Any, name: str) -> Any:

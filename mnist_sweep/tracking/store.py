@@ -42,6 +42,21 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def page_of(uri: str, server: str) -> str:
+    """The address of the page of MLflow's server that shows the latest run's experiment, as a table of its runs."""
+    from mlflow.entities import ViewType
+
+    client = client_of(uri)
+    experiments = [each.experiment_id for each in client.search_experiments(ViewType.ACTIVE_ONLY)]
+    latest = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
+    return server + (runs_page(latest[0].info.experiment_id) if latest else "")
+
+
+def runs_page(experiment: str) -> str:
+    """Within MLflow's UI, the page of an experiment's runs, with the menu for training rather than for agents."""
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
 def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
     """A client and the experiment's id. Two processes that start together must not both create the database."""
     output.mkdir(parents=True, exist_ok=True)

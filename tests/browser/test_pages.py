@@ -112,7 +112,7 @@ def test_a_trials_metrics_its_confusion_matrix_and_the_report(served: Served, pa
     page.goto(f"{run}/model-metrics?workflowType=machine_learning")
     expect(page.get_by_text("(train/loss)").first).to_be_visible()  # the page draws what is in sight
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
-    page.goto(f"{run}/artifacts/confusion_matrix_validation.png?workflowType=machine_learning")
+    page.goto(f"{run}/artifacts/validation/confusion_matrix.png?workflowType=machine_learning")
     shown = "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
     expect(page.locator(shown).first).to_be_visible()
     run = f"{served.url}/#/experiments/1/runs/{served.sweep['mlflow_run_id']}"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from mnist_sweep import cli
 from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
 from mnist_sweep.training import trained_model
+from mnist_sweep.version import __version__
 from tests.inference.conftest import Changed
 
 pytestmark = pytest.mark.slow
@@ -27,12 +28,18 @@ def test_onnx_and_safetensors_are_the_network(
     assert cli.perform("export", ["--to", "onnx", str(onnx), "--checkpoint", str(checkpoint)]) == cli.DONE
     assert capsys.readouterr().out == f"{onnx}\n"
     assert "1000 images, greatest difference" in caplog.text
-    (found,) = onnxruntime.InferenceSession(onnx).run(None, {"images": images.float().numpy() / 255})
+    session = onnxruntime.InferenceSession(onnx)
+    known = session.get_modelmeta().custom_metadata_map
+    assert (known["classes"], known["version"]) == ("0,1,2,3,4,5,6,7,8,9", __version__)
+    assert "0 … 1" in known["input"]
+    (found,) = session.run(None, {"images": images.float().numpy() / 255})
     assert np.abs(found - model.probabilities(images)).max() < 1e-4
     with pytest.raises(RequestError, match="is there already"):
         cli.perform("export", ["--to", "safetensors", str(onnx), "--checkpoint", str(checkpoint)])
     kept = tmp_path / "it.safetensors"
     assert cli.perform("export", ["--to", "safetensors", str(kept), "--checkpoint", str(checkpoint)]) == cli.DONE
+    (usual := tmp_path / "usual").touch()
+    assert [file.stat().st_mode for file in (onnx, kept)] == [usual.stat().st_mode] * 2
     tensors, own = load_file(kept), model.network.state_dict()
     assert tensors.keys() == own.keys()
     assert all(torch.equal(tensors[key], own[key]) for key in own)

@@ -33,6 +33,8 @@ def test_each_picture_has_its_line_and_what_is_none_is_named(
     assert answer["image"] == str(picture)
     assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert answer["digit"] == int(np.argmax(answer["probabilities"]))
+    assert answer["probability"] == max(answer["probabilities"])
+    assert all(share == round(share, 6) for share in answer["probabilities"])
     said = [record.getMessage() for record in caplog.records]
     for word in ("empty: no pictures in this folder", "text.png: not a PNG", "File name too long", "no such file"):
         assert sum(word in each for each in said) == 1, said

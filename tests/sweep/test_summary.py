@@ -9,7 +9,7 @@ import pytest
 
 from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.sweep import summary
+from mnist_sweep.sweep import record, summary
 from tests.sweep import studies
 
 WINNER: dict[str, Any] = {
@@ -72,30 +72,58 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     study, command = studies.study_of(trials), studies.sweep_of(tmp_path, "tracking=mlflow")
     folder = tmp_path / "runs" / "sweep"
     folder.mkdir(parents=True)
-    path = summary.write(command.config, study, WINNER, folder, 12.34567, "an id")
+    content = record.content(command, study, WINNER, folder)
+    path = record.write(folder, content)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(content))
     expected = {
-        "study": "sweep", "objective": "val/accuracy", "direction": "maximize", "seconds": 12.346, "dataset": "mnist5k",
+        "study": "sweep", "objective": "val/accuracy", "direction": "maximize", "dataset": "mnist5k",
         "trials": {"complete": 3, "pruned": 1, "fail": 0}, "infeasible": 1, "epochs": 1, "failures": {"infeasible": 1},
-        "duplicates": {"trials": 1, "share": 0.25}, "mlflow_run_id": "an id", "winner": json.loads(json.dumps(WINNER)),
+        "duplicates": {"trials": 1, "share": 0.25}, "schema_version": 1, "command": command.shell(),
         "objectives": [{"metric": "val/accuracy", "direction": "maximize"}],
         "best": {"trial": 0, "value": 0.97, "values": {"val/accuracy": 0.97}, "params": {"optimizer.lr": 0.001},
                  "command": "python -m mnist_sweep name=sweep-0000", "mlflow_run_id": None},
     }  # fmt: skip
-    assert json.loads(path.read_text()) == expected
-    summary.show(command, study, WINNER, folder)
+    assert expected.items() <= content.items()
+    winner = content["winner"]
+    assert winner["gain"]["high"] == 0.078531  # six digits of what is computed; a parameter has all of its own
+    assert winner["differences"] == WINNER["differences"]
+    assert winner["commands"]["exact"] == WINNER["command"]  # of a study of an earlier version
+    assert content["search"]["space"] == {"optimizer.lr": "0.0001 … 1.0, log"}
+    listed = content["trial_list"]
+    assert [each["state"] for each in listed] == ["complete", "complete", "complete", "pruned", "infeasible"]
+    assert [each["value"] for each in listed] == [0.97, 0.96, 0.97, 0.0, 0.0]
+    assert (listed[0]["params"], listed[0]["parameters"], listed[0]["epochs"]) == ({"optimizer.lr": 0.001}, 1000, 2)
+    assert (listed[2]["duplicate_of"], listed[4]["reason"]) == ("sweep-0000", "infeasible")
+    assert listed[0]["folder"] == str(tmp_path / "runs" / "sweep-0000")
+    assert record.sortable({**content, "seconds": 1.5}).items() >= {
+        "trials/complete": 3, "trials/infeasible": 1, "best/val/accuracy": 0.97, "improvement": 0.015, "seconds": 1.5,
+        "winner/val/accuracy": 0.91, "winner/test/accuracy": 0.92, "improvement_low": -0.048531,
+    }.items()  # fmt: skip
+    summary.show(command, study, WINNER, folder, "/#/experiments/1/runs")
     said = [line.split(maxsplit=2) for line in caplog.messages]
     assert ["1", "broke", "a constraint, drawn again"] in said
     assert ["1", "trials", "(25%) equal earlier ones"] in said
-    assert ["winner", "again", "python -m mnist_sweep name=sweep-0001"] in said
-    assert f"or as an overlay   python -m mnist_sweep --config-dir {folder}/conf experiment=best" in caplog.messages
+    again = "trial 1 exactly, on the same kind of machine:\n    python -m mnist_sweep name=sweep-0001"
+    assert again in caplog.messages
+    portable = next(line for line in caplog.messages if line.startswith("the hyperparameters of trial 1, to train"))
+    assert "data=mnist5k data.limit=200" in portable
+    assert not any(key in portable for key in ("threads", "accelerator", "output", "tracking"))
+    overlay = f"the same as an overlay:\n    python -m mnist_sweep --config-dir {folder}/conf experiment=winner"
+    assert overlay in caplog.messages
     assert [
         "found",
         "trial",
         "1, better than your config by val/accuracy +0.0150",
     ] in said
-    assert f"compare the runs   mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in caplog.messages
+    serve = f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db"
+    assert f"compare the runs   {serve}   then http://127.0.0.1:5000/#/experiments/1/runs" in caplog.messages
+    network = {"run": "sweep-0001-seed4", "seed": 4, "command": "python -m mnist_sweep seed=4"}
+    summary.show(command, study, {**WINNER, "network": network, "model": {"version": 1}}, folder)
+    registered = "the registered network, sweep-0001-seed4, exactly, on the same kind of machine"
+    assert f"{registered}:\n    python -m mnist_sweep seed=4" in caplog.messages
     summary.show(command, study, None, path)  # a folder in which nothing can be written
-    assert "best trial again   python -m mnist_sweep name=sweep-0000" in caplog.messages
+    again = "trial 0 exactly, on the same kind of machine:\n    python -m mnist_sweep name=sweep-0000"
+    assert again in caplog.messages
     assert "the best trial could not be left as an overlay" in caplog.text
 
 
@@ -104,7 +132,7 @@ def test_several_objectives_leave_a_front(tmp_path: Path, capsys: pytest.Capture
     study = studies.study_of(trials, "val/accuracy", "parameters")
     command, folder = studies.sweep_of(tmp_path), tmp_path / "runs" / "sweep"
     folder.mkdir(parents=True)
-    content = json.loads(summary.write(command.config, study, None, folder, 1.0, None).read_text())
+    content = record.content(command, study, None, folder)
     assert sorted(each["trial"] for each in content["front"]) == [0, 1, 2]
     assert content["best"] is None
     summary.show(command, study, None, folder)
@@ -130,18 +158,22 @@ def test_the_file_composes_what_the_trial_was_without_the_users_folder(tmp_path:
     own = tmp_path / "mine" / "experiment" / "own.yaml"
     own.write_text("# @package _global_\nseed: 7\nmodel: {pool: avg}\n")
     best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
-    # what is trained, not where it is kept
-    trial = CommandLine.of(items, tmp_path / "mine").without("tracking", "output").config
-    folder = summary.export_best(best, "val/accuracy 0.9", tmp_path / "runs" / "sweep", tmp_path / "mine")
+    # what is trained, not where it is kept, nor on what machine
+    trial = CommandLine.of(items, tmp_path / "mine").without("tracking", "output")
+    trained = trial.with_({"trainer.threads": None, "trainer.precision": "auto"}).config
+    folder = record.export(best, tmp_path / "runs" / "sweep", tmp_path / "mine", "Trial 0")
+    portable = record.portable(best, tmp_path / "mine")
     own.unlink()
-    assert CommandLine.of(["experiment=best"], folder).config == trial
-    assert CommandLine.of(["experiment=best", "launcher=inline"], folder).config.launcher.name == "inline"
+    assert CommandLine.of(portable.overrides).config == trained
+    for name in ("winner", "best"):
+        assert CommandLine.of([f"experiment={name}"], folder).config == trained
+    assert CommandLine.of(["experiment=winner", "launcher=inline"], folder).config.launcher.name == "inline"
 
 
 def test_the_file_states_only_what_differs(tmp_path: Path) -> None:
     items = ["optimizer=sgd", "optimizer.lr=0.2", "model.pool=max", "name=sweep-0001"]
     best = optuna.trial.create_trial(value=0.9, user_attrs={"result": {"overrides": items}})
-    file = summary.export_best(best, "val/accuracy 0.9", tmp_path, None) / "experiment" / "best.yaml"
+    file = record.export(best, tmp_path, None, "Trial 1, val/accuracy 0.9") / "experiment" / "winner.yaml"
     header, title, *lines = file.read_text().splitlines()
     assert header == "# @package _global_"
     assert title.endswith("val/accuracy 0.9")

@@ -1,19 +1,29 @@
 """A sweep on 200 real digits: the loop, its records, resuming, the winner."""
 
+import contextlib
+import io
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import mlflow
 import optuna
+import pandas
 import pytest
 import yaml
 
-from mnist_sweep import run
+from mnist_sweep import cli, run
+from mnist_sweep.api import Sweep
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 from mnist_sweep.result import Result
-from mnist_sweep.sweep import session
+from mnist_sweep.sweep import report, session
+from mnist_sweep.sweep.report import report as real_report
 from mnist_sweep.sweep.workers import Workers
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import trainer
@@ -101,14 +111,117 @@ def test_only_the_winner_has_seen_the_test_set(tracked: tuple[Path, dict[str, An
         assert found.data.tags["test.opened_at"] == winner["test_opened_at"]
 
 
+def frames(folder: Path, content: dict[str, Any]) -> tuple[pandas.DataFrame, pandas.DataFrame, pandas.DataFrame]:
+    """The trials as one gets them in a line: from ``sweep.json``, from Python, from MLflow."""
+    file = folder / "runs" / "sweep" / "sweep.json"
+    from_json = pandas.json_normalize(json.loads(file.read_text())["trial_list"], sep="_", max_level=1)
+    from_python = Sweep(file.parent, content["best"], content["winner"], study_of(folder)).trials()
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    trials = f"tags.role = 'trial' and tags.study = '{content['study']}'"
+    return from_json, from_python, mlflow.search_runs(experiment_names=["mnist_sweep"], filter_string=trials)
+
+
+def test_the_trials_are_the_same_table_from_the_file_from_python_and_from_mlflow(
+    tracked: tuple[Path, dict[str, Any]],
+) -> None:
+    from_json, from_python, from_mlflow = frames(*tracked)
+    pandas.testing.assert_frame_equal(from_json, from_python)
+    ours = from_json.set_index("mlflow_run_id").sort_index()
+    theirs = from_mlflow.set_index("run_id").sort_index()
+    assert list(ours.index) == list(theirs.index)
+    for column, tag in (("number", "tags.trial"), ("state", "tags.state")):
+        assert [*map(str, ours[column])] == [*theirs[tag]]
+    for column in ("epochs", "parameters", "value"):
+        assert [*ours[column]] == [*theirs[f"metrics.{'best/val/accuracy' if column == 'value' else column}"]]
+    for key in ("model.dropout", "optimizer", "optimizer.lr"):
+        assert [*map(str, ours[f"params_{key}"])] == [*theirs[f"params.{key}"]]
+
+
+def test_mlflow_sorts_and_filters_as_the_file_says(tracked: tuple[Path, dict[str, Any]]) -> None:
+    folder, content = tracked
+    client = client_of(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("mnist_sweep").experiment_id
+
+    def asked(query: str, *order: str, limit: int = 100) -> list[Any]:
+        return list(client.search_runs([experiment], query, order_by=list(order), max_results=limit))
+
+    listed = content["trial_list"]
+    best = asked("tags.role = 'trial'", "metrics.`best/val/accuracy` DESC", limit=10)
+    scores = sorted((each["value"] for each in listed), reverse=True)[:10]
+    assert [found.data.metrics["best/val/accuracy"] for found in best] == scores
+    pruned = asked("tags.role = 'trial' and tags.state = 'pruned'")
+    assert {found.info.run_id for found in pruned} == {
+        each["mlflow_run_id"] for each in listed if each["state"] == "pruned"
+    }
+    (winner,) = asked("tags.role = 'winner'")
+    assert winner.info.run_name == content["winner"]["network"]["run"] == content["winner"]["model"]["run"]
+    assert winner.data.params["seed"] == str(content["winner"]["model"]["seed"])
+    (sweep,) = asked("tags.role = 'sweep'", "metrics.improvement DESC")
+    assert sweep.info.run_id == content["mlflow_run_id"]
+    said, gain = sweep.data.metrics, content["winner"]["gain"]
+    assert [said["improvement"], said["improvement_low"]] == [gain["mean"], gain["low"]]
+    assert said["winner/test/accuracy"] == content["winner"]["test_accuracy"]["mean"]
+    assert (said["epochs"], said["trials/pruned"]) == (content["epochs"], content["trials"]["pruned"])
+    assert sweep.data.tags["command"] == content["command"]
+    kept = {file.path for file in client.list_artifacts(sweep.info.run_id)}
+    assert {"config.yaml", "overrides.yaml", "sweep.json"} <= kept
+    assert {"config.yaml", "overrides.yaml"} <= {file.name for file in (folder / "runs" / "sweep").iterdir()}
+
+
+def test_the_exact_command_trains_the_registered_network_again(
+    tracked: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, content = tracked
+    registered = Result.read(folder / "runs" / content["winner"]["model"]["run"])
+    exact = shlex.split(content["winner"]["commands"]["exact"])[3:]
+    again = CommandLine.of(exact).with_(output=str(tmp_path), tracking="none", name="again")
+    result = run.train(again, test=True, pictures=False)
+    assert (result.metrics, result.seed) == (registered.metrics, content["winner"]["model"]["seed"])
+    assert result.metrics["test/accuracy"] in content["winner"]["test_accuracy"]["each"]
+
+
+def test_a_sweep_is_listed_reported_and_deleted_wherever_it_is_now(
+    tracked: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, content = tracked
+    there = tmp_path / "there"
+    shutil.copytree(folder, there)
+    assert cli.perform("sweeps", [str(there)]) == cli.DONE
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"finished {content['trials']['complete']} complete" in said
+    assert f"trial {content['winner']['trial']}, test/accuracy" in said
+    monkeypatch.setattr(report, "report", real_report)
+    page = there / "runs" / "sweep" / "report.html"
+    assert cli.perform("report", [str(page.parent)]) == cli.DONE
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.stat().st_size > 100_000
+    other = there / "runs" / "sweepless-0001"
+    other.mkdir()
+    for answer in ("no\n", ""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        with contextlib.suppress(RequestError):
+            cli.perform("sweeps", ["delete", "sweep", "--output", str(there)])
+        assert page.exists()
+    assert cli.perform("sweeps", ["delete", "sweep", "--output", str(there), "--yes"]) == cli.DONE
+    assert [path.name for path in (there / "runs").iterdir()] == ["sweepless-0001"]
+    client = client_of(f"sqlite:///{there}/mlflow.db")
+    assert client.search_runs([client.get_experiment_by_name("mnist_sweep").experiment_id]) == []
+    assert optuna.get_all_study_names(f"sqlite:///{there}/optuna.db") == []
+    with pytest.raises(RequestError, match=r"delete sweep: no such sweep in .*; there: none"):
+        cli.perform("sweeps", ["delete", "sweep", "--output", str(there), "--yes"])
+    with pytest.raises(RequestError, match=r"holds no sweep's config\.yaml"):
+        cli.perform("report", [str(other)])
+
+
 def test_the_best_as_an_experiment_repeats_it(tracked: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, content = tracked
     best = folder / "runs" / "sweep" / "conf"
-    again = CommandLine.of(["experiment=best", f"output={tmp_path}", "tracking=none", "name=again"], best)
+    again = CommandLine.of(["experiment=winner", f"output={tmp_path}", "tracking=none", "name=again"], best)
     result = run.train(again, pictures=False)
     assert result.objective == study_of(folder).trials[content["winner"]["trial"]].value
     assert "--config-dir" in result.command
-    assert yaml.safe_load((best / "experiment" / "best.yaml").read_text())["defaults"][-1] == "_self_"
+    assert yaml.safe_load((best / "experiment" / "winner.yaml").read_text())["defaults"][-1] == "_self_"
 
 
 def test_the_same_command_again_adds_nothing(
@@ -119,7 +232,8 @@ def test_the_same_command_again_adds_nothing(
     monkeypatch.setattr(Workers, "open", lambda _: pytest.fail("a worker was started"))
     again = perform(folder, "sweep.trials=6", tracked=True)
     for each in (again, content):
-        each.pop("seconds", None)
+        for key in ("seconds", "ended_at"):
+            each.pop(key, None)
     assert again == content
     assert {path.name for path in (folder / "runs").iterdir()} == runs
 
@@ -171,6 +285,7 @@ def test_a_sweep_without_any_value_fails_with_the_reason(tmp_path: Path, monkeyp
 
 def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = ["sweep.trials=3", "sweep/pruner=none", "sweep.winner.seeds=1", "sweep.winner.top=1"]
+    monkeypatch.setattr(report, "report", reported := Mock(return_value=None))
     whole = perform(tmp_path, *items, "sweep.name=whole")
     with monkeypatch.context() as patched:
         failing(patched, [1], interrupted=True)
@@ -178,6 +293,11 @@ def test_an_interrupted_trial_goes_on_under_its_number(tmp_path: Path, monkeypat
             perform(tmp_path, *items)
     content = json.loads((tmp_path / "runs" / "sweep" / "sweep.json").read_text())
     assert content["trials"] == {"complete": 1, "pruned": 0, "fail": 0}
+    assert (content["status"], [each["state"] for each in content["trial_list"]]) == (
+        "interrupted",
+        ["complete", "stopped"],
+    )
+    assert reported.call_count == 2  # that of the whole, and of what there is of this one
     assert [trial.state.name for trial in study_of(tmp_path).trials] == ["COMPLETE", "WAITING"]
     assert Result.read(tmp_path / "runs" / "sweep-0001").status == "interrupted"
     content = perform(tmp_path, *items)

@@ -97,9 +97,11 @@ def test_the_best_mean_over_new_seeds_wins(race: Race) -> None:
     assert race.opened == [["sweep-0001-seed3", "sweep-0001-seed4"]]
     assert found["checkpoints"] == [f"{race.folder}/runs/{name}/checkpoints/best.ckpt" for name in race.opened[0]]
     assert race.study.recall("winner") == found
+    network = {"run": "sweep-0001-seed4", "seed": 4, "command": "python -m mnist_sweep name=sweep-0001-seed4"}
+    assert found["network"] == network  # the best of them on validation
     roles = [(task.tags["role"], task.tags["trial"], task.pictures) for task in race.tasks[::2]]
     assert sorted(roles[:3]) == [("race", 0, False), ("race", 1, False), ("race", 2, False)]
-    assert sorted(roles[3:]) == [("baseline", 3, False), ("winner", 1, True)]
+    assert sorted(roles[3:]) == [("baseline", 3, False), ("final", 1, True)]
     assert not any(task.resume for task in race.tasks)
 
 
@@ -212,8 +214,14 @@ def test_a_model_that_could_not_be_registered_is_in_the_next_session(
 ) -> None:
     """Of the run that is best on validation, the second one."""
     model = {"name": "mnist_sweep_mnist5k", "version": 1}
-    register = Mock(side_effect=[None, model])
+    register, crown = Mock(side_effect=[None, model]), Mock()
     monkeypatch.setattr(tracking, "register", register)
+    monkeypatch.setattr(tracking, "crown", crown)
     models = [(race.choose("tracking=mlflow") or {})["model"] for _ in range(3)]
-    assert models == [None, model, model]
-    assert [call.args[1:3] + call.args[4:] for call in register.call_args_list] == [("id4", "mnist5k", 0.9)] * 2
+    named = {**model, "run": "sweep-0001-seed4", "seed": 4}
+    assert models == [None, named, named]
+    assert [call.args[1:3] for call in register.call_args_list] == [("id4", "mnist5k")] * 2
+    measured = register.call_args.args[3]
+    assert (measured.validation, measured.seeds, measured.test) == (pytest.approx(0.96), 2, 0.9)
+    assert measured.split.endswith(", split_seed 0")
+    crown.assert_called_once_with(crown.call_args.args[0], "its id", "id4")

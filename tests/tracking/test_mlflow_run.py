@@ -25,10 +25,10 @@ from tests.servers import serving
 
 pytestmark = pytest.mark.slow
 
-_FILES = (
-    "confusion_matrix_{}.png", "confusion_matrix_{}.json", "per_class_{}.json", "mistakes_{}.png",
-    "calibration_{}.png", "calibration_{}.json",
-)  # fmt: skip
+_FILES = {
+    "confusion_matrix.png", "confusion_matrix.json", "per_class.json", "mistakes.png", "calibration.png",
+    "calibration.json",
+}  # fmt: skip
 
 
 def client(store: Path) -> Any:
@@ -62,26 +62,33 @@ def test_what_mlflow_has_of_a_run_with_the_test_set(store: Path) -> None:
     assert tags["test.opened_at"] == whole.test_opened_at
     assert "| **all** |" in tags["mlflow.note.content"]
     for name, value in whole.metrics.items():
+        if not name.startswith("test/"):
+            assert found.data.metrics[f"best/{name}"] == value
         history = client(store).get_metric_history(whole.mlflow_run_id, name)
         assert history[-1].value == value or history[0].value == value, name
         assert len(history) == (1 if name.startswith("test/") else 2)
+    assert (tags["role"], tags["state"]) == ("run", "complete")
+    for name in ("best_epoch", "epochs", "parameters", "multiply_adds"):
+        assert found.data.metrics[name] == getattr(whole, name)
+    assert 0 < found.data.metrics["seconds"] <= whole.seconds
     folder = files(found)
     assert folder.is_relative_to(store / "artifacts")
     assert {path.name for path in folder.iterdir()} == {
         *("config.yaml", "overrides.yaml", "checkpoints", "curves.png", "filters.png", "activations.png"),
-        *(file.format(part) for part in ("validation", "test") for file in _FILES),
+        *("validation", "test"),
     }
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["filters"] == [4]
     checkpoint = (Path(whole.folder) / str(whole.checkpoint)).read_bytes()
     assert (folder / "checkpoints" / "best.ckpt").read_bytes() == checkpoint
     for part, name in (("validation", "val"), ("test", "test")):
-        counts = np.array(json.loads((folder / f"confusion_matrix_{part}.json").read_text()))
+        assert {path.name for path in (folder / part).iterdir()} == _FILES
+        counts = np.array(json.loads((folder / part / "confusion_matrix.json").read_text()))
         assert counts.trace() / counts.sum() == whole.metrics[f"{name}/accuracy"]
-        table = json.loads((folder / f"per_class_{part}.json").read_text())
+        table = json.loads((folder / part / "per_class.json").read_text())
         classes = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
         assert sum(classes["recall"]) / 10 == pytest.approx(whole.metrics[f"{name}/recall"])
         assert classes["support"] == (50,) * 10
-        for picture in folder.glob(f"*_{part}*.png"):
+        for picture in (folder / part).glob("*.png"):
             assert mpl_image.imread(picture)[..., :3].std() > 0.02, "not an empty page"
     (output,) = found.outputs.model_outputs
     model = client(store).get_logged_model(output.model_id)
@@ -95,9 +102,10 @@ def test_what_mlflow_has_of_a_run_with_the_test_set(store: Path) -> None:
 def test_a_trial_keeps_little_and_the_winner_is_completed_by_the_test_set(store: Path) -> None:
     found = client(store).get_run(run.train(tracked(store, "trial"), pictures=False).mlflow_run_id)
     assert {path.name for path in files(found).iterdir()} == {
-        *("config.yaml", "overrides.yaml", "checkpoints"),
-        *("confusion_matrix_validation.png", "confusion_matrix_validation.json"),
+        *("config.yaml", "overrides.yaml", "checkpoints", "validation"),
     }
+    names = {path.name for path in (files(found) / "validation").iterdir()}
+    assert names == {"confusion_matrix.png", "confusion_matrix.json"}
     assert found.outputs is None or not found.outputs.model_outputs
     performed = run.train(tracked(store, "winner"))
     (result,) = run.open_test([store / "runs" / "winner"])
@@ -105,23 +113,24 @@ def test_a_trial_keeps_little_and_the_winner_is_completed_by_the_test_set(store:
     assert (result.mlflow_run_id, found.info.status) == (performed.mlflow_run_id, "FINISHED")
     assert found.data.tags["test.opened_at"] == result.test_opened_at
     assert found.data.metrics["test/accuracy"] == result.metrics["test/accuracy"]
-    assert {"per_class_test.json", "confusion_matrix_test.png"} <= {path.name for path in files(found).iterdir()}
+    names = {path.name for path in (files(found) / "test").iterdir()}
+    assert {"per_class.json", "confusion_matrix.png"} <= names
     model = client(store).get_logged_model(found.outputs.model_outputs[0].model_id)
     assert {metric.key: metric.value for metric in model.metrics}.items() >= result.metrics.items()
 
 
 def test_pruned_failed_and_interrupted_runs_say_so(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def state(result: Result) -> tuple[str, str | None, str | None]:
+    def state(result: Result) -> tuple[str | None, ...]:
         found = client(store).get_run(result.mlflow_run_id)
-        return found.info.status, found.data.tags.get("reason"), found.data.tags.get("detail")
+        return found.info.status, *map(found.data.tags.get, ("state", "reason", "detail"))
 
-    assert state(run.train(tracked(store, "pruned"), on_epoch=lambda *_: False)) == ("KILLED", None, None)
+    assert state(run.train(tracked(store, "pruned"), on_epoch=lambda *_: False)) == ("KILLED", "pruned", None, None)
     with pytest.raises(Interrupted):
         run.train(tracked(store, "interrupted"), on_epoch=interrupt_in(1))
-    assert state(Result.read(store / "runs" / "interrupted")) == ("KILLED", "interrupted", None)
+    assert state(Result.read(store / "runs" / "interrupted")) == ("KILLED", "stopped", "interrupted", None)
     monkeypatch.delattr(Classifier, "training_step")
-    status, reason, detail = state(run.train(tracked(store, "failed")))
-    assert (status, reason, bool(detail)) == ("FAILED", "error", True)
+    *known, detail = state(run.train(tracked(store, "failed")))
+    assert (known, bool(detail)) == (["FAILED", "failed", "error"], True)
 
 
 def test_a_store_that_cannot_be_opened_fails_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,7 +155,19 @@ def test_runs_of_a_process_that_died_are_closed(store: Path, settings: Tracking)
     tracking.close_running(settings, "dead", "crashed", keep=runs[1].run_id, state="FAILED")
     found = [client(store).get_run(each.run_id) for each in runs]
     assert [each.info.status for each in found] == ["FAILED", "RUNNING", "RUNNING"]
-    assert found[0].data.tags["reason"] == "crashed"
+    assert (found[0].data.tags["reason"], found[0].data.tags["state"]) == ("crashed", "failed")
+
+
+def test_one_run_of_a_study_is_the_winner_and_all_can_be_deleted(store: Path, settings: Tracking) -> None:
+    runs = [MLflowRun(settings, store, "it", tags={"study.id": study}) for study in ("mine", "mine", "other")]
+    for winner in (0, 1, 2):
+        tracking.crown(settings, "other" if winner == 2 else "mine", runs[winner].run_id)
+    roles = [client(store).get_run(each.run_id).data.tags["role"] for each in runs]
+    assert roles == ["final", "winner", "winner"]
+    assert tracking.delete_runs(settings, "mine") == 2
+    stages = [client(store).get_run(each.run_id).info.lifecycle_stage for each in runs]
+    assert stages == ["deleted", "deleted", "active"]
+    assert tracking.page_of(f"sqlite:///{store}/mlflow.db", "http://it").startswith("http://it/#/experiments/1/runs?")
 
 
 def test_a_run_that_is_gone_is_not_gone_on_with(store: Path, settings: Tracking) -> None:
@@ -168,11 +189,11 @@ def test_without_tracking_nothing_is_written(tmp_path: Path) -> None:
 def test_a_table_that_is_kept_again_takes_the_place_of_the_first(store: Path, settings: Tracking) -> None:
     kept = MLflowRun(settings, store, "tables")
     for recall in (0.5, 0.7):
-        kept.table({"class": [0, 1], "recall": [recall, 1.0]}, "ours.json")
+        kept.table({"class": [0, 1], "recall": [recall, 1.0]}, "folder/ours.json")
     found = client(store).get_run(kept.run_id)
-    table = json.loads((files(found) / "ours.json").read_text())
+    table = json.loads((files(found) / "folder" / "ours.json").read_text())
     assert table == {"columns": ["class", "recall"], "data": [[0, 0.7], [1, 1.0]]}
-    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "ours.json", "type": "table"}]
+    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [{"path": "folder/ours.json", "type": "table"}]
 
 
 def test_a_sweep_is_kept_on_a_server(program: Program, tmp_path: Path) -> None:
@@ -182,7 +203,7 @@ def test_a_sweep_is_kept_on_a_server(program: Program, tmp_path: Path) -> None:
         done = program("+sweep=optuna", *request, "sweep.trials=1", "sweep.winner.top=1", "sweep.winner.seeds=1")
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == ["mlruns/runs/sweep/sweep.json"]  # whatever MLflow has to say
-        assert f"compare the runs   {url}\n" in done.stderr
+        assert f"compare the runs   {url}/#/experiments/1/runs?" in done.stderr
         content = json.loads((tmp_path / done.stdout.strip()).read_text())
         client = client_of(url)
         runs = client.search_runs([client.get_run(content["mlflow_run_id"]).info.experiment_id])

@@ -18,7 +18,7 @@ class Net(torch.nn.Module):
         return images.flatten(1)[:, :10].softmax(dim=1)
 
 
-def test_the_best_on_one_test_set_is_the_champion_and_its_checkpoint_can_be_fetched(
+def test_the_best_on_one_validation_set_is_the_champion_and_its_checkpoint_can_be_fetched(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "mnist_sweep")
@@ -32,8 +32,8 @@ def test_the_best_on_one_test_set_is_the_champion_and_its_checkpoint_can_be_fetc
         kept.end("FINISHED")
         runs.append(kept.run_id)
     said = [
-        tracking.register(settings, run, "kmnist", digest, accuracy)
-        for run, digest, accuracy in zip(
+        tracking.register(settings, run, "kmnist", tracking.Measured(accuracy, 3, split, 1 - accuracy))
+        for run, split, accuracy in zip(
             [*runs, runs[1]], ["one", "one", "one", "other", "one"], [0.8, 0.9, 0.9, 1.0, 0.9], strict=True
         )
     ]
@@ -41,9 +41,9 @@ def test_the_best_on_one_test_set_is_the_champion_and_its_checkpoint_can_be_fetc
         *((1, True), (2, True), (3, False), (4, False)),
         (2, True),  # of a session before
     ]
-    assert "version 2; now champion: test/accuracy 0.9000, version 1 has 0.8000" in caplog.text
     assert "version 1; now champion (there was none)" in caplog.text
-    assert "version 4; version 2 stays champion: it was measured on another test set" in caplog.text
+    assert "version 2; now champion: mean val/accuracy 0.9000, version 1 has 0.8000" in caplog.text
+    assert "version 4; version 2 stays champion: it was measured on other validation images" in caplog.text
     address = tracking.registered(uri, ["nothing", "mnist_sweep_kmnist"])
     assert address == "models:/mnist_sweep_kmnist@champion"
     for model, number in ((address, 1), ("models:/mnist_sweep_kmnist/3", 2)):
@@ -59,6 +59,7 @@ def test_the_best_on_one_test_set_is_the_champion_and_its_checkpoint_can_be_fetc
 def test_what_cannot_be_registered_is_a_warning(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = tracked(store, "it").config.tracking
     without = MLflowRun(settings, store, "without").run_id
-    assert tracking.register(settings, without, "mnist", "one", 0.9) is None
+    measured = tracking.Measured(0.9, 3, "one", 0.9)
+    assert tracking.register(settings, without, "mnist", measured) is None
     assert f"the model could not be registered (RuntimeError: run {without} has no model)" in caplog.text
-    assert tracking.register(settings, None, "mnist", "one", 0.9) is None
+    assert tracking.register(settings, None, "mnist", measured) is None
