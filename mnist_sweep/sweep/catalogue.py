@@ -19,7 +19,7 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import storage
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import Study, objectives
+from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
 
 #: What follows a sweep's name in the names of its runs' folders.
 _RUN = r"-(\d{4,}(-seed\d+(-without-.+)?)?|baseline-seed\d+)"
@@ -114,10 +114,11 @@ def read(folder: Path) -> tuple[CommandLine, Study]:
             f"{folder}: its study is not in {config.sweep.storage}; allowed: a sweep whose study is there"
         )
     with storage.database(config.sweep) as kept:
-        constraints = config.sweep.constraints or {}
-        return command, Study(
-            kept, config.sweep.name, objectives(config), constraints, Space.of(command), config.seed
-        )  # fmt: skip
+        limits, space = config.sweep.constraints or {}, Space.of(command)
+        study = Study(kept, config.sweep.name, objectives(config), limits, space, config.seed)
+    own = [trial.user_attrs[IDENTITY] for trial in study.trials() if BASELINE in trial.user_attrs]
+    study.own = own[-1] if own else None
+    return command, study
 
 
 @dataclass(frozen=True)

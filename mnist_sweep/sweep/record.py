@@ -117,8 +117,8 @@ def _member(study: Study, trial: FrozenTrial) -> dict[str, Any]:
 
 def state_of(trial: FrozenTrial) -> str:
     """A trial's state in one word, the same as in MLflow's tag ``state`` where it has a run of its own."""
-    if reason(trial) == "infeasible":
-        return "infeasible"
+    if (why := reason(trial)) in ("infeasible", "foreign"):
+        return str(why)
     if trial.state == TrialState.WAITING:
         return "paused" if paused(trial) else "stopped" if "digest" in trial.user_attrs else "queued"
     return _STATES.get(trial.state, "running")
