@@ -14,10 +14,11 @@ from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import best_epoch
+from mnist_sweep.config.options import MLflow, Tracking
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.result import BEST, Result, Status
+from mnist_sweep.result import BEST, Result, Status, is_run_of
 from mnist_sweep.run_folder import Progress, RunFolder
-from mnist_sweep.tracking import MLflowRun, State, versions
+from mnist_sweep.tracking import MLflowRun, State, artifact, client_of, harmless, versions
 from mnist_sweep.training import datasets
 
 _STATES: dict[Status, State] = {"finished": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -37,6 +38,8 @@ class RunRecord:
         }
         if IMAGE_SETS[config.data.name].torchvision:
             exact["data.root"] = str(Path(config.data.root).resolve())
+        if config.trainer.init_from:
+            exact["trainer.init_from"] = str(Path(config.trainer.init_from).resolve())
         #: Repeats the run anywhere: all that bears on the numbers is written out.
         self.command = command.without("name").with_(exact)
         self.folder = RunFolder.of(config)
@@ -48,7 +51,7 @@ class RunRecord:
 
     def begin(self, *, resume: bool = False) -> None:
         """Make the folder, or go on in that of an earlier attempt; see `RunFolder.begin` for what it raises."""
-        self.folder.begin(self.config, self.command.overrides, resume=resume)
+        self.folder.begin(self.config, self.command.written(), resume=resume)
         self.progress = self.folder.progress()
         self.progress.attempts += 1
         self.folder.note(attempts=self.progress.attempts, device=self.device, threads=self.threads)
@@ -70,6 +73,7 @@ class RunRecord:
         run.parameters(config.parameters())
         layers, attempts = config.model.layers(), progress.attempts
         described = {"command": self.command.shell(), "device": self.device, "threads": self.threads}
+        described |= {"mlflow.source.name": described["command"], "mlflow.source.type": "LOCAL"}
         described |= {"dataset": config.data.name, "parameters": sum(layer.parameters for layer in layers)}
         run.tags({**described, "attempts": attempts if attempts > 1 else None, **versions()})
         run.file(path / "config.yaml")
@@ -104,7 +108,7 @@ class RunRecord:
             parameters=sum(layer.parameters for layer in layers),
             dataset=config.data.name, seed=config.seed,
             device=self.device, threads=self.threads, precision=str(config.trainer.precision),
-            mlflow_run_id=self.mlflow.run_id, overrides=list(self.command.overrides), command=self.command.shell(),
+            mlflow_run_id=self.mlflow.run_id, overrides=self.command.written(), command=self.command.shell(),
             folder=str(self.folder.path), checkpoint=str(BEST) if self.folder.best.is_file() else None,
             history=history, multiply_adds=sum(layer.multiply_adds for layer in layers),
             attempts=progress.attempts, test_opened_at=self.test_opened_at, confusion=confusion,
@@ -135,18 +139,49 @@ class RunRecord:
         return result
 
 
-def prune(folder: RunFolder) -> Result | None:
-    """Record that a run which is paused will not go on; None where its folder holds no such run."""
-    result, config = folder.result(), folder.config()
+def settle(config: schema.Config) -> None:
+    """End the MLflow runs, in this config's store, of single runs whose process died; the same command goes on there.
+
+    A process that died leaves its lock, which nobody holds. The runs of a sweep are the business of that sweep.
+    """
+    for file in (Path(config.output) / "runs").glob(".*.lock"):
+        folder = RunFolder(file.with_name(file.name[1:].removesuffix(".lock")))
+        sweep, _, _ = folder.path.name.partition("-seed")[0].rpartition("-")
+        if sweep and folder.path.with_name(sweep).is_dir() and is_run_of(sweep, folder.path.name):
+            continue
+        with contextlib.suppress(RequestError), folder.lock():
+            run_id, begun = folder.progress().mlflow_run_id, folder.config()
+            if run_id and begun and not folder.result() and begun.plain()["tracking"] == config.plain()["tracking"]:
+                MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=run_id).end(
+                    "KILLED", "interrupted"
+                )
+
+
+def prune(folder: RunFolder, tracking: Tracking) -> Result | None:
+    """Record that a run which is paused will not go on, also in its store; None where its folder holds no such run."""
+    result = folder.result()
     if result is None or result.status != "interrupted":
         return None
-    if config and result.mlflow_run_id:
-        run = MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
+    if result.mlflow_run_id:
+        run = MLflowRun(tracking, folder.path.parents[1], folder.path.name, resume=result.mlflow_run_id)
         run.end("KILLED")
     result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
     result.write()
     folder.clear()
     return result
+
+
+def drop_checkpoint(folder: RunFolder, tracking: Tracking) -> None:
+    """Remove the checkpoint of a run that has ended, also that in MLflow where it lies on this machine."""
+    result = folder.result()
+    if result is None or not folder.best.is_file():
+        return
+    if isinstance(tracking, MLflow) and result.mlflow_run_id:
+        with harmless("the checkpoint of a trial could not be removed"):
+            if copy := artifact(client_of(tracking.uri), result.mlflow_run_id, f"checkpoints/{folder.best.name}"):
+                copy.unlink(missing_ok=True)
+    folder.best.unlink()
+    dataclasses.replace(result, folder=str(folder.path), checkpoint=None).write()
 
 
 def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:

@@ -51,7 +51,9 @@ def keep_model(run: MLflowRun, result: Result, network: nn.Module, images: Image
     """Keep the network as the run's model; the first images are its example."""
     with harmless("the model of this run could not be kept"):
         example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
-        run.model(trained_model.served(network), example, Path(result.folder) / BEST, result.best_epoch or 0)
+        run.model(
+            trained_model.served(network, result.dataset), example, Path(result.folder) / BEST, result.best_epoch or 0
+        )
 
 
 def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found: Evaluation) -> None:

@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from mnist_sweep import cli, tracking
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, without_passwords
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ def perform(options: argparse.Namespace) -> int:
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", cli.HOST, "--port", port, "--workers", "1"]
     log.info("http://%s:%s   (Ctrl-C ends it; by hand: %s)", cli.HOST, port, shlex.join(command))
     os.environ.update(_ENVIRONMENT)
+    if without_passwords(uri) != uri:  # arguments are seen by everybody on this machine
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+        del command[2:4]
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 

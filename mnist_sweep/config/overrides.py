@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
+_HOME = re.compile(r"([+]{0,2}[\w.]+=)((?:sqlite(?:\+\w+)?:///)?~[^'\",=()\[\]{}]*)")
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
@@ -30,6 +31,12 @@ def _quoted(value: str) -> str:
     # Within quotes a backslash escapes only a quote, or a backslash in front of one; to OmegaConf likewise a ${.
     literal = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", value)
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), literal) + "'"
+
+
+def with_home_quoted(item: str) -> str:
+    """The override with quotes around a path that begins with ``~``, which Hydra's grammar asks for."""
+    found = _HOME.fullmatch(item)
+    return f"{found[1]}{_quoted(found[2])}" if found else item
 
 
 def override(key: str, value: Any) -> str:

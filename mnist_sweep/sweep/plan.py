@@ -26,6 +26,8 @@ _POINTS = 100_000
 _PROBE_IMAGES, _PROBE_IMAGES_ON_GPU = 2_000, 20_000
 #: What a training image costs in forward passes (one forward, about two backward).
 _TRAINING = 3
+#: Of a checkpoint, for each parameter of its network.
+_BYTES = 4
 
 
 def plan(command: CommandLine) -> Path:
@@ -60,6 +62,7 @@ def plan(command: CommandLine) -> Path:
     asked = config.sweep.winner
     again = asked.top * asked.race_seeds + 2 * asked.seeds  # the race, then the winner and the baseline
     together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
+    kept, weights = min(trials, config.sweep.keep or trials), statistics.fmean(c.costs["parameters"] for c in possible)
     content = {
         "study": config.sweep.name,
         "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
@@ -74,6 +77,7 @@ def plan(command: CommandLine) -> Path:
         "minutes": round(trials * seconds["mean"] / min(together, trials) / 60, 2),
         "runs_of_the_winner": again,
         "minutes_of_the_winner": round(again * seconds["mean"] / min(together, again) / 60, 2),
+        "checkpoint_gigabytes": round(_BYTES * weights * (kept + again) / 1e9, 3),
         "trials_in_budget": int(60 * minutes * together / seconds["mean"]) if minutes else None,
     }
     columns = "key", "drawn from", "only when"
@@ -87,6 +91,8 @@ def plan(command: CommandLine) -> Path:
         f"{trials} trials": f"{content['minutes']:.1f} minutes without pruning",
         "the winner": f"{content['minutes_of_the_winner']:.1f} minutes for {again} more trainings",
     }
+    gigabytes = f"{content['checkpoint_gigabytes']:.2f} GB of {kept} trials (sweep.keep) and the winner's trainings"
+    lines["checkpoints"] = gigabytes
     if minutes is not None:
         lines[f"in {minutes:g} minutes"] = f"{content['trials_in_budget']} trials without pruning"
     for what, line in lines.items():

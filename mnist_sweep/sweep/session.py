@@ -159,7 +159,11 @@ class Session:
         for trial in self.study.trials(TrialState.RUNNING):
             reopened = self.study.reopen(trial.number)
             left = Result.found(self.folder.parent / run_name(self.settings.name, trial.number))
+            if left and self.settings.seeds > 1 and left.status == "finished":  # with its first seed
+                left = None
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
+        if self.settings.retry_failed:
+            self.study.retry()
         self._close_runs()
         done = self.study.counted()
         if done:
@@ -199,13 +203,17 @@ class Session:
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
         config, study, name = self.config, self.study, self.settings.name
-        tags, resumed = {"study": name, "study.id": study.id}, study.recall("mlflow_run_id")
+        tags, resumed = (
+            {"study": name, "study.id": study.id, "mlflow.source.type": "LOCAL"},
+            study.recall("mlflow_run_id"),
+        )
         self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
             known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
             space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
             self.mlflow.parameters(known | space)
+        self.mlflow.tags({"mlflow.source.name": self.command.shell()})
         limits = {"sweep.trials": self.settings.trials, "sweep.budget_epochs": self.settings.budget_epochs}
         self.mlflow.tags({**limits, "dataset": config.data.name})
 
@@ -219,6 +227,8 @@ class Session:
         self.study.remember("seconds", seconds)
         if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
             self._close_runs()
+        if state != "FINISHED" and (again := summary.retry(self.study)):
+            log.info("%s", again)
         path = summary.write(self.config, self.study, chosen, self.folder, seconds, self.mlflow.run_id)
         self.mlflow.file(path)
         self.mlflow.tags({f"trials.{name}": count for name, count in self.study.counts().items()})

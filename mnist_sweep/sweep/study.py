@@ -29,6 +29,8 @@ _KEPT = (
 BASELINE = "baseline"
 #: User attribute of a trial that was queued: what tells it from the others.
 IDENTITY = "queued"
+#: User attribute of a trial that was queued since another one failed: the number of that.
+RETRY = "retry of"
 #: Study attribute: the epochs spent, the value and the trial whenever an epoch was better than all before.
 CURVE = "curve"
 
@@ -211,8 +213,22 @@ class Study:
             self.remember(CURVE, [*curve, [self.epochs(), value, number]])
 
     def counted(self) -> int:
-        """The trials that ended and count towards the total: all but the impossible."""
-        return sum(trial.state.is_finished() and reason(trial) != "infeasible" for trial in self.trials())
+        """The trials that ended and count towards the total: all but the impossible and those that are tried again."""
+        again = {trial.user_attrs.get(RETRY) for trial in self.trials()}
+        ended = [trial for trial in self.trials() if trial.state.is_finished() and trial.number not in again]
+        return sum(reason(trial) != "infeasible" for trial in ended)
+
+    def retryable(self) -> list[FrozenTrial]:
+        """The failed trials that may do better another time, and have not been tried again."""
+        again = {trial.user_attrs.get(RETRY) for trial in self.trials()}
+        failed = [trial for trial in self.trials(TrialState.FAIL) if trial.number not in again]
+        return [trial for trial in failed if reason(trial) not in ("infeasible", "diverged")]
+
+    def retry(self) -> None:
+        """Queue what failed, and may do better another time."""
+        for trial in self.retryable():
+            same = {key: trial.user_attrs[key] for key in (IDENTITY, BASELINE) if key in trial.user_attrs}
+            self.enqueue(trial.params, {**same, RETRY: trial.number})
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the impossible, which do not count, on their own."""
@@ -224,8 +240,10 @@ class Study:
         return {**found, **({"paused": waiting} if waiting else {})}
 
     def epochs(self) -> int:
-        """That all trials have trained together."""
-        return sum(len(trial.intermediate_values) for trial in self.trials())
+        """That all trials have trained together, with all seeds."""
+        own = [trial for trial in self.trials() if "duplicate_of" not in trial.user_attrs]
+        known = [trial.user_attrs.get("result", {}).get("epochs", 0) for trial in own]
+        return sum(max(len(trial.intermediate_values), epochs) for trial, epochs in zip(own, known, strict=True))
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""

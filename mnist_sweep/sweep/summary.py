@@ -86,6 +86,8 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     print_table(title, ["trial", *(goal.metric for goal in study.goals), "proposed"], rows, width=160)
     for reason, count in study.failures().items():
         _say("", f"{count} {'impossible proposals, drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
+    if again := retry(study):
+        _say("", again)
     if duplicates := study.duplicates():
         ended = sum(count for state, count in study.counts().items() if state != "infeasible")
         _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
@@ -101,6 +103,12 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     if isinstance(config.tracking, options.MLflow):
         uri = config.tracking.uri
         _say("compare the runs", uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}")
+
+
+def retry(study: Study) -> str:
+    """How to try again what failed; empty where nothing of it may do better another time."""
+    count = len(study.retryable())
+    return f"sweep.retry_failed=true tries {count} failed again, once the reason is mended" if count else ""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 Array = np.ndarray[Any, Any]
 
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
+_PARTS = (("train", ORANGE, "--"), ("val", BLUE, "-"))
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -39,13 +40,17 @@ def confusion_matrix(confusion: Array, title: str) -> Figure:
 
 
 def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str) -> Figure:
-    """Loss and accuracy of training and validation by epoch; the best epoch, counted from 1, is marked."""
-    figure, panels = _axes(9.6, 4.0, 1, 2)
+    """Loss, accuracy and learning rate by epoch; the best epoch, counted from 1, is marked."""
+    rates = all("lr" in epoch for epoch in history)  # which earlier versions did not keep
+    figure, panels = _axes(13.2 if rates else 9.6, 4.0, 1, 2 + rates)
     epochs = range(1, len(history) + 1)
-    for axes, metric in zip(panels, ("loss", "accuracy"), strict=True):
-        for part, colour, style in (("train", ORANGE, "--"), ("val", BLUE, "-")):
-            values = [epoch[f"{part}/{metric}"] for epoch in history]
-            axes.plot(epochs, values, color=colour, linestyle=style, marker="o", markersize=4, label=f"{part}/{metric}")
+    drawn = {metric: [(f"{part}/{metric}", *how) for part, *how in _PARTS] for metric in ("loss", "accuracy")}
+    if rates:
+        drawn["learning rate"] = [("lr", GREY, "-")]
+    for axes, (metric, lines) in zip(panels, drawn.items(), strict=True):
+        for key, colour, style in lines:
+            values = [epoch[key] for epoch in history]
+            axes.plot(epochs, values, color=colour, linestyle=style, marker="o", markersize=4, label=key)
         if best:
             axes.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best epoch ({best})")
         axes.set(xlabel="epoch", ylabel=metric)
