@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
 from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
-from mnist_sweep.config.overrides import key_of, override, with_home_quoted
+from mnist_sweep.config.overrides import key_of, override, with_path_quoted
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 log = logging.getLogger("mnist_sweep")
@@ -76,7 +76,7 @@ def _flags() -> argparse.Namespace:
         flags.add_argument(*f"--{valued}".split())
     flags.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     flags.add_argument("--info", "-i", nargs="?", const="all")
-    sys.argv[1:] = map(with_home_quoted, sys.argv[1:])  # which Hydra reads, too
+    sys.argv[1:] = map(with_path_quoted, sys.argv[1:])  # which Hydra reads, too
     found = flags.parse_args()
     for flag in ("config_path", "config_name", "experimental_rerun"):  # which the run would not know of
         if getattr(found, flag):

@@ -39,6 +39,7 @@ class Result:
     folder: str  #: of the run
     checkpoint: str | None  #: the best epoch's, within the folder; None where no epoch ended
     history: list[dict[str, float]] = field(default_factory=list)  #: the metrics of each epoch
+    learning_rates: list[float] = field(default_factory=list)  #: with which each epoch began
     multiply_adds: int | None = None  #: of the network, for one image
     attempts: int = 1  #: more where a run was resumed after its process had died or was interrupted
     duplicate_of: str | None = None  #: name of the equal run whose numbers these are; None for a run that was trained

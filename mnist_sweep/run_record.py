@@ -97,7 +97,8 @@ class RunRecord:
     ) -> Result:
         """The result of the run as it stands."""
         config, progress, layers = self.config, self.progress, self.config.model.layers()
-        history = progress.history
+        history = [{name: value for name, value in epoch.items() if name != "lr"} for epoch in progress.history]
+        rates = [epoch["lr"] for epoch in progress.history if "lr" in epoch]  # which earlier versions did not keep
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
         return Result(
             status=status, reason=reason, detail=detail,
@@ -110,7 +111,7 @@ class RunRecord:
             device=self.device, threads=self.threads, precision=str(config.trainer.precision),
             mlflow_run_id=self.mlflow.run_id, overrides=self.command.written(), command=self.command.shell(),
             folder=str(self.folder.path), checkpoint=str(BEST) if self.folder.best.is_file() else None,
-            history=history, multiply_adds=sum(layer.multiply_adds for layer in layers),
+            history=history, learning_rates=rates, multiply_adds=sum(layer.multiply_adds for layer in layers),
             attempts=progress.attempts, test_opened_at=self.test_opened_at, confusion=confusion,
         )  # fmt: skip
 
@@ -124,6 +125,7 @@ class RunRecord:
             self.mlflow.tags({"best_epoch": result.best_epoch, f"best.{self.config.objective}": result.objective})
         if result.checkpoint and not paused and (interrupted or finished):
             self.mlflow.file(self.folder.best, "checkpoints")
+            self.mlflow.share(self.folder.best)
         reason = "paused" if paused else "interrupted" if interrupted else result.reason
         self.mlflow.end(_STATES[result.status], reason, result.detail)
         try:

@@ -73,7 +73,7 @@ def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found
 def network_pictures(config: schema.Config, result: Result, network: nn.Module, images: ImageSet) -> dict[str, Figure]:
     """Curves, filters and activation maps by name; the arguments are those of `keep`."""
     title = f"{config.name} on {result.dataset}"
-    drawn = {"curves": figures.curves(result.history, result.best_epoch, title)}
+    drawn = {"curves": figures.curves(result.history, result.best_epoch, title, result.learning_rates)}
     kernels = trained_model.first_filters(network)
     if len(kernels):
         of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"

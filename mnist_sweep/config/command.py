@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.overrides import assigned, key_of, override, text, with_home_quoted
+from mnist_sweep.config.overrides import assigned, key_of, override, text, with_path_quoted
 from mnist_sweep.errors import RequestError, without_passwords
 
 PROGRAM = "python -m mnist_sweep"
@@ -48,7 +48,7 @@ class CommandLine:
     @classmethod
     def of(cls, overrides: Iterable[str], config_dir: str | Path | None = None) -> "CommandLine":
         return cls(
-            tuple(map(with_home_quoted, overrides)), Path(config_dir).expanduser() if config_dir is not None else None
+            tuple(map(with_path_quoted, overrides)), Path(config_dir).expanduser() if config_dir is not None else None
         )
 
     @functools.cached_property

@@ -8,7 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
-_HOME = re.compile(r"([+]{0,2}[\w.]+=)((?:sqlite(?:\+\w+)?:///)?~[^'\",=()\[\]{}]*)")
+#: A path or a URL with characters that Hydra wants quoted, which nobody would think of.
+_REST = r"[^'\",(){}\[\]$]*"
+_PATH = re.compile(rf"([+]{{0,2}}[\w.]+=)((?:sqlite(?:\+\w+)?:///)?~{_REST}|\w[\w+.-]*://{_REST}[=&;~!]{_REST})")
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
@@ -33,9 +35,9 @@ def _quoted(value: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), literal) + "'"
 
 
-def with_home_quoted(item: str) -> str:
-    """The override with quotes around a path that begins with ``~``, which Hydra's grammar asks for."""
-    found = _HOME.fullmatch(item)
+def with_path_quoted(item: str) -> str:
+    """The override with quotes around a path such as ``~/x``, or a URL such as ``sqlite:///x.db?timeout=60``."""
+    found = _PATH.fullmatch(item)
     return f"{found[1]}{_quoted(found[2])}" if found else item
 
 

@@ -1,5 +1,6 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
+import os
 from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -75,8 +76,9 @@ class Config(Section):
     @classmethod
     def of_trained(cls, content: Mapping[str, Any]) -> Self:
         """The config of a network, by what `trained` gave, or `plain` in an earlier version; it is no sweep's."""
-        elsewhere = {"output": "mlruns", "tracking": {"name": "none"}, "data": {"root": "data", **content["data"]}}
-        return cls.model_validate({**content, **elsewhere, "sweep": None})
+        root = os.environ.get("MNIST_SWEEP_DATA") or "data"
+        elsewhere = {"output": "mlruns", "tracking": {"name": "none"}, "data": {"root": root, **content["data"]}}
+        return cls.model_validate({key: part for key, part in content.items() if key != "sweep"} | elsewhere)
 
     def parameters(self) -> dict[str, Any]:
         """Every value that bears on a run, by dotted name; a group's option under the group's own, ``optimizer``."""

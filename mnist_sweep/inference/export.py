@@ -13,7 +13,6 @@ import onnxruntime
 import torch
 from safetensors.torch import save_file
 
-from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.inference import load
 from mnist_sweep.training import data, datasets
@@ -39,7 +38,7 @@ def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[flo
     Raises:
         RunFailure: the difference is above `TOLERANCE`, or the network cannot be written with these operators.
     """
-    own = model.config.data.model_copy(update={"limit": None, "root": CommandLine().config.data.root})
+    own = model.config.data.model_copy(update={"limit": None})
     datasets.verify(own)
     training, _ = data.parts(own.model_copy(update={"name": "mnist5k"}) if datasets.missing(own) else own)
     network, images = served(model.network, own.name), training.take(torch.arange(CHECKED)).float() / 255

@@ -27,6 +27,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 BOX = 20  #: the side of the box that a digit is scaled into
 _MOST_PIXELS = 100_000_000  # more than any camera's: a few bytes can claim to be a picture that fills the memory
 _FINEST = 2240  # the side at which a small digit is looked for on a page
+_FULL = 1.2  # of the darkest place: the ink of MNIST is white over the whole width of a stroke
 _SPECK = 0.08  # parts of the ink smaller than this share of the largest are specks
 #: What no digit of MNIST comes near: the radius of its thickest place by its longer side; its width by its height.
 _THICKEST, _WIDEST = 0.36, 2.1
@@ -118,7 +119,7 @@ def normalised(grey: Array) -> Array:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     small = np.asarray(Image.fromarray(digit.astype(np.float32)).resize(size, resample)).clip(0, 1)
-    return (255 * _centred(small / max(float(small.max()), 1e-6))).round().astype(np.uint8)
+    return (255 * _centred((_FULL * small / max(float(small.max()), 1e-6)).clip(0, 1))).round().astype(np.uint8)
 
 
 def _is_normal(values: Array) -> bool:

@@ -290,7 +290,7 @@ class Study:
     def baseline(self) -> FrozenTrial | None:
         """The trial of the config's own values, however far it came; None where there is none."""
         own = [t for t in self.trials() if self.own and t.user_attrs.get(IDENTITY) == self.own]
-        return next((trial for trial in own if "result" in trial.user_attrs), None)
+        return next((trial for trial in reversed(own) if "result" in trial.user_attrs), None)  # the last of the tries
 
     def front(self) -> list[FrozenTrial]:
         """The feasible trials that none dominates: none is as good in all objectives and better in one.

@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator
 Array = np.ndarray[Any, Any]
 
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#555555"
-_PARTS = (("train", ORANGE, "--"), ("val", BLUE, "-"))
 
 
 def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -39,18 +38,22 @@ def confusion_matrix(confusion: Array, title: str) -> Figure:
     return figure
 
 
-def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str) -> Figure:
-    """Loss, accuracy and learning rate by epoch; the best epoch, counted from 1, is marked."""
-    rates = all("lr" in epoch for epoch in history)  # which earlier versions did not keep
-    figure, panels = _axes(13.2 if rates else 9.6, 4.0, 1, 2 + rates)
-    epochs = range(1, len(history) + 1)
-    drawn = {metric: [(f"{part}/{metric}", *how) for part, *how in _PARTS] for metric in ("loss", "accuracy")}
-    if rates:
-        drawn["learning rate"] = [("lr", GREY, "-")]
+def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str, rates: Sequence[float] = ()) -> Figure:
+    """Loss, accuracy and, where it is known, learning rate by epoch; the best epoch, counted from 1, is marked."""
+    rates = rates if len(rates) == len(history) else ()
+    figure, panels = _axes(13.2 if rates else 9.6, 4.0, 1, 3 if rates else 2)
+    epochs, styles = range(1, len(history) + 1), (("train", ORANGE, "--"), ("val", BLUE, "-"))
+    drawn = {
+        metric: [
+            (f"{part}/{metric}", [epoch[f"{part}/{metric}"] for epoch in history], colour, line)
+            for part, colour, line in styles
+        ]
+        for metric in ("loss", "accuracy")
+    }
+    drawn |= {"learning rate": [("lr", [*rates], GREY, "-")]} if rates else {}
     for axes, (metric, lines) in zip(panels, drawn.items(), strict=True):
-        for key, colour, style in lines:
-            values = [epoch[key] for epoch in history]
-            axes.plot(epochs, values, color=colour, linestyle=style, marker="o", markersize=4, label=key)
+        for name, values, colour, line in lines:
+            axes.plot(epochs, values, color=colour, linestyle=line, marker="o", markersize=4, label=name)
         if best:
             axes.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best epoch ({best})")
         axes.set(xlabel="epoch", ylabel=metric)

@@ -1,5 +1,6 @@
 """A run in MLflow. Nothing here fails a run: the first error of a store ends tracking for that run, with a warning."""
 
+import contextlib
 import functools
 import getpass
 import importlib.metadata
@@ -15,7 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line, without_passwords
-from mnist_sweep.tracking.store import artifact, client_of, harmless, local, model_of, open_experiment, share
+from mnist_sweep.tracking.store import client_of, harmless, local, model_of, open_experiment
 from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
@@ -147,13 +148,8 @@ class MLflowRun:
 
     @_guarded
     def file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file in a folder of the run's artifacts: a copy, or on the same disk the file itself (a hard link).
-
-        The file is replaced rather than written to when it changes.
-        """
+        """Keep a copy of a file, in a folder of the run's artifacts."""
         self._client.log_artifact(self.run_id, str(path), folder)
-        if copy := artifact(self._client, str(self.run_id), f"{folder or ''}/{path.name}".lstrip("/")):
-            share(path, copy)
 
     @_guarded
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
@@ -193,9 +189,18 @@ class MLflowRun:
                 )  # fmt: skip
         finally:
             mlflow.set_tracking_uri(outer)
-        kept = local(self._client.get_logged_model(model_of(self._client, self.run_id)).artifact_location)
-        for copy in kept.rglob(checkpoint.name) if kept else ():
-            share(checkpoint, copy)
+
+    @_guarded
+    def share(self, file: Path) -> None:
+        """Have MLflow's copies of a file, which nobody writes to any more, take no room where they are on its disk."""
+        kept = [self._client.get_run(self.run_id).info.artifact_uri]
+        if model := model_of(self._client, self.run_id):
+            kept.append(self._client.get_logged_model(model).artifact_location)
+        for copy in [copy for folder in map(local, kept) if folder for copy in folder.rglob(file.name)]:
+            link = copy.with_name(f".{copy.name}.link")
+            with contextlib.suppress(OSError):
+                link.hardlink_to(file)
+                link.replace(copy)
 
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run, also where something could not be logged; a failure's reason and detail become tags."""

@@ -77,14 +77,6 @@ def local(uri: str) -> Path | None:
     return Path(urllib.parse.unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
-def share(file: Path, copy: Path) -> None:
-    """Have a copy take no room beside its file, where both are on one disk."""
-    link = copy.with_name(f".{copy.name}.link")
-    with contextlib.suppress(OSError):
-        link.hardlink_to(file)
-        link.replace(copy)
-
-
 @contextlib.contextmanager
 def harmless(what: str) -> Iterator[None]:
     """Within, an exception becomes a warning that says what could not be done."""

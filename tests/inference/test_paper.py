@@ -43,8 +43,9 @@ def test_a_digit_is_found(style: str, digits: Array) -> None:
     for digit in digits[: 3 if style == "on_a_page" else 10]:
         found = normalised(decode(file_of(make(digit, draw), suffix)))
         near.append(likeness(found, digit))
-    assert min(near) > 0.75
-    assert np.median(near) > 0.85
+    turned = style == "on_a_desk"  # by up to 12 degrees, as it comes out
+    assert min(near) > (0.5 if turned else 0.75)
+    assert np.median(near) > (0.7 if turned else 0.85)
 
 
 def test_two_digits_are_two(digits: Array) -> None:

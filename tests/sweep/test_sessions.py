@@ -227,17 +227,18 @@ def test_what_failed_is_tried_again_once_it_is_asked_for(tmp_path: Path, caplog:
     caplog.set_level("INFO")
     reasons = iter(["error", "diverged", "timeout"])
 
-    def fail(task: Task, result: Result) -> Result:
+    def fail(_: Task, result: Result) -> Result:
         reason = next(reasons, None)
         return dataclasses.replace(result, status="failed", reason=reason, detail="a full disk") if reason else result
 
     stubs.twist.append(fail)
-    first = stubs.search(tmp_path, "sweep.trials=5").study
+    items = ["sweep.trials=5", "sweep/pruner=none"]
+    first = stubs.search(tmp_path, *items).study
     assert first.failures() == {"error": 1, "diverged": 1, "timeout": 1}
     assert summary.retry(first) == "sweep.retry_failed=true tries 2 failed again, once the reason is mended"
     params = [first.trials()[number].params for number in (0, 2)]
     for _ in range(2):  # and not a second time
-        again = stubs.search(tmp_path, "sweep.trials=5", "sweep.retry_failed=true").study
+        again = stubs.search(tmp_path, *items, "sweep.retry_failed=true").study
         assert len(again.trials()) == 7
         assert [trial.params for trial in again.trials()[5:]] == params
         assert (again.counted(), again.counts()["complete"], summary.retry(again)) == (5, 4, "")

@@ -1,6 +1,7 @@
 """A sweep on 200 real digits: the loop, its records, resuming, the winner."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -241,4 +242,7 @@ def test_a_trial_is_judged_by_the_mean_over_its_seeds(tmp_path: Path, monkeypatc
     winner = content["winner"]
     assert (winner["race_seeds"], winner["seeds"]) == ([2], [3])  # which have had no part in it
     best = CommandLine.of(["experiment=best"], tmp_path / "runs/sweep/conf").config
-    assert best.relevant()["optimizer"] == CommandLine.of(content["best"]["command"].split()[3:]).config.optimizer.name
+    assert (
+        best.relevant()["optimizer"]
+        == CommandLine.of(shlex.split(content["best"]["command"])[3:]).config.optimizer.name
+    )
