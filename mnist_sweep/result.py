@@ -42,6 +42,7 @@ class Result:
     learning_rates: list[float] = field(default_factory=list)  #: with which each epoch began
     multiply_adds: int | None = None  #: of the network, for one image
     attempts: int = 1  #: more where a run was resumed after its process had died or was interrupted
+    seeds: int = 1  #: that its metrics are the means over; the runs of the others lie beside its folder
     duplicate_of: str | None = None  #: name of the equal run whose numbers these are; None for a run that was trained
     test_opened_at: str | None = None  #: when the test set was opened for it (ISO 8601, UTC)
     confusion: list[list[int]] | None = None  #: of the best epoch on validation, counts, a row for each true class

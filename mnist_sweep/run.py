@@ -21,7 +21,7 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, signalled
 from mnist_sweep.result import BEST, Result, Status
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.run_record import RunRecord, settle
+from mnist_sweep.run_record import RunRecord, scores, settle
 from mnist_sweep.tracking import MLflowRun
 from mnist_sweep.training import data, trained_model, trainer
 from mnist_sweep.training.evaluate import Evaluation, evaluate
@@ -86,7 +86,7 @@ def train(
         if progress:
             shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
             log.info("epoch %d of %d  %s", epoch, config.trainer.max_epochs, shown)
-        return on_epoch is None or on_epoch(epoch, values)
+        return on_epoch is None or on_epoch(epoch, scores(values))
 
     def check() -> None:
         if signum := stopped():

@@ -24,6 +24,11 @@ from mnist_sweep.training import datasets
 _STATES: dict[Status, State] = {"finished": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
+def scores(epoch: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an epoch without its learning rate, which is none."""
+    return {name: value for name, value in epoch.items() if name != "lr"}
+
+
 class RunRecord:
     """What one run leaves. Its config has the precision that ``auto`` came to; a device is ``cpu`` or a GPU's name."""
 
@@ -97,7 +102,7 @@ class RunRecord:
     ) -> Result:
         """The result of the run as it stands."""
         config, progress, layers = self.config, self.progress, self.config.model.layers()
-        history = [{name: value for name, value in epoch.items() if name != "lr"} for epoch in progress.history]
+        history = [scores(epoch) for epoch in progress.history]
         rates = [epoch["lr"] for epoch in progress.history if "lr" in epoch]  # which earlier versions did not keep
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
         return Result(

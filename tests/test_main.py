@@ -150,7 +150,7 @@ def test_missing_data_is_an_error_or_goes_on_with_the_fallback_and_says_so(progr
     assert "MNIST is not there" in refused.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
     # and the last line is the file's path, whatever the terminal's encoding lacks
-    items = [*(item for item in SMALL if not item.startswith("data=")), "output=größe"]
+    items = [*(item for item in SMALL if not item.startswith("data=")), "output='größe'"]
     done = program(*items, PYTHONIOENCODING="ascii", **NOBODY)
     assert done.returncode == 0, done.stderr
     assert "WARNING: MNIST is neither in data nor to be had" in done.stderr

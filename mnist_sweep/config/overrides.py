@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
 #: A path or a URL with characters that Hydra wants quoted, which nobody would think of.
 _REST = r"[^'\",(){}\[\]$]*"
-_PATH = re.compile(rf"([+]{{0,2}}[\w.]+=)((?:sqlite(?:\+\w+)?:///)?~{_REST}|\w[\w+.-]*://{_REST}[=&;~!]{_REST})")
+_URL = rf"(?:sqlite(?:\+\w+)?:///)?~{_REST}|\w[\w+.-]*://{_REST}[=&;~!]{_REST}"
+_PATH = re.compile(rf"([+]{{0,2}}[\w.]+=)({_URL})")
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 

@@ -23,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 #: What a trial keeps of its result, as the user attribute ``result``; the rest is in its folder.
 _KEPT = (
     "command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts", "parameters",
-    "multiply_adds",
+    "multiply_adds", "seeds",
 )  # fmt: skip
 #: User attribute of the trial that has the config's own values.
 BASELINE = "baseline"
@@ -241,9 +241,8 @@ class Study:
 
     def epochs(self) -> int:
         """That all trials have trained together, with all seeds."""
-        own = [trial for trial in self.trials() if "duplicate_of" not in trial.user_attrs]
-        known = [trial.user_attrs.get("result", {}).get("epochs", 0) for trial in own]
-        return sum(max(len(trial.intermediate_values), epochs) for trial, epochs in zip(own, known, strict=True))
+        seeds = [trial.user_attrs.get("result", {}).get("seeds", 1) for trial in self.trials()]
+        return sum(len(trial.intermediate_values) * count for trial, count in zip(self.trials(), seeds, strict=True))
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the impossible among them."""

@@ -238,7 +238,8 @@ def test_a_trial_is_judged_by_the_mean_over_its_seeds(tmp_path: Path, monkeypatc
         seeds = [Result.read(tmp_path / "runs" / each) for each in (name, f"{name}-seed1")]
         assert [result.seed for result in seeds] == [0, 1]
         assert trial.value == pytest.approx(sum(result.objective or 0 for result in seeds) / 2)
-        assert trial.user_attrs["result"]["epochs"] == sum(result.epochs for result in seeds)
+        assert trial.user_attrs["result"]["seeds"] == 2
+    assert content["epochs"] == 2 * sum(len(trial.intermediate_values) for trial in study_of(tmp_path).trials)
     winner = content["winner"]
     assert (winner["race_seeds"], winner["seeds"]) == ([2], [3])  # which have had no part in it
     best = CommandLine.of(["experiment=best"], tmp_path / "runs/sweep/conf").config

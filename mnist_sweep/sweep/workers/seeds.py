@@ -28,7 +28,7 @@ def over_seeds(task: Task, first: Result, train: Callable[[CommandLine], Result]
         first,
         objective=statistics.fmean(values) if values else None,
         metrics={name: statistics.fmean(run.metrics[name] for run in runs) for name in names},
-        epochs=sum(run.epochs for run in runs),
+        seeds=len(runs),
         seconds=statistics.fmean(run.seconds for run in runs),
         train_seconds=statistics.fmean(run.train_seconds for run in runs),
     )
