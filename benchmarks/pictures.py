@@ -1,7 +1,8 @@
 """How well pictures are recognised: python benchmarks/pictures.py [--model URI | --checkpoint FILE]
 
 200 test digits of MNIST (MNIST_SWEEP_DATA names their folder), each written as a file in the styles of
-`tests/styles.py`, and read by ``predict``: the share that is right, by style. The network is the champion of
+`tests/styles.py`, and read by ``predict``: by style the share that is right, the share that is refused with a reason,
+and the share that is wrong with more than 0.9 certainty. The network is the champion of
 ``mlruns/mlflow.db`` unless another one is named.
 """
 
@@ -20,6 +21,9 @@ from mnist_sweep.training.trained_model import served
 from tests import styles
 
 COUNT = 200
+CERTAIN = 0.9
+#: The class of what is no digit: an answer is always wrong.
+NONE = -1
 
 
 def perform(arguments: list[str]) -> int:
@@ -32,16 +36,19 @@ def perform(arguments: list[str]) -> int:
     images, labels = test.images[::step][:COUNT], test.labels[::step][:COUNT].numpy()
     direct = (model.probabilities(images).argmax(axis=1) == labels).mean()
     print(f"{name}: {COUNT} test digits, as the network sees them {100 * direct:.1f}% right; as files:")
+    print(f"    {'':<20} {'right':>10} {'refused':>10} {'sure, wrong':>11}")
     with tempfile.TemporaryDirectory() as folder:
         for style, (make, suffix) in styles.STYLES.items():
             paths = styles.write(Path(folder) / style, style, images[:, 0].numpy())
-            found = {
-                result.image: result.digit
-                for result in predictions(served(model.network), model.config.data.name, paths)
-                if isinstance(result, Prediction)
-            }
-            right = sum(found.get(str(path)) == label for path, label in zip(paths, labels, strict=True))
-            print(f"    {style:<12} {100 * right / COUNT:5.1f}%   {suffix}, {make.__doc__}")
+            read = predictions(served(model.network), model.config.data.name, paths)
+            found = {result.image: result for result in read if isinstance(result, Prediction)}
+            said = [found.get(str(path)) for path in paths]
+            truth = [NONE if style == "two_digits" else label for label in labels]
+            right = sum(bool(each) and each.digit == label for each, label in zip(said, truth, strict=True))
+            wrong = [each for each, label in zip(said, truth, strict=True) if each and each.digit != label]
+            sure = sum(max(each.probabilities) > CERTAIN for each in wrong)
+            shares = [100 * count / COUNT for count in (right, COUNT - right - len(wrong), sure)]
+            print(f"    {style:<20} {shares[0]:9.1f}% {shares[1]:9.1f}% {shares[2]:9.1f}%   {suffix}, {make.__doc__}")
     return cli.DONE
 
 

@@ -21,13 +21,17 @@ from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
 from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
-from mnist_sweep.config.overrides import assigned, text
+from mnist_sweep.config.overrides import assigned, key_of, override, text, with_path_quoted
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 if TYPE_CHECKING:
     from mnist_sweep.result import Result
 
 log = logging.getLogger("mnist_sweep")
+
+#: Keys by which Hydra would work in another folder than the one that paths are relative to.
+_FOLDERS = {"hydra", "hydra.job", "hydra.job.chdir", "hydra.run", "hydra.run.dir", "hydra.output_subdir"}
+_FOLDERS |= {"hydra.sweep", "hydra.sweep.dir", "hydra.sweep.subdir"}
 
 
 def perform(command: CommandLine, grid: "list[Result] | None" = None) -> int:
@@ -59,7 +63,7 @@ def _run(command: CommandLine, grid: "list[Result] | None") -> int:
     config = command.config
     log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.name, config.trainer.max_epochs)
     test = grid is None if config.test is None else config.test
-    result = run.train(command, test=test, progress=True)
+    result = run.train(command, test=test, progress=True, resume=True)
     if grid is not None:
         grid.append(result)
     if finished := result.status == "finished":
@@ -109,7 +113,18 @@ def _flags() -> argparse.Namespace:
         flags.add_argument(*f"--{valued}".split())
     flags.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     flags.add_argument("--info", "-i", nargs="?", const="all")
-    return flags.parse_args()
+    sys.argv[1:] = map(with_path_quoted, sys.argv[1:])  # which Hydra reads, too
+    found = flags.parse_args()
+    for flag in ("config_path", "config_name", "experimental_rerun"):  # which the run would not know of
+        if getattr(found, flag):
+            given = f"--{flag.replace('_', '-')}={getattr(found, flag)}"
+            raise RequestError(
+                f"{given}: allowed: --config-dir=FOLDER with experiment=NAME of FOLDER/experiment/NAME.yaml"
+            )
+    for item in found.overrides:
+        if key_of(item) in _FOLDERS:
+            raise RequestError(f"{item}: allowed: output=FOLDER, below which everything is written")
+    return found
 
 
 def _points(overrides: Sequence[str], config_dir: str | None) -> list[CommandLine]:
@@ -152,12 +167,16 @@ def main() -> int:
         names = [f"sweep.name={c.config.sweep.name}" if c.config.sweep else f"name={c.config.name}" for c in commands]
         if twice := [name for name in names if name != "name=None" and names.count(name) > 1]:
             raise RequestError(f"{twice[0]}: the same for {len(twice)} runs; allowed: one name each")
+    if flags.multirun and not flags.cfg:  # where Hydra keeps what it knows of the grid
+        sys.argv.append(override("hydra.sweep.dir", f"{commands[0].config.output}/multirun"))
+    here = Path.cwd()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own way to hand on exceptions rather than to print them and exit
     codes: list[int] = []
     grid: list[Result] | None = [] if flags.multirun else None
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
     def task(_: DictConfig) -> None:  # for each point of a grid; not called where something is only shown
+        os.chdir(here)  # whatever a file of configs says of Hydra's own folders
         try:  # what came out of here would have a line of Hydra's before it
             codes.append(perform(commands[HydraConfig.get().job.num if flags.multirun else 0], grid))
         except RequestError as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.overrides import key_of
+from mnist_sweep.config.paths import expanded
 from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
-    """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set, unless ``test=false``.
+    """Train one network, as ``python -m mnist_sweep`` does, and measure it on the test set; or go on with that.
+
+    With ``test=false`` the test set stays closed.
 
     Args:
         overrides: as on the command line: ``train("experiment=balanced", "seed=1")``.
@@ -48,7 +51,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Result":
     from mnist_sweep import run
 
     with _interruptible():
-        return run.train(prepare(command), test=command.config.test is not False)
+        return run.train(prepare(command), test=command.config.test is not False, resume=True)
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,9 @@ def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
     from mnist_sweep.training import trained_model
 
     in_mlflow = str(source).startswith("models:/")
-    store = tracking_uri or default_store()
-    model = registered(str(source), store) if in_mlflow else trained_model.read(Path(source))
-    network = trained_model.served(model.network)
+    store = expanded(tracking_uri) if tracking_uri else default_store()
+    model = registered(str(source), store) if in_mlflow else trained_model.read(Path(expanded(str(source))))
+    network = trained_model.served(model.network, model.config.data.name)
     network.dataset = model.config.data.name  # type: ignore[assignment]  # torch declares modules and tensors only
     return network
 
@@ -128,7 +131,7 @@ def predict(network: "nn.Module", paths: Sequence[str | Path]) -> "list[Predicti
 
 def default_store() -> str:
     """Where MLflow keeps runs and models, if nothing else is said. An empty variable counts as none."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    return expanded(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
 
 
 @contextlib.contextmanager
@@ -144,10 +147,10 @@ def _interruptible() -> Iterator[None]:
 def check(command: CommandLine) -> None:
     """Raise a RequestError for what can be known to be wrong with a request before anything is written."""
     from mnist_sweep import hardware
+    from mnist_sweep.run_folder import RunFolder
     from mnist_sweep.training import datasets
 
-    config = command.config
-    folder = runs = Path(config.output) / "runs"
+    config, folder = command.config, Path(command.config.output) / "runs"
     try:
         while not folder.exists():
             folder = folder.parent
@@ -155,13 +158,15 @@ def check(command: CommandLine) -> None:
     except OSError as error:
         why = f"{folder} cannot be written ({error.strerror})"
         raise RequestError(f"output={config.output}: {why}; allowed: a folder that can") from error
+    if (start := config.trainer.init_from) and not Path(start).is_file():
+        raise RequestError(f"trainer.init_from={start}: no such file; allowed: a run's checkpoints/best.ckpt")
     hardware.check_accelerator(config.trainer.accelerator)
     if config.sweep:
         from mnist_sweep.sweep import session
 
         session.prepared(command)
-    elif config.name is not None and (runs / config.name).exists():
-        raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
+    elif config.name is not None:
+        RunFolder.of(config).check(config)
     datasets.verify(config.data)
 
 

@@ -1,18 +1,22 @@
 """The console script ``mnist-sweep``: the arguments of its commands, lines on standard error, exit codes."""
 
 import argparse
+import codecs
 import importlib
+import io
 import logging
 import os
 import runpy
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mnist_sweep import api
-from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
+from mnist_sweep.config.paths import expanded
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag, without_passwords
 
 log = logging.getLogger("mnist_sweep")
 
@@ -45,13 +49,14 @@ def _add_arguments(parser: Parser, name: str) -> None:
     add = parser.add_argument
     match name:
         case "predict":
-            add("images", nargs="+", metavar="IMAGE", type=Path, help="a PNG or JPEG file, or a folder of them")
+            add("images", nargs="+", metavar="IMAGE", type=_path, help="a PNG or JPEG file, or a folder of them")
             add("--json", action="store_true", help="lines of JSON also on a terminal")
         case "export":
             add("--to", required=True, choices=("onnx", "safetensors"), help="the format")
-            add("file", metavar="FILE", type=Path, help="to be written; it must not be there yet")
+            add("--opset", type=int, metavar="N", help="of the ONNX file's operators (default: as torch writes it)")
+            add("file", metavar="FILE", type=_path, help="to be written; it must not be there yet")
         case "ensemble":
-            add("folders", nargs="+", metavar="FOLDER", type=Path, help="of a sweep, or of runs, at least two")
+            add("folders", nargs="+", metavar="FOLDER", type=_path, help="of a sweep, or of runs, at least two")
             add("--top", type=int, default=5, help="how many of a sweep's best runs (default: %(default)s)")
             add("--name", help="of the ensemble and its folder (default: that of the first folder, -ensemble)")
             add("--tracking-uri", metavar="URI", help="MLflow's store (default: that of the best member, if any)")
@@ -84,14 +89,28 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     default = "models:/mnist_sweep@champion, else models:/mnist_sweep_mnist5k@champion"
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", metavar="URI", help=f"a registered model (default: {default})")
-    which.add_argument("--checkpoint", metavar="FILE", type=Path, help="the best.ckpt of a run")
+    which.add_argument("--checkpoint", metavar="FILE", type=_path, help="the best.ckpt of a run")
     _add_store(parser)
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
     default = api.default_store()
     told = "MLflow's store (default: $MLFLOW_TRACKING_URI, else that of the runs in mlruns/)"
-    parser.add_argument("--tracking-uri", metavar="URI", default=default, type=lambda uri: uri or default, help=told)
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", default=default, type=lambda uri: _expanded(uri or default), help=told
+    )
+
+
+def _expanded(text: str) -> str:
+    """An argument that is a path, or a URL of a file, with what ``~`` stands for."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise RequestError(f"{text}: {error}") from error
+
+
+def _path(text: str) -> Path:
+    return Path(_expanded(text))
 
 
 def _port(text: str) -> int:
@@ -120,6 +139,25 @@ def perform(name: str, arguments: Sequence[str], prog: str | None = None) -> int
     return code
 
 
+class _Lines(logging.Formatter):
+    """The bare message, or the traceback, without passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_passwords(super().format(record))
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print the traceback of a bug, without passwords."""
+    sys.stderr.write(without_passwords("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _as_file_names(error: UnicodeError) -> tuple[bytes, int]:
+    """Characters that a stream's encoding lacks, as the bytes of a file's name: a printed path is still the file's."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return os.fsencode(error.object[error.start : error.end]), error.end
+
+
 def log_to_stderr() -> None:
     """Send the package's log to standard error, the bare messages.
 
@@ -127,6 +165,7 @@ def log_to_stderr() -> None:
     """
     assert logging.lastResort is not None
     logging.lastResort.setLevel(logging.INFO)
+    logging.lastResort.setFormatter(_Lines())
     log.handlers = [logging.lastResort]
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -154,6 +193,11 @@ def leave(command: Callable[[], int]) -> NoReturn:
 
     See https://docs.python.org/3/library/signal.html#note-on-sigpipe.
     """
+    sys.excepthook = _show
+    codecs.register_error("mnist_sweep", _as_file_names)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else closed, or somebody's own
+            stream.reconfigure(errors="mnist_sweep")
     try:
         try:
             code = run_command(command)

@@ -2,17 +2,38 @@
 
 import contextlib
 import os
+import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+if not hasattr(signal, "SIGHUP"):
+    sys.stderr.write(
+        "error: mnist_sweep runs on Linux, on macOS and in WSL (Linux within Windows), not on Windows itself\n"
+    )
+    sys.exit(2)
 
 #: The signals that stop a process in good order.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+#: A password within a URL, and in the query of one.
+_PASSWORD = re.compile(r"(://[^\s:/@'\"]*:)[^\s'\"]*(?=@)|\b((?:password|passwd|pwd|token|secret)=)[^\s&'\",;)]+", re.I)
+_MASK = "***"
+
+
+def without_passwords(text: str) -> str:
+    """The same text with ``***`` for each password in a URL: whatever is printed or kept goes through this."""
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{_MASK}", text) if "=" in text or "@" in text else text
+
+
 class RequestError(Exception):
     """The request cannot be carried out. The text is one line: the key, the value and what is allowed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_passwords(text))
 
 
 class RunFailure(Exception):  # noqa: N818  # "failure" is the word in results and in MLflow
@@ -23,8 +44,8 @@ class RunFailure(Exception):  # noqa: N818  # "failure" is the word in results a
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, without_passwords(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
 class Interrupted(BaseException):
@@ -82,4 +103,4 @@ def signals_as_flag() -> Iterator[None]:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The type and the text of an exception in one line of at most `limit` characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:limit]
+    return without_passwords(" ".join(f"{type(error).__name__}: {error}".split()))[:limit]

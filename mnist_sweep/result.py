@@ -43,8 +43,10 @@ class Result:
     folder: str  #: of the run
     checkpoint: str | None  #: the best epoch's, within the folder; None where no epoch ended
     history: list[dict[str, float]] = field(default_factory=list)  #: the metrics of each epoch
+    learning_rates: list[float] = field(default_factory=list)  #: with which each epoch began
     multiply_adds: int | None = None  #: of the network, for one image
     attempts: int = 1  #: more where a run was resumed after its process had died or was interrupted
+    seeds: int = 1  #: that its metrics are the means over; the runs of the others lie beside its folder
     duplicate_of: str | None = None  #: name of the equal run whose numbers these are; None for a run that was trained
     test_opened_at: str | None = None  #: when the test set was opened for it (ISO 8601, UTC)
     confusion: list[list[int]] | None = None  #: of the best epoch on validation, counts, a row for each true class

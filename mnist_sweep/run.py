@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from mnist_sweep import hardware, run_report
+from mnist_sweep.config import options
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, signalled
 from mnist_sweep.result import BEST, Result, Status
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.run_record import RunRecord
+from mnist_sweep.run_record import RunRecord, scores, settle
 from mnist_sweep.tracking import MLflowRun
 from mnist_sweep.training import data, trained_model, trainer
 from mnist_sweep.training.evaluate import Evaluation, evaluate
@@ -63,7 +64,8 @@ def train(
         stopped: is asked between groups of batches; a signal's number interrupts the run.
 
     Raises:
-        RequestError: the folder is there already, another process is at the run, or there is no GPU.
+        RequestError: the folder is there already, another process is at the run, there is no GPU, or
+            ``trainer.init_from`` does not fit.
         RunFailure: ``result.json`` cannot be written. Of any other failure the result tells.
         Interrupted: after everything has been recorded.
     """
@@ -74,6 +76,8 @@ def train(
     if why:
         log.info("%s", hardware.precision_in_words(precision, why))
     config = config.with_precision(precision)
+    if config.trainer.init_from:  # refused before anything is written
+        trained_model.start_from(config.trainer.init_from, config.model.build(0.0, 1.0))
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS)
 
@@ -82,7 +86,7 @@ def train(
         if progress:
             shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("train/loss", "train/accuracy", "val/accuracy"))
             log.info("epoch %d of %d  %s", epoch, config.trainer.max_epochs, shown)
-        return on_epoch is None or on_epoch(epoch, values)
+        return on_epoch is None or on_epoch(epoch, scores(values))
 
     def check() -> None:
         if signum := stopped():
@@ -95,6 +99,8 @@ def train(
     with record.folder.lock() if resume else contextlib.nullcontext():
         if resume and (ended := record.folder.ended()):
             return ended
+        if test:
+            settle(config)
         record.begin(resume=resume)
         return _perform(record, fit, parent, tags or {}, test=test, pictures=pictures)
 
@@ -160,10 +166,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = None) -> list[Result]:
+def open_test(
+    folders: Sequence[Path],
+    on_open: Callable[[str], None] | None = None,
+    tracking: options.Tracking | None = None,
+) -> list[Result]:
     """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
 
-    Their MLflow runs and ``result.json`` are completed. A run that has been measured is not measured again.
+    Their MLflow runs, in the store of `tracking` (None = that of each run), and ``result.json`` are completed. A run
+    that has been measured is not measured again.
 
     `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
 
@@ -184,16 +195,16 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
             on_open(opened)
         log.info("the test set is opened (%s)", opened)
         torch.set_num_threads(trainer.ALL_THREADS)
-    return [_tested(result, model, opened) if model else result for result, model in runs]
+    return [_tested(result, model, opened, tracking) if model else result for result, model in runs]
 
 
-def _tested(result: Result, model: TrainedModel, opened: str) -> Result:
+def _tested(result: Result, model: TrainedModel, opened: str, tracking: options.Tracking | None) -> Result:
     """A finished run's result, completed by its measures on the test set."""
     folder = RunFolder(Path(result.folder))
     config = folder.config() or model.config
     images = data.test_set(config.data.name, config.data.root)
     found = evaluate(model.network, images, "test", _device(result.device))
-    tracking = config.tracking if result.mlflow_run_id else None
+    tracking = (tracking or config.tracking) if result.mlflow_run_id else None
     run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
     run_id, metrics = run.run_id or result.mlflow_run_id, {**result.metrics, **found.metrics}
     result = dataclasses.replace(result, metrics=metrics, test_opened_at=opened, mlflow_run_id=run_id)

@@ -83,9 +83,8 @@ class RunFolder:
         where = f"name={config.name}: {self.path}"
         try:
             self.path.mkdir(parents=True, exist_ok=resume)
-            if resume and (changed := self.differences(config)):
-                allowed = "allowed: its own settings, or another name"
-                raise RequestError(f"{where} was begun otherwise ({'; '.join(changed)}); {allowed}")
+            if resume:
+                self._same(config)
             self.describe(config, items)
         except FileExistsError as error:
             raise RequestError(f"{where} is there already; allowed: a name not yet taken") from error
@@ -98,6 +97,27 @@ class RunFolder:
         for file, content in (("config.yaml", config.plain()), ("overrides.yaml", list(items))):
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             (self.path / file).write_text(text, encoding="utf-8")
+
+    def check(self, config: schema.Config) -> None:
+        """Raise a RequestError unless the run is new, or is to go on with the config that it was begun with."""
+        if not self.path.exists():
+            return
+        where, weights = f"name={config.name}: {self.path}", f"trainer.init_from={self.best}"
+        if ended := self.ended():
+            another = f"another name, which {weights} lets begin with the weights of this one"
+            raise RequestError(f"{where} is there already and has {ended.status}; allowed: {another}")
+        if not (self.path / "config.yaml").is_file():
+            raise RequestError(f"{where} is there already; allowed: a name not yet taken")
+        there = self.config()
+        if there and there.data.name != config.data.name and there.data.name == config.data.fallback:
+            return  # it went on with the fallback; what it comes to now is known later
+        self._same(config)
+
+    def _same(self, config: schema.Config) -> None:
+        """Raise a RequestError where the run was begun with another config."""
+        if changed := self.differences(config):
+            where = f"name={config.name}: {self.path} was begun otherwise ({'; '.join(changed)})"
+            raise RequestError(f"{where}; allowed: its own settings, or another name")
 
     def config(self) -> schema.Config | None:
         """The run's config, as if it had been started where its folder is now; None where none can be read."""

@@ -14,13 +14,19 @@ from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import best_epoch
+from mnist_sweep.config.options import MLflow, Tracking
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.result import BEST, STATES, Result, Status
+from mnist_sweep.result import BEST, STATES, Result, Status, is_run_of
 from mnist_sweep.run_folder import Progress, RunFolder
-from mnist_sweep.tracking import MLflowRun, State, versions
+from mnist_sweep.tracking import MLflowRun, State, artifact, client_of, harmless, versions
 from mnist_sweep.training import datasets
 
 _STATES: dict[Status, State] = {"finished": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+def scores(epoch: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an epoch without its learning rate, which is none."""
+    return {name: value for name, value in epoch.items() if name != "lr"}
 
 
 class RunRecord:
@@ -37,6 +43,8 @@ class RunRecord:
         }
         if IMAGE_SETS[config.data.name].torchvision:
             exact["data.root"] = str(Path(config.data.root).resolve())
+        if config.trainer.init_from:
+            exact["trainer.init_from"] = str(Path(config.trainer.init_from).resolve())
         #: Repeats the run anywhere: all that bears on the numbers is written out.
         self.command = command.without("name").with_(exact)
         self.folder = RunFolder.of(config)
@@ -48,7 +56,7 @@ class RunRecord:
 
     def begin(self, *, resume: bool = False) -> None:
         """Make the folder, or go on in that of an earlier attempt; see `RunFolder.begin` for what it raises."""
-        self.folder.begin(self.config, self.command.overrides, resume=resume)
+        self.folder.begin(self.config, self.command.written(), resume=resume)
         self.progress = self.folder.progress()
         self.progress.attempts += 1
         self.folder.note(attempts=self.progress.attempts, device=self.device, threads=self.threads)
@@ -70,6 +78,7 @@ class RunRecord:
         run.parameters(config.parameters())
         layers, attempts = config.model.layers(), progress.attempts
         described = {"command": self.command.shell(), "device": self.device, "threads": self.threads}
+        described |= {"mlflow.source.name": described["command"], "mlflow.source.type": "LOCAL"}
         described |= {"dataset": config.data.name, "parameters": sum(layer.parameters for layer in layers)}
         described |= {"role": tags.get("role", "run"), "state": "running"}
         run.tags({**described, "attempts": attempts if attempts > 1 else None, **versions()})
@@ -94,7 +103,8 @@ class RunRecord:
     ) -> Result:
         """The result of the run as it stands."""
         config, progress, layers = self.config, self.progress, self.config.model.layers()
-        history = progress.history
+        history = [scores(epoch) for epoch in progress.history]
+        rates = [epoch["lr"] for epoch in progress.history if "lr" in epoch]  # which earlier versions did not keep
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
         return Result(
             status=status, reason=reason, detail=detail,
@@ -105,9 +115,9 @@ class RunRecord:
             parameters=sum(layer.parameters for layer in layers),
             dataset=config.data.name, seed=config.seed,
             device=self.device, threads=self.threads, precision=str(config.trainer.precision),
-            mlflow_run_id=self.mlflow.run_id, overrides=list(self.command.overrides), command=self.command.shell(),
+            mlflow_run_id=self.mlflow.run_id, overrides=self.command.written(), command=self.command.shell(),
             folder=str(self.folder.path), checkpoint=str(BEST) if self.folder.best.is_file() else None,
-            history=history, multiply_adds=sum(layer.multiply_adds for layer in layers),
+            history=history, learning_rates=rates, multiply_adds=sum(layer.multiply_adds for layer in layers),
             attempts=progress.attempts, test_opened_at=self.test_opened_at, confusion=confusion,
             objective_metric=config.objective, params=config.parameters(),
         )  # fmt: skip
@@ -122,6 +132,7 @@ class RunRecord:
         self.mlflow.tags({"state": "paused" if paused else STATES[result.status]})
         if result.checkpoint and not paused and (interrupted or finished):
             self.mlflow.file(self.folder.best, "checkpoints")
+            self.mlflow.share(self.folder.best)
         reason = "paused" if paused else "interrupted" if interrupted else result.reason
         self.mlflow.end(_STATES[result.status], reason, result.detail)
         try:
@@ -145,19 +156,50 @@ def _sortable(result: Result) -> dict[str, float]:
     return measured | {name: value for name in costs if (value := getattr(result, name)) is not None}
 
 
-def prune(folder: RunFolder) -> Result | None:
-    """Record that a run which is paused will not go on; None where its folder holds no such run."""
-    result, config = folder.result(), folder.config()
+def settle(config: schema.Config) -> None:
+    """End the MLflow runs, in this config's store, of single runs whose process died; the same command goes on there.
+
+    A process that died leaves its lock, which nobody holds. The runs of a sweep are the business of that sweep.
+    """
+    for file in (Path(config.output) / "runs").glob(".*.lock"):
+        folder = RunFolder(file.with_name(file.name[1:].removesuffix(".lock")))
+        sweep, _, _ = folder.path.name.partition("-seed")[0].rpartition("-")
+        if sweep and folder.path.with_name(sweep).is_dir() and is_run_of(sweep, folder.path.name):
+            continue
+        with contextlib.suppress(RequestError), folder.lock():
+            run_id, begun = folder.progress().mlflow_run_id, folder.config()
+            if run_id and begun and not folder.result() and begun.plain()["tracking"] == config.plain()["tracking"]:
+                MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=run_id).end(
+                    "KILLED", "interrupted"
+                )
+
+
+def prune(folder: RunFolder, tracking: Tracking) -> Result | None:
+    """Record that a run which is paused will not go on, also in its store; None where its folder holds no such run."""
+    result = folder.result()
     if result is None or result.status != "interrupted":
         return None
-    if config and result.mlflow_run_id:
-        run = MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
+    if result.mlflow_run_id:
+        run = MLflowRun(tracking, folder.path.parents[1], folder.path.name, resume=result.mlflow_run_id)
         run.tags({"state": STATES["pruned"]})
         run.end("KILLED")
     result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
     result.write()
     folder.clear()
     return result
+
+
+def drop_checkpoint(folder: RunFolder, tracking: Tracking) -> None:
+    """Remove the checkpoint of a run that has ended, also that in MLflow where it lies on this machine."""
+    result = folder.result()
+    if result is None or not folder.best.is_file():
+        return
+    if isinstance(tracking, MLflow) and result.mlflow_run_id:
+        with harmless("the checkpoint of a trial could not be removed"):
+            if copy := artifact(client_of(tracking.uri), result.mlflow_run_id, f"checkpoints/{folder.best.name}"):
+                copy.unlink(missing_ok=True)
+    folder.best.unlink()
+    dataclasses.replace(result, folder=str(folder.path), checkpoint=None).write()
 
 
 def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:

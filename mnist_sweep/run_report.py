@@ -51,7 +51,9 @@ def keep_model(run: MLflowRun, result: Result, network: nn.Module, images: Image
     """Keep the network as the run's model; the first images are its example."""
     with harmless("the model of this run could not be kept"):
         example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
-        run.model(trained_model.served(network), example, Path(result.folder) / BEST, result.best_epoch or 0)
+        run.model(
+            trained_model.served(network, result.dataset), example, Path(result.folder) / BEST, result.best_epoch or 0
+        )
 
 
 def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found: Evaluation) -> None:
@@ -74,7 +76,7 @@ def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found
 def network_pictures(config: schema.Config, result: Result, network: nn.Module, images: ImageSet) -> dict[str, Figure]:
     """Curves, filters and activation maps by name; the arguments are those of `keep`."""
     title = f"{config.name} on {result.dataset}"
-    drawn = {"curves": figures.curves(result.history, result.best_epoch, title)}
+    drawn = {"curves": figures.curves(result.history, result.best_epoch, title, result.learning_rates)}
     kernels = trained_model.first_filters(network)
     if len(kernels):
         of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"

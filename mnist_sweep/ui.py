@@ -13,7 +13,7 @@ import webbrowser
 from urllib.parse import urlsplit
 
 from mnist_sweep import cli, tracking
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, without_passwords
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ def perform(options: argparse.Namespace) -> int:
     if options.open:
         opens = "import sys; from mnist_sweep.ui import open_page; open_page(sys.argv[1])"
         subprocess.Popen([sys.executable, "-c", opens, page])
+    if without_passwords(uri) != uri:  # arguments are seen by everybody on this machine
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+        del command[2:4]
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 

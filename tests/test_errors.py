@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from mnist_sweep.errors import Interrupted, check_interrupted, one_line, signalled, signals_as_flag
+from mnist_sweep.errors import (
+    Interrupted,
+    RequestError,
+    check_interrupted,
+    one_line,
+    signalled,
+    signals_as_flag,
+    without_passwords,
+)
 from tests.conftest import ROOT
 
 
@@ -79,3 +87,27 @@ def test_a_thread_changes_no_handler() -> None:
 def test_an_error_in_one_line() -> None:
     assert one_line(ValueError("two\n  lines")) == "ValueError: two lines"
     assert len(one_line(ValueError("x" * 999))) == 300
+
+
+@pytest.mark.parametrize(
+    "text", ["postgresql://me:{}@host/db", "tracking.uri=http://me:{}@h:5000/x", "mysql://h/db?user=me&password={}&x=1"]
+)
+def test_no_password_is_shown(text: str) -> None:
+    for password in ("canary", "a:b/c", "p%40ss", "é"):
+        error = RequestError(f"sweep.storage={text.format(password)}: cannot be opened")
+        assert password not in str(error)
+        assert str(error) == f"sweep.storage={text.format('***')}: cannot be opened"
+    for harmless in (
+        "models:/mnist_sweep@champion",
+        "http://127.0.0.1:5000",
+        "experiment@a=b",
+        "sqlite:///x.db?timeout=1",
+    ):
+        assert without_passwords(harmless) == harmless
+
+
+def test_a_system_without_hang_ups_is_told_in_one_line() -> None:
+    code = "import signal; del signal.SIGHUP; import mnist_sweep"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "Linux, on macOS and in WSL" in done.stderr

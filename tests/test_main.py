@@ -56,7 +56,11 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("data.root=damaged", "data.root=damaged: damaged/MNIST/raw/train-labels-idx1-ubyte is damaged: 3 bytes"),
         ("trainer.accelerator=gpu", "trainer.accelerator=gpu: no GPU here that torch can use"),
         ("name=once", "name=once: mlruns/runs/once is there already; allowed: a name not yet taken"),
+        ("name=6063e25", "name=6063e25: should be a text; allowed: \"name='6063e25'\""),
+        ("name=1_000", "name=1_000: should be a text; allowed: \"name='1_000'\""),
+        ("trainer.init_from=none.ckpt", "trainer.init_from=none.ckpt: no such file; allowed: a run's"),
         # sweeps
+        (f"{SWEEP} +sweep.space.seed={{choices:[0,1]}}", "sweep.space.seed: the luckiest seed would win"),
         (f"{SWEEP} name=mine", "name=mine: a sweep is named by sweep.name"),
         (f"{SWEEP} test=true", "test=true: a sweep opens the test set for its winner; allowed: null"),
         (f"{SWEEP} sweep.space.model.activation.choices=[relu]", "sweep.space.model.activation."),
@@ -76,6 +80,10 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("--nonsense", "unrecognized arguments: --nonsense; python -m mnist_sweep --help tells what is allowed"),
         ("--cfg", "argument --cfg/-c: expected one argument"),
         ("--cfg job optimizer.lrr=1", "optimizer.lrr=1: unknown key; the nearest known one is optimizer.lr"),
+        ("--config-name other", "--config-name=other: allowed: --config-dir=FOLDER with experiment=NAME"),
+        ("--config-path=mine --cfg job", "--config-path=mine: allowed: --config-dir=FOLDER with"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true: allowed: output=FOLDER, below which everything is written"),
+        ("hydra.run.dir=mine", "hydra.run.dir=mine: allowed: output=FOLDER"),
         ("--config-dir nowhere experiment=own", "--config-dir=nowhere: no such folder"),
         ("--config-dir=mine experiment=own optimizer.lrr=1", "optimizer.lrr=1: unknown key"),
         ("--config-dir mine experiment=owm", "experiment=owm: unknown option; did you mean own? allowed: "),
@@ -149,7 +157,9 @@ def test_missing_data_is_an_error_or_goes_on_with_the_fallback_and_says_so(progr
     assert refused.returncode == 2
     assert "MNIST is not there" in refused.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
-    done = program(*[item for item in SMALL if not item.startswith("data=")], **NOBODY)
+    # and the last line is the file's path, whatever the terminal's encoding lacks
+    items = [*(item for item in SMALL if not item.startswith("data=")), "output='größe'"]
+    done = program(*items, PYTHONIOENCODING="ascii", **NOBODY)
     assert done.returncode == 0, done.stderr
     assert "WARNING: MNIST is neither in data nor to be had" in done.stderr
     result = json.loads((tmp_path / done.stdout.strip()).read_text())

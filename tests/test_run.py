@@ -241,3 +241,18 @@ def test_what_cannot_be_begun_is_refused(perform: Perform, folder: Path, monkeyp
     with pytest.raises(RequestError, match=r"trainer\.accelerator=gpu: no GPU here"):
         perform("trainer.accelerator=gpu", "name=gpu")
     assert not folder.with_name("gpu").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(perform: Perform, tmp_path: Path) -> None:
+    first = perform()
+    weights = Path(first.folder) / BEST
+    more = command(tmp_path, "more", f"trainer.init_from={weights}", "optimizer.lr=1e-12")
+    result = run.train(more)
+    assert result.metrics["val/accuracy"] == first.metrics["val/accuracy"]
+    assert result.metrics["val/loss"] == pytest.approx(first.metrics["val/loss"], rel=1e-3)
+    assert f"trainer.init_from={weights}" in result.command
+    with pytest.raises(
+        RequestError, match=r"trainer\.init_from=.* does not fit \(size mismatch .*; allowed: a checkpoint"
+    ):
+        run.train(command(tmp_path, "other", f"trainer.init_from={weights}", "model.hidden=[17]"))
+    assert not (tmp_path / "runs" / "other").exists()

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.overrides import assigned, key_of, override, text
-from mnist_sweep.errors import RequestError
+from mnist_sweep.config.overrides import assigned, key_of, override, text, with_path_quoted
+from mnist_sweep.errors import RequestError, without_passwords
 
 PROGRAM = "python -m mnist_sweep"
 _SPACE = "sweep.space."
 #: The likeness, 0 … 1, from which a known name is worth a suggestion.
 _NEAR = 0.6
 _SYNONYMS = {"learning_rate": "optimizer.lr", "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs"}
+
+for _name in ("MNIST_SWEEP_DATA", "MLFLOW_TRACKING_URI"):
+    if os.environ.get(_name) == "":  # an empty variable counts as none, here and in what MLflow reads
+        del os.environ[_name]
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
 #: The folder of the configs: inside an installed package, beside the package in a checkout.
@@ -45,7 +50,9 @@ class CommandLine:
 
     @classmethod
     def of(cls, overrides: Iterable[str], config_dir: str | Path | None = None) -> "CommandLine":
-        return cls(tuple(overrides), Path(config_dir) if config_dir is not None else None)
+        return cls(
+            tuple(map(with_path_quoted, overrides)), Path(config_dir).expanduser() if config_dir is not None else None
+        )
 
     @functools.cached_property
     def config(self) -> schema.Config:
@@ -56,7 +63,7 @@ class CommandLine:
             plain.pop("experiment", None)  # an option, no value
             return schema.Config.model_validate(plain)
         except pydantic.ValidationError as error:
-            raise RequestError(_not_valid(error, plain)) from error
+            raise RequestError(_not_valid(error, plain, self.overrides)) from error
         except (OmegaConfBaseException, ValueError) as error:
             raise RequestError(not_composed(error, self.overrides)) from error
 
@@ -110,10 +117,19 @@ class CommandLine:
         """What the overrides set, by dotted name."""
         return assigned(self.overrides)
 
+    def written(self) -> list[str]:
+        """The overrides as they are kept in files: without the passwords that were typed into them."""
+        return [without_passwords(item) for item in self.overrides]
+
+    def with_passwords_of(self, other: "CommandLine") -> "CommandLine":
+        """With the passwords that another command line, which sets the same, has where this one lost them."""
+        known = {without_passwords(item): item for item in other.overrides}
+        return CommandLine(tuple(known.get(item, item) for item in self.overrides), self.config_dir)
+
     def shell(self) -> str:
-        """As it is typed in a POSIX shell."""
+        """As it is typed in a POSIX shell, without passwords."""
         folder = ["--config-dir", str(self.config_dir)] if self.config_dir is not None else []
-        return f"{PROGRAM} {shlex.join([*folder, *self.overrides])}".strip()
+        return f"{PROGRAM} {shlex.join([*folder, *self.written()])}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the cached config: a worker composes its own
         return CommandLine, (self.overrides, self.config_dir)
@@ -189,8 +205,8 @@ def _not_there(key: str, line: str, sweep: bool) -> str:
     return f"unknown key{suggested(key, known)}"
 
 
-def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any]) -> str:
-    """The first of pydantic's faults in a config, plain data, in one line."""
+def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any], overrides: Sequence[str]) -> str:
+    """The first of pydantic's faults in a config, plain data, which these overrides made, in one line."""
     fault = error.errors()[0]
     key: str = ""
     node: Any = composed
@@ -216,5 +232,6 @@ def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any]) -> str
         case "dict_type" | "model_attributes_type" if (CONF / (group := key.replace(".", "/"))).is_dir():
             reason = f"allowed: a mapping; an option of this group is chosen as {group}=OPTION"
         case "string_type" if isinstance(node, int | float):
-            reason = f'should be a text; allowed: "{override(key, str(node))}"'
+            typed = next((item.partition("=")[2] for item in reversed(overrides) if key_of(item) == key), str(node))
+            return f'{key}={typed}: should be a text; allowed: "{override(key, typed)}"'
     return f"{key}={text(node)}: {reason}"

@@ -31,6 +31,8 @@ _MNIST_MD5 = [
     "2646ac647ad5339dbf082846283269ea",
     "27ae3e4e09519cfbb04c329615203637",
 ]
+#: The sets of handwritten digits, in which ink is white on black.
+DIGITS = ("mnist", "mnist5k")
 IMAGE_SETS = {
     "mnist": ImageSource("MNIST", torchvision="MNIST", files=dict(zip(IDX_BYTES, _MNIST_MD5, strict=True))),
     "fashion_mnist": ImageSource("Fashion-MNIST", torchvision="FashionMNIST"),

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.paths import PathText
 from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, one_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Augmentation(Section):
 class Data(Section):
     name: Annotated[str, one_of(IMAGE_SETS)]
     fallback: Literal["mnist5k"] | None
-    root: str
+    root: PathText
     split_seed: Annotated[int, Field(ge=0, lt=2**32)]
     limit: Annotated[int, Field(ge=shapes.CLASSES)] | None
     batch_size: Positive
@@ -225,11 +226,12 @@ class Trainer(Section):
     precision: Literal[32, "bf16", "auto"]
     cuda_graphs: Literal[True, False, "auto"]
     threads: Annotated[int, Field(ge=1, le=1024)] | None
+    init_from: PathText | None = None
 
 
 class MLflow(Section):
     name: Literal["mlflow"]
-    uri: Annotated[str, Field(min_length=1)]
+    uri: PathText
     experiment: Annotated[str, Field(min_length=1)]
 
 

@@ -8,6 +8,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
+#: A path or a URL with characters that Hydra wants quoted, which nobody would think of.
+_REST = r"[^'\",(){}\[\]$]*"
+_URL = rf"(?:sqlite(?:\+\w+)?:///)?~{_REST}|\w[\w+.-]*://{_REST}[=&;~!]{_REST}"
+_PATH = re.compile(rf"([+]{{0,2}}[\w.]+=)({_URL})")
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
@@ -30,6 +34,12 @@ def _quoted(value: str) -> str:
     # Within quotes a backslash escapes only a quote, or a backslash in front of one; to OmegaConf likewise a ${.
     literal = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", value)
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), literal) + "'"
+
+
+def with_path_quoted(item: str) -> str:
+    """The override with quotes around a path such as ``~/x``, or a URL such as ``sqlite:///x.db?timeout=60``."""
+    found = _PATH.fullmatch(item)
+    return f"{found[1]}{_quoted(found[2])}" if found else item
 
 
 def override(key: str, value: Any) -> str:

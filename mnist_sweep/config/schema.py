@@ -1,5 +1,6 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
+import os
 from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -8,10 +9,12 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mnist_sweep.config import metrics
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
+from mnist_sweep.config.options import Data, Launcher, Loss, MLflow, Model, Optimizer, Scheduler, Tracking, Trainer
 from mnist_sweep.config.overrides import flattened, text
+from mnist_sweep.config.paths import PathText
 from mnist_sweep.config.section import Name, Section, one_of
 from mnist_sweep.config.sweep_options import Sweep
+from mnist_sweep.errors import without_passwords
 
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
@@ -25,7 +28,7 @@ class Config(Section):
 
     name: Name | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    output: Annotated[str, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
+    output: Annotated[PathText, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
     objective: Annotated[str, one_of(metrics.EPOCH_METRICS)]
     test: bool | None = None
     data: Data
@@ -61,14 +64,32 @@ class Config(Section):
         return metrics.EPOCH_METRICS[self.objective]
 
     def plain(self) -> dict[str, Any]:
-        """The config as plain containers, as Hydra composed it."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        """The config as plain containers, as Hydra composed it, without passwords."""
+        content = self.model_dump(mode="json", exclude_unset=True)
+        if isinstance(self.tracking, MLflow):
+            content["tracking"]["uri"] = without_passwords(self.tracking.uri)
+        return content
+
+    def trained(self) -> dict[str, Any]:
+        """The same without where the data, the runs and their store are: what a network takes along with it."""
+        content = self.plain()
+        del content["data"]["root"], content["output"], content["tracking"]
+        return content
+
+    @classmethod
+    def of_trained(cls, content: Mapping[str, Any]) -> Self:
+        """The config of a network, by what `trained` gave, or `plain` in an earlier version; it is no sweep's."""
+        root = os.environ.get("MNIST_SWEEP_DATA") or "data"
+        elsewhere = {"output": "mlruns", "tracking": {"name": "none"}, "data": {"root": root, **content["data"]}}
+        return cls.model_validate({key: part for key, part in content.items() if key != "sweep"} | elsewhere)
 
     def parameters(self) -> dict[str, Any]:
         """Every value that bears on a run, by dotted name; a group's option under the group's own, ``optimizer``."""
         parts = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "name", "launcher", "test"})
         values = {key: value for key, value in flattened(parts).items() if not isinstance(value, dict)}
         found = {key.removesuffix(".name"): value for key, value in values.items()}
+        if isinstance(self.tracking, MLflow):
+            found["tracking.uri"] = without_passwords(self.tracking.uri)
         return found | ({"model": self.model.name} if options("model") else {})  # which a YAML file need not say
 
     def relevant(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mnist_sweep.config import metrics
+from mnist_sweep.config.paths import PathText
 from mnist_sweep.config.pruners import Pruner
 from mnist_sweep.config.samplers import Sampler
 from mnist_sweep.config.section import Name, Positive, Rate, Section, one_of
@@ -67,13 +68,16 @@ class Sweep(Section):
     trial_timeout_minutes: Rate | None
     max_consecutive_failures: Positive
     workers: Positive | None
-    storage: Annotated[str, Field(min_length=1)]
+    storage: PathText
     objectives: Annotated[list[Objective], Field(min_length=1)] | None
     constraints: dict[Metric, Bound] | None
     enqueue: list[str | list[str] | dict[str, Any]]
     warm_start: Name | None
     warm_start_top: Positive
     allow_changes: bool
+    retry_failed: bool
+    seeds: Positive
+    keep: Positive | None
     plan: bool
     space: dict[str, Any]
     sampler: Sampler

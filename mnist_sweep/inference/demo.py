@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mnist_sweep.config.image_sets import DIGITS
 from mnist_sweep.errors import RequestError, check_interrupted
 from mnist_sweep.inference import load, preprocess
+from mnist_sweep.inference.paper import PictureError
 from mnist_sweep.training.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def page(model: TrainedModel, name: str) -> Any:
     def answer(sketch: Any) -> tuple[Any, Any]:
         try:
             return look(model, sketch["composite"])
-        except (preprocess.PictureError, TypeError):  # nothing has been drawn yet, or it was wiped out
+        except (PictureError, TypeError):  # nothing has been drawn yet, or it was wiped out
             return None, None
 
     with gradio.Blocks(title="mnist_sweep", analytics_enabled=False) as blocks:
@@ -69,8 +71,8 @@ def page(model: TrainedModel, name: str) -> Any:
 def perform(options: argparse.Namespace) -> int:
     """Show the page until Ctrl-C."""
     model, name = load.chosen(options)
-    if (trained := model.config.data.name) not in load.DIGITS:
-        allowed = ", ".join(load.DIGITS)
+    if (trained := model.config.data.name) not in DIGITS:
+        allowed = ", ".join(DIGITS)
         raise RequestError(f"{name}: this network was trained on {trained}; allowed for drawn digits: {allowed}")
     shown = page(model, name)
     logging.getLogger("httpx").setLevel(logging.WARNING)

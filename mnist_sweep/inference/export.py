@@ -32,26 +32,34 @@ CHECKED = 1_000
 TOLERANCE = 1e-4
 
 
-def onnx(model: TrainedModel, file: Path) -> float:
+def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[float, str]:
     """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
 
     Its metadata has the classes, the data set, what goes in and comes out, and the version of this package.
+    Args:
+        opset: the version of ONNX's operators, 18 … 23; None = that which torch's exporter writes.
 
     Returns:
-        The greatest difference to the network's probabilities on `CHECKED` images; a RunFailure above `TOLERANCE`.
+        The greatest difference to the network's probabilities on `CHECKED` images, and the versions of the file.
+
+    Raises:
+        RunFailure: the difference is above `TOLERANCE`, or the network cannot be written with these operators.
     """
     own = model.config.data.model_copy(update={"limit": None})
     datasets.verify(own)
     training, _ = data.parts(own.model_copy(update={"name": "mnist5k"}) if datasets.missing(own) else own)
-    network, images = served(model.network), training.take(torch.arange(CHECKED)).float() / 255
+    network, images = served(model.network, own.name), training.take(torch.arange(CHECKED)).float() / 255
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             network, (images[:3],), dynamo=True, verbose=False, input_names=["images"],
-            output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            output_names=["probabilities"], opset_version=opset, dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
     assert program is not None
+    written = program.model.opset_imports[""]
+    if opset not in (None, written):
+        raise RunFailure("error", f"--opset={opset}: torch writes this network with opset {written} only")
     program.save(str(file))
     written = loaded(file)
     set_model_props(written, {
@@ -66,7 +74,7 @@ def onnx(model: TrainedModel, file: Path) -> float:
         difference = float((torch.from_numpy(probabilities) - network(images)).abs().max())
     if not difference <= TOLERANCE:
         raise RunFailure("error", f"the ONNX file differs from the network by {difference:.2g}; nothing is left of it")
-    return difference
+    return difference, f"opset {written}, IR version {program.model.ir_version}"
 
 
 def safetensors(model: TrainedModel, file: Path) -> int:
@@ -74,7 +82,7 @@ def safetensors(model: TrainedModel, file: Path) -> int:
 
     Of an ensemble, the tensors of all members and a list of their configs.
     """
-    config = [member.config.plain() for member in model.members] or model.config.plain()
+    config = [member.config.trained() for member in model.members] or model.config.trained()
     state = {key: value.contiguous() for key, value in model.network.state_dict().items()}
     save_file(state, file, metadata={"format": "pt", "config": json.dumps(config)})
     return len(state)
@@ -83,6 +91,8 @@ def safetensors(model: TrainedModel, file: Path) -> int:
 def perform(options: argparse.Namespace) -> int:
     """Write the file, whole and checked, or not at all; print its path."""
     file = options.file
+    if options.opset is not None and (options.to != "onnx" or not 18 <= options.opset <= 23):
+        raise RequestError(f"--opset={options.opset}: allowed: 18 … 23, with --to onnx")
     try:
         if file.exists():
             raise RequestError(f"{file}: is there already; allowed: a new file")
@@ -94,8 +104,8 @@ def perform(options: argparse.Namespace) -> int:
         part = Path(folder) / file.name
         model, name = load.chosen(options)
         if options.to == "onnx":
-            checked = f"checked with ONNX Runtime on {CHECKED} images"
-            log.info("%s: %s, greatest difference of a probability %.2g", name, checked, onnx(model, part))
+            (difference, versions), checked = onnx(model, part, options.opset), f"checked on {CHECKED} images"
+            log.info("%s: %s, %s, greatest difference of a probability %.2g", name, versions, checked, difference)
         else:
             log.info("%s: %d tensors, the config in the metadata", name, safetensors(model, part))
         check_interrupted()

@@ -5,15 +5,13 @@ import tempfile
 from pathlib import Path
 
 from mnist_sweep import tracking
+from mnist_sweep.config.image_sets import DIGITS
 from mnist_sweep.training import trained_model
 from mnist_sweep.training.trained_model import TrainedModel
 
-#: The data sets of handwritten digits. Where no model is named it is the first of these with a champion.
-DIGITS = ("mnist", "mnist5k")
-
 
 def chosen(options: argparse.Namespace) -> tuple[TrainedModel, str]:
-    """The network that ``--checkpoint`` or ``--model`` names, else the champion; and its name for people.
+    """The network that ``--checkpoint`` or ``--model`` names, else a champion for digits; and its name for people.
 
     Raises:
         RequestError: there is none, or it cannot be read.

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from mnist_sweep.config.image_sets import DIGITS
 from mnist_sweep.errors import check_interrupted
 from mnist_sweep.inference import load, preprocess
-from mnist_sweep.inference.preprocess import PictureError
+from mnist_sweep.inference.paper import PictureError
 from mnist_sweep.training.trained_model import served
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def predictions(network: nn.Module, dataset: str, paths: Sequence[Path]) -> Iter
     Yields:
         A prediction for each; of a file that cannot be read the error, which names it.
     """
-    formed = preprocess.normalised if dataset in load.DIGITS else preprocess.as_it_is
+    formed = preprocess.normalised if dataset in DIGITS else preprocess.as_it_is
     for start in range(0, len(paths), _BATCH):
         check_interrupted()
         names, pictures = [], []

@@ -6,7 +6,9 @@ mass at the centre (LeCun, Cortes, Burges: The MNIST database of handwritten dig
 
 import contextlib
 import io
+import itertools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,19 @@ from scipy import ndimage
 
 from mnist_sweep.config.network_shapes import IMAGE_SIZE
 from mnist_sweep.errors import one_line
+from mnist_sweep.inference import paper
+from mnist_sweep.inference.paper import FAINTEST, LONGEST, PictureError, extent, otsu, reduced
 
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 BOX = 20  #: the side of the box that a digit is scaled into
 _MOST_PIXELS = 100_000_000  # more than any camera's: a few bytes can claim to be a picture that fills the memory
-_LONGEST = 560  # the side that is worked with: 28 × 28 pixels can show no more of a larger picture
+_FINEST = 2240  # the side at which a small digit is looked for on a page
+_FULL = 1.2  # of the darkest place: the ink of MNIST is white over the whole width of a stroke
 _SPECK = 0.08  # parts of the ink smaller than this share of the largest are specks
-_FAINTEST = 24.0  # a difference between ink and paper below this (of 255) is noise
-
-
-class PictureError(ValueError):
-    """The file is no picture of a digit; the text says why, in one line."""
+#: What no digit of MNIST comes near: the radius of its thickest place by its longer side; its width by its height.
+_THICKEST, _WIDEST = 0.36, 2.1
 
 
 def read(path: Path) -> Array:
@@ -70,20 +72,25 @@ def _load(picture: Image.Image) -> None:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
         raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
-    picture.draft("L", (2 * _LONGEST, 2 * _LONGEST))
+    picture.draft("L", (_FINEST, _FINEST))
     picture.load()
     with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
         ImageOps.exif_transpose(picture, in_place=True)
 
 
 def to_grey(picture: Image.Image) -> Image.Image:
-    """Grey, 8 bits; transparency over white."""
-    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel, in which some programs store 8
+    """Grey, 8 bits; transparency over white, unless the colour says nothing: then what is opaque is ink."""
+    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel, in which cameras and scanners store 8, 10, 12 or all
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+        bits = max(8, int(values.max()).bit_length())
+        return Image.fromarray((values / (2.0**bits - 1) * 255).clip(0, 255).astype(np.uint8))
     if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        picture = picture.convert("RGBA")
+        alpha, grey = np.asarray(picture.getchannel("A")), np.asarray(picture.convert("L"))
+        opaque = grey[alpha > 128]
+        if opaque.size and alpha.min() < 128 and np.ptp(np.percentile(opaque, (1, 99))) < FAINTEST:
+            return Image.fromarray(255 - alpha)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("L")
 
 
@@ -98,20 +105,21 @@ def as_it_is(grey: Array) -> Array:
 def normalised(grey: Array) -> Array:
     """A picture of one digit, (height, width) uint8, dark on light or light on dark → (28, 28) uint8, white on black.
 
-    A PictureError says that nothing is drawn on it.
+    A sheet of paper is told from a dark desk or frame around it, and a digit may be a small part of a page.
+
+    A PictureError says that nothing is drawn on it, or more than one digit, or what can be no digit.
     """
     for values in (grey, 255 - grey):
         if _is_normal(values):
             return values
-    picture = Image.fromarray(grey)
-    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
-    digit = _cropped(_ink(np.asarray(picture, dtype=np.float64)))
+    part = paper.around_the_ink(paper.sheet(reduced(grey, _FINEST)))
+    digit = _cropped(_ink(reduced(part, LONGEST).astype(np.float64)))
     height, width = digit.shape
     scale = BOX / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     small = np.asarray(Image.fromarray(digit.astype(np.float32)).resize(size, resample)).clip(0, 1)
-    return (255 * _centred(small / max(float(small.max()), 1e-6))).round().astype(np.uint8)
+    return (255 * _centred((_FULL * small / max(float(small.max()), 1e-6)).clip(0, 1))).round().astype(np.uint8)
 
 
 def _is_normal(values: Array) -> bool:
@@ -123,9 +131,7 @@ def _is_normal(values: Array) -> bool:
 
 
 def _cropped(values: Array) -> Array:
-    """The smallest part that holds all values but 0; there is one."""
-    rows, columns = np.flatnonzero(values.any(axis=1)), np.flatnonzero(values.any(axis=0))
-    return values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return values[extent(values)]
 
 
 def _ink(grey: Array) -> Array:
@@ -139,18 +145,46 @@ def _ink(grey: Array) -> Array:
     high, low = float(np.percentile(level, 99.9)), float(np.percentile(level, 0.1))
     level = level if high > -low else -level  # what differs most from the paper is ink, dark or light
     top = float(np.percentile(level, 99.9)) if large else float(level.max())
-    if top < max(_FAINTEST, 6 * spread):
+    if top < max(FAINTEST, 6 * spread):
         raise PictureError("nothing is drawn on it: all of it has one brightness")
-    threshold = max(_otsu(level.clip(0, None)), 4 * spread, 0.12 * top)
-    labels, count = ndimage.label(level > (threshold if large else 0.5 * threshold), structure=np.ones((3, 3)))
+    threshold = max(otsu(level.clip(0, None)), 4 * spread, 0.12 * top)
+    drawn = level > (threshold if large else 0.5 * threshold)
+    if large:
+        drawn = paper.without_lines(drawn, level)
+    labels, count = ndimage.label(drawn, structure=np.ones((3, 3)))
     if not count:
         raise PictureError("nothing is drawn on it")
     weights = ndimage.sum_labels(level.clip(0, None), labels, np.arange(1, count + 1))
-    kept = np.isin(labels, 1 + np.flatnonzero(weights >= _SPECK * weights.max()))
+    chosen = np.flatnonzero(weights >= _SPECK * weights.max())
+    kept = np.isin(labels, 1 + chosen)
+    boxes = ndimage.find_objects(labels)
+    _check([boxes[index] for index in chosen], kept)
     around = ndimage.binary_dilation(kept, iterations=max(1, side // 200))  # the soft edge of a stroke is ink, too
     full = max(float(np.percentile(level[kept], 90)), 1e-6)
     soft = (level / full).clip(0, 1)
     return np.where(around & (soft > 0.25 * threshold / full), soft, 0.0)
+
+
+def _check(boxes: Sequence[tuple[slice, slice]], drawn: Array) -> None:
+    """Raise a PictureError unless what is drawn, its parts in these boxes, can be one digit."""
+    rows, columns = extent(drawn)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    for one, other in itertools.combinations(boxes, 2):
+        low, narrow = (min(one[axis].stop - one[axis].start, other[axis].stop - other[axis].start) for axis in (0, 1))
+        down, beside = (
+            max(one[axis].start, other[axis].start) - min(one[axis].stop, other[axis].stop) for axis in (0, 1)
+        )
+        # the strokes of a 5, or of a broken digit, are near each other, or not both tall
+        if (beside > -0.1 * narrow and low > 0.5 * height) or (down > 0.1 * height and low > 0.33 * height):
+            raise PictureError("two shapes are drawn on it; allowed: a single digit")
+        if max(beside, down) > 0.25 * max(height, width):
+            raise PictureError("two shapes are drawn on it; allowed: a single digit")
+    if width > _WIDEST * height:
+        raise PictureError(f"what is drawn is {width / height:.1f} times as wide as high; allowed: a single digit")
+    shape = drawn[rows, columns]
+    radius = ndimage.distance_transform_edt(np.pad(shape, 1)).max() / max(height, width)
+    if radius > _THICKEST or (shape.mean() > 0.8 and radius > 0.22):
+        raise PictureError("what is drawn is a blob rather than strokes; allowed: a single digit")
 
 
 def _border(values: Array) -> Array:
@@ -167,18 +201,6 @@ def _plane(values: Array) -> Array:
     basis = np.stack([np.ones(values.shape), x, y], axis=-1)
     plane, *_ = np.linalg.lstsq(basis[edge], values[edge], rcond=None)
     return np.asarray(basis @ plane)
-
-
-def _otsu(values: Array) -> float:
-    """The threshold that parts two classes best (N. Otsu, IEEE Trans. Systems, Man, and Cybernetics 9, 1979)."""
-    counts, edges = np.histogram(values, bins=128)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * middles)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[1 + int(np.nanargmax(between[:-1]))])
 
 
 def _centred(values: Array) -> Array:

@@ -38,6 +38,8 @@ _PROPOSED = 100
 #: Seconds of work beside the epochs, measured on one core of an AMD EPYC: of a trial and of a winner's run, each with
 #: MLflow and without; of the workers' start; of the report.
 _TRIAL, _TRIAL_UNTRACKED, _WINNER, _WINNER_UNTRACKED, _START, _REPORT = 1.0, 0.2, 6.0, 0.3, 8.0, 8.0
+#: Of a checkpoint, for each parameter of its network.
+_BYTES = 4
 
 
 def plan(command: CommandLine) -> Path:
@@ -78,6 +80,7 @@ def plan(command: CommandLine) -> Path:
     runs = 0 if len(config.sweep.objectives or ()) > 1 and not config.sweep.winner.rule else config.sweep.winner.runs
     a_run = seconds["mean"] + (_WINNER if tracked else _WINNER_UNTRACKED)
     choosing = runs * a_run / min(together, max(1, runs)) + _REPORT
+    kept, weights = min(trials, config.sweep.keep or trials), statistics.fmean(c.costs["parameters"] for c in possible)
     content = {
         "study": config.sweep.name,
         "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
@@ -94,6 +97,7 @@ def plan(command: CommandLine) -> Path:
         "minutes_of_the_trials": round(searching / 60, 2),
         "runs_of_the_winner": runs,
         "minutes_of_the_winner": round(choosing / 60, 2),
+        "checkpoint_gigabytes": round(_BYTES * weights * (kept + runs) / 1e9, 3),
         "trials_in_budget": int((60 * minutes - _START) * together / a_trial) if minutes else None,
     }
     columns = "key", "drawn from", "only when"
@@ -109,6 +113,8 @@ def plan(command: CommandLine) -> Path:
         "the winner": f"{content['minutes_of_the_winner']:.1f} minutes: {runs} more trainings, and the report",
         "in all": f"{content['minutes']:.1f} minutes",
     }
+    gigabytes = f"{content['checkpoint_gigabytes']:.2f} GB of {kept} trials (sweep.keep) and the winner's trainings"
+    lines["checkpoints"] = gigabytes
     if minutes is not None:
         lines[f"in {minutes:g} minutes"] = f"{content['trials_in_budget']} trials"
     for what, line in lines.items():

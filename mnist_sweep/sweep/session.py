@@ -188,7 +188,11 @@ class Session:
                 self.study.fail(reopened, "foreign", "another program began it")
                 continue
             left = Result.found(self.folder.parent / run_name(self.settings.name, trial.number))
+            if left and self.settings.seeds > 1 and left.status == "finished":  # with its first seed
+                left = None
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
+        if self.settings.retry_failed:
+            self.study.retry()
         self._close_runs()
         if added := ", ".join(map(str, self.study.foreign())):
             log.warning("trials %s were not made by this program: they are neither counted nor ranked", added)
@@ -232,7 +236,7 @@ class Session:
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
         config, study, name = self.config, self.study, self.settings.name
-        tags: dict[str, Any] = {"study": name, "study.id": study.id, "role": "sweep"}
+        tags: dict[str, Any] = {"study": name, "study.id": study.id, "role": "sweep", "mlflow.source.type": "LOCAL"}
         resumed = study.recall("mlflow_run_id")
         self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
@@ -240,6 +244,7 @@ class Session:
             known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
             space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
             self.mlflow.parameters(known | space)
+        self.mlflow.tags({"mlflow.source.name": self.command.shell()})
         limits = {"sweep.trials": self.settings.trials, "sweep.budget_epochs": self.settings.budget_epochs}
         machine = {f"machine.{key}": value for key, value in hardware.machine().items()}
         divided: dict[str, Any] = {"workers": self.resources.workers, "threads": self.resources.threads}
@@ -270,6 +275,8 @@ class Session:
             "mlflow_run_id": self.mlflow.run_id,
         }
         path = record.write(self.folder, content)
+        if state != "FINISHED" and (again := summary.retry(self.study)):
+            log.info("%s", again)
         page = None
         if has_best(self.study):  # also of a sweep that was interrupted
             if state == "KILLED":

@@ -245,6 +245,9 @@ def _check_key(parameter: Parameter) -> None:
         if name not in names:
             where = name if name == parameter.key else f"{parameter.key}: {name}"
             raise RequestError(f"{ROOT}.{where}: unknown key{suggested(name, names)}")
+    if parameter.key == "seed":
+        allowed = "sweep.seeds=N, which judges each trial by N seeds, and sweep.winner.seeds, of the winner alone"
+        raise RequestError(f"{ROOT}.seed: the luckiest seed would win, and not do so again; allowed: {allowed}")
     if not schema.searchable(parameter.key):
         raise RequestError(f"{ROOT}.{parameter.key}: not searched, being no part of what is trained; leave it out")
     length = parameter.length

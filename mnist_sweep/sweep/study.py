@@ -23,12 +23,14 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 #: What a trial keeps of its result, as the user attribute ``result``; the rest is in its folder.
 _KEPT = (
     "command", "mlflow_run_id", "folder", "metrics", "seconds", "epochs", "overrides", "attempts", "parameters",
-    "multiply_adds",
+    "multiply_adds", "seeds",
 )  # fmt: skip
 #: User attribute of the trial that has the config's own values.
 BASELINE = "baseline"
 #: User attribute of a trial that was queued: what tells it from the others.
 IDENTITY = "queued"
+#: User attribute of a trial that was queued since another one failed: the number of that.
+RETRY = "retry of"
 #: Study attribute: the epochs spent, the value and the trial whenever an epoch was better than all before.
 CURVE = "curve"
 
@@ -216,9 +218,22 @@ class Study:
             self.remember(CURVE, [*curve, [self.epochs(), value, number]])
 
     def counted(self) -> int:
-        """The trials that ended and count towards the total: all but the infeasible and the foreign."""
-        apart = "infeasible", "foreign"
-        return sum(trial.state.is_finished() and reason(trial) not in apart for trial in self.trials())
+        """The trials that ended and count: all but the infeasible, the foreign and those that are tried again."""
+        again = {trial.user_attrs.get(RETRY) for trial in self.trials()}
+        ended = [trial for trial in self.trials() if trial.state.is_finished() and trial.number not in again]
+        return sum(reason(trial) not in ("infeasible", "foreign") for trial in ended)
+
+    def retryable(self) -> list[FrozenTrial]:
+        """The failed trials that may do better another time, and have not been tried again."""
+        again = {trial.user_attrs.get(RETRY) for trial in self.trials()}
+        failed = [trial for trial in self.trials(TrialState.FAIL) if trial.number not in again]
+        return [trial for trial in failed if reason(trial) not in ("infeasible", "diverged")]
+
+    def retry(self) -> None:
+        """Queue what failed, and may do better another time."""
+        for trial in self.retryable():
+            same = {key: trial.user_attrs[key] for key in (IDENTITY, BASELINE) if key in trial.user_attrs}
+            self.enqueue(trial.params, {**same, RETRY: trial.number})
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the infeasible, which do not count, on their own."""
@@ -231,8 +246,9 @@ class Study:
         return {**found, **({"paused": waiting} if waiting else {})}
 
     def epochs(self) -> int:
-        """That all trials have trained together."""
-        return sum(len(trial.intermediate_values) for trial in self.trials())
+        """That all trials have trained together, with all seeds."""
+        seeds = [trial.user_attrs.get("result", {}).get("seeds", 1) for trial in self.trials()]
+        return sum(len(trial.intermediate_values) * count for trial, count in zip(self.trials(), seeds, strict=True))
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the infeasible among them."""
@@ -279,7 +295,7 @@ class Study:
     def baseline(self) -> FrozenTrial | None:
         """The trial of the config's own values, however far it came; None where there is none."""
         own = [t for t in self.trials() if self.own and t.user_attrs.get(IDENTITY) == self.own]
-        return next((trial for trial in own if "result" in trial.user_attrs), None)
+        return next((trial for trial in reversed(own) if "result" in trial.user_attrs), None)  # the last of the tries
 
     def front(self) -> list[FrozenTrial]:
         """The feasible trials that none dominates: none is as good in all objectives and better in one.

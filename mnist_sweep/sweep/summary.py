@@ -47,6 +47,8 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     print_table(title, ["trial", *(goal.metric for goal in study.goals), "proposed"], rows, width=160)
     for reason, count in study.failures().items():
         _say("", f"{count} {BROKE + ', drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
+    if again := retry(study):
+        _say("", again)
     if duplicates := study.duplicates():
         ended = sum(count for state, count in study.counts().items() if state != "infeasible")
         _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
@@ -69,6 +71,12 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
         uri = config.tracking.uri
         serve = f"mlflow ui --backend-store-uri {shlex.quote(uri)}   then http://127.0.0.1:5000"
         _say("compare the runs", f"{uri.rstrip('/') if is_server(uri) else serve}{page}")
+
+
+def retry(study: Study) -> str:
+    """How to try again what failed; empty where nothing of it may do better another time."""
+    count = len(study.retryable())
+    return f"sweep.retry_failed=true tries {count} failed again, once the reason is mended" if count else ""
 
 
 def print_table(

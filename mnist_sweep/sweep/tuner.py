@@ -115,9 +115,12 @@ class Tuner:
             for finished in self.workers.stop():
                 self._record(finished.task.id, finished.result)
             for number in [*self._open]:
-                self._record(number, Result.found(self.runs / self.name(number)))
+                left = Result.found(self.runs / self.name(number))
+                whole = left and (self.settings.seeds == 1 or left.status != "finished")
+                self._record(number, left if whole else None)
         for trial in filter(paused, self.study.trials()):  # these have lost
-            self.study.prune(trial.number, run_record.prune(RunFolder(self.runs / self.name(trial.number))))
+            folder = RunFolder(self.runs / self.name(trial.number))
+            self.study.prune(trial.number, run_record.prune(folder, self.config.tracking))
         if why := self.stopping.over(self.study.epochs()):
             log.info("stopping: %s; %d trials are done", why, self.study.counted())
 
@@ -181,6 +184,7 @@ class Tuner:
             tags={"study": self.settings.name, "study.id": self.study.id, "role": "trial", "trial": number},
             resume=folder.path.exists(),
             limit_seconds=self.settings.trial_seconds,
+            seeds=self.settings.seeds,
         )
         changed = task.resume and folder.differences(task.command.config)
         if "digest" in trial.user_attrs:  # it was interrupted
@@ -265,6 +269,10 @@ class Tuner:
             self.tell(other, dataclasses.replace(result, duplicate_of=result.duplicate_of or self.name(number)))
         if result.duplicate_of:
             return
+        if keep := self.settings.keep:
+            ranked = [trial.number for trial in self.study.ranking()]
+            for ended in {number, *ranked[keep:]} - {*ranked[:keep]}:
+                run_record.drop_checkpoint(RunFolder(self.runs / self.name(ended)), self.config.tracking)
         if (spent := self.stopping.seconds()) > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
             self.study.remember("search_seconds", spent)
         trial = self.study.trials()[number]
@@ -293,6 +301,8 @@ class Tuner:
             ended = (other.state.is_finished() and not failed) or paused(other)
             if ended and (result := Result.found(self.runs / name)):
                 status = "pruned" if paused(other) else result.status
+                if "result" in other.user_attrs:  # the means over its seeds
+                    result = dataclasses.replace(result, metrics=other.user_attrs["result"]["metrics"])
                 self.tell(number, dataclasses.replace(result, duplicate_of=name, status=status))
                 return True
         return False

@@ -41,9 +41,9 @@ class _Entry:
     parent: str | None  # MLflow's id of the run that the new ones are children of
 
     @classmethod
-    def of(cls, trial: FrozenTrial, config_dir: Path | None) -> "_Entry":
+    def of(cls, trial: FrozenTrial, sweep: CommandLine) -> "_Entry":
         result = trial.user_attrs["result"]
-        command = CommandLine.of(result["overrides"], config_dir)
+        command = CommandLine.of(result["overrides"], sweep.config_dir).with_passwords_of(sweep)
         return cls(trial.number, command, float(result["seconds"]), result["mlflow_run_id"])
 
 
@@ -75,14 +75,14 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
         return None
     goal = next(goal for goal in study.goals if settings.rule in (None, goal.metric))
     candidates = _candidates(study, goal, settings.top, settings.baseline)
-    new = [(config.seed + 1 + index) % 2**32 for index in range(settings.race_seeds + settings.seeds)]
+    new = [(config.seed + config.sweep.seeds + index) % 2**32 for index in range(settings.race_seeds + settings.seeds)]
     seeds, fresh = new[: settings.race_seeds], new[settings.race_seeds :]
     asked = [goal.metric, seeds, fresh, [trial.number for trial in candidates], settings.ablate]
     winner: dict[str, Any] | None = study.recall("winner")
     if not winner or winner.get("asked") != asked:
         which = ", ".join(f"trial {trial.number}" for trial in candidates)
         log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "race"))
-        entries = [_Entry.of(trial, command.config_dir) for trial in candidates]
+        entries = [_Entry.of(trial, command) for trial in candidates]
         race = _trained_again(command, study, entries, seeds, workers)
         if not race:
             raise RunFailure("error", "none of the best trials could be trained again")
@@ -90,8 +90,8 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
         best = next(trial for trial in candidates if trial.number == compared["trial"])
         own = _Entry(None, common, 0.0, study.recall("mlflow_run_id"))
         if found := study.baseline():
-            own = _Entry.of(found, command.config_dir)
-        pair = [_Entry.of(best, command.config_dir), *([own] if own.number != best.number else [])]
+            own = _Entry.of(found, command)
+        pair = [_Entry.of(best, command), *([own] if own.number != best.number else [])]
         against = " and the config's own values" if len(pair) > 1 else ""
         log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "new"))
         runs = _trained_again(command, study, pair, fresh, workers, winner=best.number)
@@ -104,7 +104,7 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
         winner["differences"] = [{"key": key, "value": values[key], "baseline": before.get(key)} for key in changed]
         if settings.ablate:
             winner["ablation"] = _ablated(command, common, study, goal, best, winner["differences"], runs, workers)
-        winner |= _tested(study, runs[best.number])
+        winner |= _tested(config, study, runs[best.number])
         network = best_run(goal, runs[best.number])
         winner["network"] = {"run": Path(network.folder).name, "seed": network.seed, "command": network.command}
         tracking.crown(config.tracking, study.id, network.mlflow_run_id)
@@ -246,7 +246,7 @@ def _ablated(
     """How much worse the winner is without each of its differences to the config: each is undone once."""
     found: list[dict[str, Any]] = []
     tasks: dict[str, list[Task]] = {}
-    number, trained, values = 0, _Entry.of(best, sweep.config_dir), best.user_attrs["values"]
+    number, trained, values = 0, _Entry.of(best, sweep), best.user_attrs["values"]
     for difference in differences:
         key = str(difference["key"])
         found.append({**difference, "worse_by": None})
@@ -275,7 +275,7 @@ def _better_by(goal: Objective, scores: Sequence[float], others: Sequence[float]
     return metrics.spread([goal.sign * (a - b) for a, b in zip(scores, others, strict=True)])
 
 
-def _tested(study: Study, runs: Sequence[Result]) -> dict[str, Any]:
+def _tested(config: schema.Config, study: Study, runs: Sequence[Result]) -> dict[str, Any]:
     """What the test set says of the winner's networks, one for each seed; the study counts the openings."""
     from mnist_sweep.run import open_test
 
@@ -283,7 +283,7 @@ def _tested(study: Study, runs: Sequence[Result]) -> dict[str, Any]:
         known = study.recall("test_openings", [])
         study.remember("test_openings", [*known, *sorted({*moments}.difference(known))])
 
-    results = open_test([Path(result.folder) for result in runs], on_open=remember)
+    results = open_test([Path(result.folder) for result in runs], remember, config.tracking)
     moments = {str(result.test_opened_at) for result in results}
     remember(*moments)  # a run that an earlier session measured is not opened again
     return {

@@ -41,28 +41,34 @@ def confusion_matrix(confusion: Array, title: str) -> Figure:
     return figure
 
 
-def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str) -> Figure:
-    """Loss and accuracy of training and validation by epoch; the best epoch, counted from 1, is marked.
+def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str, rates: Sequence[float] = ()) -> Figure:
+    """Loss, accuracy and, where it is known, learning rate by epoch; the best epoch, counted from 1, is marked.
 
     Those of training are means over the epoch's batches, each as it was trained: with dropout and augmentation, and
     with the weights of that moment. Accuracies that are all above 95% are drawn as errors on a logarithmic axis.
     """
-    figure, panels = _axes(9.6, 4.0, 1, 2)
+    rates = rates if len(rates) == len(history) else ()
+    figure, panels = _axes(13.2 if rates else 9.6, 4.0, 1, 3 if rates else 2)
     epochs = range(1, len(history) + 1)
-    for axes, metric in zip(panels, ("loss", "accuracy"), strict=True):
+    if rates:
+        panels[2].plot(epochs, rates, color=GREY, marker="o", markersize=4, label="lr")
+        panels[2].set(ylabel="learning rate")
+    for axes, metric in zip(panels[:2], ("loss", "accuracy"), strict=True):
         values = {part: np.array([epoch[f"{part}/{metric}"] for epoch in history]) for part in ("train", "val")}
         errors = metric == "accuracy" and all(0.95 < value < 1 for each in values.values() for value in each)
         for part, when, colour, style in (("train", "during the epoch", ORANGE, "--"), ("val", "after it", BLUE, "-")):
             shown = 1 - values[part] if errors else values[part]
             label = f"{part}/{metric}, {when}"
             axes.plot(epochs, shown, color=colour, linestyle=style, marker="o", markersize=4, label=label)
-        if best:
-            axes.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best epoch ({best})")
-        axes.set(xlabel="epoch", ylabel="error: 1 − accuracy" if errors else metric)
+        axes.set(ylabel="error: 1 − accuracy" if errors else metric)
         if errors:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.yaxis.set_minor_formatter(PercentFormatter(1))
+    for axes in panels:
+        if best:
+            axes.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best epoch ({best})")
+        axes.set(xlabel="epoch")
         axes.set_xlim(0.7, len(history) + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

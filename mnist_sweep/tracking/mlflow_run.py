@@ -1,6 +1,8 @@
 """A run in MLflow. Nothing here fails a run: the first error of a store ends tracking for that run, with a warning."""
 
+import contextlib
 import functools
+import getpass
 import importlib.metadata
 import logging
 import os
@@ -13,8 +15,8 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec
 
 from mnist_sweep.config import options
-from mnist_sweep.errors import one_line
-from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment, runs_page
+from mnist_sweep.errors import one_line, without_passwords
+from mnist_sweep.tracking.store import client_of, harmless, local, model_of, open_experiment, runs_page
 from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class MLflowRun:
                 self._client, experiment = open_experiment(settings, output)
                 self.page = runs_page(experiment)
                 self._earlier = self._reopened(resume) if resume else None
-                known = {"mlflow.parentRunId": parent, **(tags or {})}
+                known = {"mlflow.parentRunId": parent, "mlflow.user": _user(), **(tags or {})}
                 first = {key: str(value) for key, value in known.items() if value is not None}
                 run = self._earlier or self._client.create_run(experiment, run_name=name, tags=first)
                 self.run_id, self.tracked = run.info.run_id, True
@@ -110,7 +112,7 @@ class MLflowRun:
         """Set tags, at most 100; None values are left out."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(key, str(value)) for key, value in values.items() if value is not None]
+        tags = [RunTag(key, without_passwords(str(value))) for key, value in values.items() if value is not None]
         self._client.log_batch(self.run_id, tags=tags, synchronous=True)
 
     def note(self, markdown: str) -> None:
@@ -178,7 +180,8 @@ class MLflowRun:
 
         if self._earlier and model_of(self._client, self.run_id):  # kept by an attempt whose process died later
             return
-        required = [f"{name}=={importlib.metadata.version(name)}" for name in _REQUIRED]
+        # what a package index has is 2.15.0, whichever build of it, such as 2.15.0+cpu, is here
+        required = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIRED]
         outer: Any = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets together with its own
         mlflow.set_tracking_uri(self._client.tracking_uri)  # of the whole process: MLflow logs models by no client
         try:
@@ -192,6 +195,18 @@ class MLflowRun:
         finally:
             mlflow.set_tracking_uri(outer)
 
+    @_guarded
+    def share(self, file: Path) -> None:
+        """Have MLflow's copies of a file, which nobody writes to any more, take no room where they are on its disk."""
+        kept = [self._client.get_run(self.run_id).info.artifact_uri]
+        if model := model_of(self._client, self.run_id):
+            kept.append(self._client.get_logged_model(model).artifact_location)
+        for copy in [copy for folder in map(local, kept) if folder for copy in folder.rglob(file.name)]:
+            link = copy.with_name(f".{copy.name}.link")
+            with contextlib.suppress(OSError):
+                link.hardlink_to(file)
+                link.replace(copy)
+
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run, also where something could not be logged; a failure's reason and detail become tags."""
         if self._machine:
@@ -200,6 +215,14 @@ class MLflowRun:
         if self.run_id:
             with harmless(f"the run {self.run_id} could not be closed"):
                 self._client.set_terminated(self.run_id, state)
+
+
+def _user() -> str | None:
+    """Who starts this, as MLflow's own clients ask; None where the system does not know."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        return None
 
 
 def warm_up() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_sweep.config import options
+from mnist_sweep.config.paths import database_file
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.tracking.store import client_of, harmless, model_of
 
@@ -103,10 +104,10 @@ def is_there(tracking_uri: str) -> bool:
 
     A RequestError says that the file cannot be read, which MLflow tries for minutes, or is no database.
     """
-    if not tracking_uri.startswith("sqlite:///"):
+    if (path := database_file(tracking_uri)) is None:
         return True
     try:
-        with Path(tracking_uri.removeprefix("sqlite:///")).open("rb") as file:
+        with path.open("rb") as file:
             if file.read(16) in (b"SQLite format 3\0", b""):  # an empty file is a database, too
                 return True
             why = "the file is no SQLite database"
@@ -145,8 +146,8 @@ def checkpoint_of(uri: str, tracking_uri: str, folder: Path) -> Path:
     if address is None:
         raise RequestError(f"{uri}: allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
     if (client := _client(tracking_uri)) is None:
-        database = tracking_uri.removeprefix("sqlite:///")
-        raise RequestError(f"{uri}: no model is registered yet, there is no {database}; {_MADE_BY}")
+        where = database_file(tracking_uri)
+        raise RequestError(f"{uri}: no model is registered yet, there is no {where}; {_MADE_BY}")
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import urllib.parse
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from mnist_sweep.config import options
+from mnist_sweep.config.paths import database_file
 from mnist_sweep.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,7 @@ def runs_page(experiment: str) -> str:
 def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
     """A client and the experiment's id. Two processes that start together must not both create the database."""
     output.mkdir(parents=True, exist_ok=True)
-    database = settings.uri.removeprefix("sqlite:///")  # the lock lies beside it, whatever the output
-    file = output / "mlflow.db" if database == settings.uri else Path(database)
+    file = database_file(settings.uri) or output / "mlflow.db"  # the lock lies beside it, whatever the output
     with FileLock(file.with_name(f".{file.name}.lock")):
         client = client_of(settings.uri)
         if found := client.get_experiment_by_name(settings.experiment):
@@ -77,6 +78,18 @@ def model_of(client: Any, run_id: str | None) -> str | None:
     outputs = client.get_run(run_id).outputs
     models = outputs.model_outputs if outputs else []
     return str(models[-1].model_id) if models else None
+
+
+def artifact(client: Any, run_id: str, file: str) -> Path | None:
+    """Where an artifact of a run lies on this machine; None where it lies elsewhere, or is not there."""
+    folder = local(client.get_run(run_id).info.artifact_uri)
+    return path if folder and (path := folder / file).is_file() else None
+
+
+def local(uri: str) -> Path | None:
+    """The folder on this machine that a URI stands for; None where it stands for another place."""
+    parts = urllib.parse.urlparse(uri)
+    return Path(urllib.parse.unquote(parts.path)) if parts.scheme in ("", "file") else None
 
 
 @contextlib.contextmanager

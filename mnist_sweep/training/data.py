@@ -1,6 +1,7 @@
 """Images as tensors: the split, the batches, the augmentation."""
 
 import functools
+import gzip
 import itertools
 import math
 from collections.abc import Iterator
@@ -109,13 +110,21 @@ def _read(name: str, root: str, *, test: bool) -> ImageSet:
         chosen = values[(rank % 10 == 9) == test]
         pixels, labels = chosen[:, :-1], chosen[:, -1]
     else:
-        start = Path(root) / str(IMAGE_SETS[name].torchvision) / "raw" / ("t10k" if test else "train")
+        part, files = "t10k" if test else "train", datasets.files(name, root)
         # IDX files (http://yann.lecun.com/exdb/mnist/): 16 and 8 bytes that say what they are; then one byte a value.
         # The pixels are mapped into memory rather than read: the processes of a machine share them
-        pixels = np.memmap(f"{start}-images-idx3-ubyte", np.uint8, "c", 16)
-        labels = np.fromfile(f"{start}-labels-idx1-ubyte", np.uint8, offset=8)
+        pixels = _content(files[f"{part}-images-idx3-ubyte"], 16)
+        labels = _content(files[f"{part}-labels-idx1-ubyte"], 8)
     images = torch.from_numpy(pixels.reshape(-1, 1, shapes.IMAGE_SIZE, shapes.IMAGE_SIZE))
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _content(file: Path, offset: int) -> np.ndarray:
+    """The bytes (N,) uint8 of a file behind its first `offset`: unpacked, or mapped."""
+    if file.suffix == ".gz":
+        with gzip.open(file) as packed:
+            return np.frombuffer(packed.read(), np.uint8, offset=offset).copy()
+    return np.memmap(file, np.uint8, "c", offset)
 
 
 @functools.cache

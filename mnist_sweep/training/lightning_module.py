@@ -60,6 +60,8 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, group: list[Batch], _: int) -> None:
         """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
+        if not self._counts:  # the rate with which the epoch begins, as Lightning's LearningRateMonitor logs it
+            self._rate = float(self.optimizer.param_groups[0]["lr"])
         if self._step is None:
             graphs, device, self._step = self.config.trainer.cuda_graphs, group[0][0].device, self.step
             if graphs is True or (graphs == "auto" and cuda_graphs.supported(device)):
@@ -98,7 +100,7 @@ class Classifier(pl.LightningModule):
         seen, right, loss = (sum(counts) for counts in zip(*self._counts, strict=True))
         self._counts.clear()
         values = {"train/loss": float(loss) / seen, "train/accuracy": float(right) / seen, **evaluation.metrics}
-        values["gap/accuracy"] = values["train/accuracy"] - values["val/accuracy"]
+        values |= {"gap/accuracy": values["train/accuracy"] - values["val/accuracy"], "lr": self._rate}
         return values, evaluation
 
     def parts(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config import schema
+from mnist_sweep.config.image_sets import DIGITS
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import BATCH, device_of
@@ -50,14 +51,35 @@ class Ensemble(nn.Module):
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
-def served(network: nn.Module) -> nn.Module:
-    """A copy as it is exported, on the CPU, to be used only: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10)."""
-    return nn.Sequential(copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
+class AsTrained(nn.Module):
+    """Images (B, 1, H, W) as callers have them → as the network was trained on: those of 0 … 255 are divided by 255.
+
+    Of `digits`, dark ink on light paper becomes white on black: no digit fills the edge of its picture.
+    """
+
+    def __init__(self, digits: bool) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = torch.where(images.amax(dim=(1, 2, 3), keepdim=True) > 2, images / 255, images)
+        if not self.digits:
+            return images
+        ends = images[:, :, (0, -1), :].mean(dim=(1, 2, 3)) + images[:, :, :, (0, -1)].mean(dim=(1, 2, 3))
+        return torch.where(ends[:, None, None, None] > 1.5, 1 - images, images)
+
+
+def served(network: nn.Module, dataset: str = "") -> nn.Module:
+    """A copy as it is exported, on the CPU, to be used only: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10).
+
+    See `AsTrained` for what else it takes; `dataset` is the one that it was trained on.
+    """
+    return nn.Sequential(AsTrained(dataset in DIGITS), copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
 
 
 def save(path: Path, network: nn.Module, config: schema.Config) -> None:
     """Keep a network and its config."""
-    write(path, {"config": config.plain(), "network": network.state_dict()})
+    write(path, {"config": config.trained(), "network": network.state_dict()})
 
 
 def save_ensemble(paths: Sequence[Path], file: Path) -> None:
@@ -86,6 +108,16 @@ def read(path: Path) -> TrainedModel:
         raise RequestError(f"{path}: refused: {what}; allowed: a run's best.ckpt") from error
 
 
+def start_from(path: str, network: nn.Module) -> None:
+    """Give a network the weights and the standardisation in a checkpoint; RequestError where they do not fit it."""
+    try:
+        network.load_state_dict(read(Path(path)).network.state_dict())
+    except RuntimeError as error:
+        why = " ".join(str(error).split("\n\t")[-1].split())[:200]
+        allowed = "a checkpoint of a network with the same keys of model"
+        raise RequestError(f"trainer.init_from={path}: does not fit ({why}); allowed: {allowed}") from error
+
+
 def _load(path: Path) -> Any:
     """What a file of plain data holds; RequestError for any other."""
     try:
@@ -104,7 +136,7 @@ def _model(content: dict[str, Any]) -> TrainedModel:
         state = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
         content = {"config": content["hyper_parameters"]["config"], "network": state}
     state = content["network"]
-    config = schema.Config.model_validate({**content["config"], "sweep": None})
+    config = schema.Config.of_trained(content["config"])
     network = config.model.build(float(state["mean"]), float(state["deviation"]))
     network.load_state_dict(state)
     return TrainedModel(network.eval(), config)

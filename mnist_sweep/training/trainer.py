@@ -70,7 +70,10 @@ class Fit(Callback):
         torch.backends.cudnn.allow_tf32 = False  # in which a GPU convolves with a mantissa of ten bits
         pl.seed_everything(self.config.seed, verbose=False)
         images, self.held_out = data.parts(part)
-        self.network = self.config.model.build(*images.standardisation).to(self.device)
+        self.network = self.config.model.build(*images.standardisation)
+        if settings.init_from:
+            trained_model.start_from(settings.init_from, self.network)
+        self.network.to(self.device)
         self._validation = self.held_out.to(self.device)
         batches = data.Batches(images.to(self.device), part.batch_size, self._order, part.augmentation)
         self._classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps)

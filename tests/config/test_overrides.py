@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mnist_sweep.config import overrides
+from mnist_sweep.config.overrides import with_path_quoted
 
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=12).filter(lambda text: text != "???")  # no value
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
@@ -48,3 +49,17 @@ def test_what_overrides_set_is_known_by_every_dotted_name() -> None:
     assert found == {
         "a.b": 1, "c": {"d": [1, 2], "e": {"f": "x"}}, "c.d": [1, 2], "c.e": {"f": "x"}, "c.e.f": "x", "g": None
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("item", "written"),
+    [
+        ("output=~/x", "output='~/x'"), ("tracking.uri=sqlite:///~/m.db", "tracking.uri='sqlite:///~/m.db'"),
+        ("tracking.uri=sqlite:///m.db?timeout=60", "tracking.uri='sqlite:///m.db?timeout=60'"),
+        ("sweep.storage=sqlite:///${output}/o.db?timeout=60", "sweep.storage=sqlite:///${output}/o.db?timeout=60"),
+        ("tracking.uri=http://127.0.0.1:5000", "tracking.uri=http://127.0.0.1:5000"), ("~experiment", "~experiment"),
+        ("output='~/x'", "output='~/x'"), ("seed=0,1", "seed=0,1"), ("--config-dir=~/x", "--config-dir=~/x"),
+    ],
+)  # fmt: skip
+def test_a_path_gets_the_quotes_that_hydra_asks_for(item: str, written: str) -> None:
+    assert with_path_quoted(item) == written

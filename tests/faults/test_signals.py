@@ -173,3 +173,37 @@ def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(folder: Path)
     assert 0 < second.epochs < 20
     content = json.loads((folder / "mlruns/runs/sweep/sweep.json").read_text())
     assert (content["failures"], content["winner"]["trial"]) == ({"crashed": 1}, 0)
+
+
+def test_a_run_goes_on_with_the_same_command_and_with_no_other(folder: Path) -> None:
+    """Interrupted, then killed; the numbers are those of an undisturbed run, and nothing is left RUNNING."""
+    items = [*LONG, "trainer.max_epochs=30", "trainer.accelerator=cpu", "trainer.precision=32"]
+    with started(folder, *items, "name=long") as process:
+        wait_for(process, "epoch 3 of 30")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=100)
+    assert process.returncode == 130
+    with started(folder, *items, "name=long", "optimizer.lr=0.1") as process:
+        out, errors = process.communicate(timeout=100)
+    assert (process.returncode, out, errors.count("\n")) == (2, "", 1)
+    assert "name=long: mlruns/runs/long was begun otherwise (optimizer.lr: 0.001 → 0.1)" in errors
+    with started(folder, *items, "name=long") as process:
+        wait_for(process, "epoch 6 of 30")
+        process.kill()
+        process.communicate(timeout=100)
+    assert statuses(folder) == {"long": "RUNNING"}
+    with started(folder, *items, "name=whole") as process:
+        out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert statuses(folder) == {"long": "KILLED", "whole": "FINISHED"}
+    with started(folder, *items, "name=long") as process:
+        _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "epoch 3 of" not in errors
+    assert statuses(folder) == {"long": "FINISHED", "whole": "FINISHED"}
+    whole, long = (Result.read(folder / "mlruns/runs" / name) for name in ("whole", "long"))
+    assert (long.metrics, long.history, long.attempts) == (whole.metrics, whole.history, 3)
+    with started(folder, *items, "name=long") as process:
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "is there already and has finished; allowed: another name, which trainer.init_from=" in errors

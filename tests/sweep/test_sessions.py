@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 from mnist_sweep import tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
-from mnist_sweep.result import Result
+from mnist_sweep.result import BEST, Result
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.sweep import catalogue, session, winner
+from mnist_sweep.sweep import catalogue, session, summary, winner
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep.workers import Task
 from mnist_sweep.tracking.store import client_of
@@ -271,3 +271,41 @@ def test_nonsense_that_somebody_queued_is_one_failed_trial(tmp_path: Path, value
     assert study.counted() == 2
     assert study.trials()[1].user_attrs["reason"] == "infeasible"
     assert "optimizer.lr" in study.trials()[1].user_attrs["detail"]
+
+
+def test_what_failed_is_tried_again_once_it_is_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    reasons = iter(["error", "diverged", "timeout"])
+
+    def fail(_: Task, result: Result) -> Result:
+        reason = next(reasons, None)
+        return dataclasses.replace(result, status="failed", reason=reason, detail="a full disk") if reason else result
+
+    stubs.twist.append(fail)
+    items = ["sweep.trials=5", "sweep/pruner=none"]
+    first = stubs.search(tmp_path, *items).study
+    assert first.failures() == {"error": 1, "diverged": 1, "timeout": 1}
+    assert summary.retry(first) == "sweep.retry_failed=true tries 2 failed again, once the reason is mended"
+    params = [first.trials()[number].params for number in (0, 2)]
+    for _ in range(2):  # and not a second time
+        again = stubs.search(tmp_path, *items, "sweep.retry_failed=true").study
+        assert len(again.trials()) == 7
+        assert [trial.params for trial in again.trials()[5:]] == params
+        assert (again.counted(), again.counts()["complete"], summary.retry(again)) == (5, 4, "")
+    assert (found := again.baseline()) is not None
+    assert found.number == 5
+
+
+def test_only_the_best_keep_their_checkpoints(tmp_path: Path) -> None:
+    def keep(_: Task, result: Result) -> Result:
+        file = Path(result.folder) / BEST
+        file.parent.mkdir(parents=True)
+        file.touch()
+        return dataclasses.replace(result, checkpoint=str(BEST))
+
+    stubs.twist.append(keep)
+    study = stubs.search(tmp_path, "sweep.trials=8", "sweep.keep=2", "sweep/pruner=none").study
+    best = {f"sweep-{trial.number:04d}" for trial in study.ranking()[:2]}
+    assert {path.parents[1].name for path in tmp_path.rglob("best.ckpt")} == best
+    results = [Result.read(path.parent) for path in tmp_path.glob("runs/sweep-*/result.json")]
+    assert {Path(result.folder).name for result in results if result.checkpoint} == best

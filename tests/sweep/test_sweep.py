@@ -332,3 +332,37 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: a URL such as"):
             stubs.search(tmp_path / "new", f"sweep.storage={url}")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_trial_is_judged_by_the_mean_over_its_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted within the second seed of the second trial, which goes on there."""
+    begun: list[str] = []
+    own = run.train
+
+    def train(command: CommandLine, **more: Any) -> Result:
+        begun.append(str(command.config.name))
+        if begun[-1] == "sweep-0001-seed1" and begun.count("sweep-0001-seed1") == 1:
+            stubs.interrupt()
+            raise Interrupted(2)
+        return own(command, **more)
+
+    monkeypatch.setattr(run, "train", train)
+    items = ["~experiment", "sweep.trials=2", "sweep.seeds=2", "sweep/pruner=none", "sweep.winner.seeds=1"]
+    with signals_as_flag(), pytest.raises(Interrupted):
+        perform(tmp_path, *items)
+    assert study_of(tmp_path).trials[1].state.name == "WAITING"
+    content = perform(tmp_path, *items)
+    for trial in study_of(tmp_path).trials:
+        name = f"sweep-{trial.number:04d}"
+        seeds = [Result.read(tmp_path / "runs" / each) for each in (name, f"{name}-seed1")]
+        assert [result.seed for result in seeds] == [0, 1]
+        assert trial.value == pytest.approx(sum(result.objective or 0 for result in seeds) / 2)
+        assert trial.user_attrs["result"]["seeds"] == 2
+    assert content["epochs"] == 2 * sum(len(trial.intermediate_values) for trial in study_of(tmp_path).trials)
+    winner = content["winner"]
+    assert (winner["race_seeds"], winner["seeds"]) == ([2], [3])  # which have had no part in it
+    best = CommandLine.of(["experiment=best"], tmp_path / "runs/sweep/conf").config
+    assert (
+        best.relevant()["optimizer"]
+        == CommandLine.of(shlex.split(content["best"]["command"])[3:]).config.optimizer.name
+    )

@@ -1,5 +1,6 @@
 """A run in MLflow, read back from a real store, and what happens when the store does not work."""
 
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mnist_sweep import run, tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.options import Tracking
 from mnist_sweep.errors import Interrupted
-from mnist_sweep.result import Result
+from mnist_sweep.result import BEST, Result
 from mnist_sweep.tracking import MLflowRun, registered
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import datasets
@@ -57,6 +58,11 @@ def test_what_mlflow_has_of_a_run_with_the_test_set(store: Path) -> None:
     assert (found.data.params["optimizer"], found.data.params["model.filters"]) == ("sgd", "[4]")
     tags = found.data.tags
     assert (tags["command"], tags["study"], tags["trial"], tags["device"]) == (whole.command, "none", "0", "cpu")
+    assert (tags["mlflow.user"], tags["mlflow.source.name"]) == (getpass.getuser(), whole.command)
+    rates = client(store).get_metric_history(whole.mlflow_run_id, "lr")
+    assert [(rate.step, rate.value) for rate in rates] == [(1, config.optimizer.lr), (2, config.optimizer.lr)]
+    kept = Path(whole.folder) / BEST  # on disk once, however many copies MLflow has
+    assert {path.samefile(kept) for path in (store / "artifacts").rglob("best.ckpt")} == {True}
     assert (tags["dataset"], tags["dataset.digest"]) == ("mnist5k", datasets.verify(config.data))
     assert tags["version.torch"]
     assert tags["test.opened_at"] == whole.test_opened_at

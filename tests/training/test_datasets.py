@@ -1,5 +1,6 @@
 """Files: verified, named when damaged, had in another way when missing."""
 
+import gzip
 import shutil
 import socket
 import urllib.request
@@ -15,6 +16,7 @@ from mnist_sweep.config.image_sets import IDX_BYTES
 from mnist_sweep.config.options import Data
 from mnist_sweep.errors import RequestError
 from mnist_sweep.training import datasets
+from mnist_sweep.training.data import test_set as images_of
 
 PIXELS, LABELS = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
@@ -83,7 +85,12 @@ def test_what_cannot_be_downloaded_falls_back_and_leaves_what_was_there(
     assert [path.name for path in tmp_path.rglob("*")] == ["MNIST", "raw", LABELS]
     assert "WARNING: MNIST is neither in" in caplog.text
     assert "Connection refused" in caplog.text
-    assert datasets.obtain(data(tmp_path / "not" / "there")) == "mnist5k"
+    for wrong in ("not/there", "MNIST/raw/other", "full"):  # a path that was meant otherwise is not made up for
+        if wrong == "full":
+            (tmp_path / wrong).mkdir()
+            (tmp_path / wrong / "holiday.jpg").touch()
+        with pytest.raises(RequestError, match=r"MNIST is not there .* allowed: a folder that has it, data=mnist5k$"):
+            datasets.obtain(data(tmp_path / wrong))
     assert not (tmp_path / "not").exists()
     with pytest.raises(RequestError, match=r"Fashion-MNIST is not there .* cannot be downloaded .*Connection refused"):
         datasets.obtain(data(tmp_path, "data=fashion_mnist"))
@@ -108,3 +115,52 @@ def test_a_download_is_moved_into_place(mnist: Path, tmp_path: Path, monkeypatch
     assert datasets.obtain(data(tmp_path / "new")) == "mnist"
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert {path.name for path in (tmp_path / "new" / "MNIST" / "raw").iterdir()} == set(IDX_BYTES)
+
+
+def zeros(folder: Path, naming: Callable[[str], str]) -> None:
+    """A set of black images, whose files have other names; of KMNIST no checksum of an unpacked file is published."""
+    for name, size in IDX_BYTES.items():
+        path = folder / naming(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb") as file:
+            file.write(bytes(size))
+
+
+NAMES: dict[str, Callable[[str], str]] = {
+    "usual": str,
+    "packed": lambda name: f"{name}.gz",
+    "Kaggle's": lambda name: name.replace("-idx", ".idx"),
+    "Kaggle's folders": lambda name: f"{name}/{name}",
+}
+
+
+@pytest.mark.parametrize("naming", NAMES.values(), ids=NAMES)
+def test_a_set_is_found_one_level_off_under_other_names_and_packed(
+    tmp_path: Path, naming: Callable[[str], str]
+) -> None:
+    folder = tmp_path / "all" / "KMNIST" / "raw"
+    zeros(folder, naming)
+    roots = [folder, folder.parent, folder.parent.parent]
+    settings = [data(root, "data=kmnist") for root in roots]
+    assert [datasets.obtain(each) for each in settings] == ["kmnist"] * 3
+    assert len({datasets.verify(each) for each in settings}) == 1
+    assert datasets.missing(data(folder, "data=fashion_mnist"))  # the folder's name says whose files they are
+    images = images_of("kmnist", str(folder))
+    assert (len(images), images.images.shape[1:], int(images.images.max())) == (10_000, (1, 28, 28), 0)
+    with pytest.raises(RequestError, match=f"KMNIST is in {tmp_path}/all; allowed: data.root={tmp_path}/all"):
+        datasets.obtain(data(tmp_path, "data=kmnist"))
+
+
+def test_mnists_own_files_are_not_taken_for_another_set_and_a_cut_archive_is_named(mnist: Path, tmp_path: Path) -> None:
+    for file in (mnist / "MNIST" / "raw").iterdir():
+        shutil.copyfile(file, tmp_path / file.name)
+    assert datasets.obtain(data(tmp_path)) == "mnist"
+    with pytest.raises(RequestError, match=r"ubyte is MNIST's own, not that of Fashion-MNIST"):
+        datasets.obtain(data(tmp_path, "data=fashion_mnist"))
+    labels = (tmp_path / LABELS).read_bytes()
+    (tmp_path / LABELS).unlink()
+    (tmp_path / f"{LABELS}.gz").write_bytes(gzip.compress(labels))
+    assert datasets.verify(data(tmp_path)) == datasets.verify(data(mnist))
+    (tmp_path / f"{LABELS}.gz").write_bytes(gzip.compress(labels)[:-100])
+    with pytest.raises(RequestError, match=rf"{LABELS}\.gz is damaged: EOFError"):
+        datasets.verify(data(tmp_path))

@@ -21,6 +21,7 @@ class Task:
     tags: dict[str, Any] = field(default_factory=dict)  # for MLflow
     resume: bool = False  # go on from the last checkpoint in the run's folder
     limit_seconds: float | None = None  # that the run may take
+    seeds: int = 1  # the run's own and those after it: a run that finishes is judged by its mean over them
     pictures: bool = False  # whether a finished run makes its pictures and exports its model
 
 

@@ -189,7 +189,11 @@ class Workers:
             task = worker.task if worker.process else None
             if worker.connection in heard:
                 self._hear(place, worker)
-            elif task and task.limit_seconds and time.monotonic() > worker.begun + task.limit_seconds + _GRACE:
+            elif (
+                task
+                and task.limit_seconds
+                and time.monotonic() > worker.begun + task.limit_seconds * task.seeds + _GRACE
+            ):
                 worker.close()
                 detail = f"longer than {task.limit_seconds:g} s, and did not answer any more"
                 self._finish(worker, self._abandon(task, "timeout", detail))

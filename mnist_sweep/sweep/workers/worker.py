@@ -121,9 +121,16 @@ def train(task: Task, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
     common: dict[str, Any] = {"parent": task.parent, "tags": task.tags}
     more: dict[str, Any] = {"resume": task.resume, "limit_seconds": task.limit_seconds, "pictures": task.pictures}
     try:
-        return run.train(task.command, on_epoch=on_epoch, stopped=stopped, **common, **more)
+        first = run.train(task.command, on_epoch=on_epoch, stopped=stopped, **common, **more)
+        if task.seeds == 1 or first.status != "finished":
+            return first
+        from mnist_sweep.sweep.workers.seeds import over_seeds
+
+        more["resume"] = True
+        return over_seeds(task, first, lambda command: run.train(command, stopped=stopped, **common, **more))
     except Interrupted:
-        return RunFolder.of(task.command.config).result()
+        result = RunFolder.of(task.command.config).result()
+        return result if task.seeds == 1 or not result or result.status != "finished" else None
     except RequestError as error:
         return abandon(task.command, reason="error", detail=str(error), **common)
     finally:

@@ -1,0 +1,71 @@
+"""A password in a URL is found in nothing that is printed or kept, and what a network takes along has no URL at all."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mnist_sweep import cli
+from mnist_sweep.config.command import CommandLine
+from tests.conftest import SMALL, Program
+
+CANARY = "c4nary-s3cret"
+#: Nobody listens there.
+TRACKING, STORAGE = f"http://me:{CANARY}@127.0.0.1:9", f"postgresql+nodriver://me:{CANARY}@127.0.0.1:9/db"
+TRACKED = [item for item in SMALL if item != "tracking=none"]
+
+pytestmark = pytest.mark.slow
+
+
+def holders(folder: Path) -> list[str]:
+    """The files below a folder, as they are on disk, that hold the canary."""
+    return [str(path) for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("item", "variable"),
+    [(f"tracking.uri={TRACKING}", "X"), ("tracking.uri=${oc.env:MLFLOW_TRACKING_URI}", "MLFLOW_TRACKING_URI")],
+    ids=["typed", "by a variable"],
+)
+def test_a_run_keeps_no_password(program: Program, tmp_path: Path, item: str, variable: str) -> None:
+    done = program(*TRACKED, item, "name=it", **{variable: TRACKING, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    assert done.returncode == 0, done.stderr
+    assert "tracking: http://me:***@127.0.0.1:9 cannot be used" in done.stderr
+    assert CANARY not in said(done)
+    assert holders(tmp_path) == []
+    folder = tmp_path / "mlruns/runs/it"
+    result = json.loads((folder / "result.json").read_text())
+    assert ("${oc.env:" in result["command"]) == (variable != "X")
+    config = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["config"]
+    assert not {"tracking", "output"} & config.keys()
+    assert "root" not in config["data"]
+    kept = tmp_path / "it.safetensors"
+    assert (
+        cli.perform("export", ["--to", "safetensors", str(kept), "--checkpoint", str(folder / "checkpoints/best.ckpt")])
+        == 0
+    )
+    with safe_open(kept, "pt") as file:
+        assert json.loads(file.metadata()["config"]) == config
+
+
+def test_a_sweep_names_no_password_where_it_is_refused(program: Program, tmp_path: Path) -> None:
+    done = program("+sweep=optuna", *SMALL, f"sweep.storage={STORAGE}")
+    assert done.returncode == 2
+    assert "sweep.storage=postgresql+nodriver://me:***@127.0.0.1:9/db: cannot be opened" in done.stderr
+    assert CANARY not in said(done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_and_commands_have_none_and_the_winner_has_it_again() -> None:
+    sweep = CommandLine.of(["+sweep=optuna", f"tracking.uri={TRACKING}"])
+    assert CANARY not in json.dumps([sweep.config.parameters(), sweep.config.plain(), sweep.shell(), sweep.written()])
+    trial = CommandLine.of(sweep.without("sweep").written())
+    assert CANARY not in trial.config.tracking.uri  # type: ignore[union-attr]
+    assert trial.with_passwords_of(sweep).config.tracking == sweep.config.tracking
