@@ -37,7 +37,7 @@ LEAF = {"low": 1, "high": 2}
     ("tree", "refusal"),
     [
         ({"model": {"filtres": LEAF}}, "space.model.filtres: unknown key; the nearest known one is model.filters"),
-        ({"seed": LEAF}, "sweep.space.seed: not searched, being no part of what is trained"),
+        ({"seed": LEAF}, "sweep.space.seed: the luckiest seed would win, and not do so again; allowed: sweep.seeds=N"),
         ({"model": {"dropout": 0.5}}, "sweep.space.model.dropout=0.5: allowed: a leaf"),
         ({"model": 3, "model.pool": {"choices": ["max"]}, "data": 3}, "sweep.space.data=3: allowed: a leaf"),
         ({"model": {"dropout": {"low": 0.5}}}, "sweep.space.model.dropout={low:0.5}: high: Field required; allowed:"),
