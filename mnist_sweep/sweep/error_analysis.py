@@ -36,6 +36,8 @@ def common_mistakes(study: Study, runs: Path, images: ImageSet) -> Mistakes | No
     found = {}
     for trial in study.ranking()[:_TOP]:
         folder = RunFolder(runs / Path(trial.user_attrs["result"]["folder"]).name)  # which may have been moved since
+        if (result := folder.result()) and result.checkpoint is None:  # by sweep.keep
+            continue
         try:
             found[trial.number] = evaluate(trained_model.read(folder.best).network, images, "val")
         except RequestError as error:
