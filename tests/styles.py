@@ -88,7 +88,7 @@ def grey_on_transparent(digit: Array, draw: np.random.Generator) -> Image.Image:
 
 def palette(digit: Array, _: np.random.Generator) -> Image.Image:
     """A palette of two colours, one of them transparent; the ink is white."""
-    picture = Image.fromarray((_large(digit, 140) > 0.5).astype(np.uint8), "P")
+    picture = Image.fromarray((_large(digit, 140) > 0.3).astype(np.uint8), "P")
     picture.putpalette([255] * 6)
     picture.info["transparency"] = 0
     return picture

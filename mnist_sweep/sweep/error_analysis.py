@@ -60,6 +60,8 @@ def common_mistakes(study: Study, runs: Path, images: ImageSet, winner: int | No
     near, least = within_reach(study, winner, len(images)) if study.ranking() or winner is not None else ([], 0.0)
     for trial in near[:_TOP]:
         folder = RunFolder(runs / Path(trial.user_attrs["result"]["folder"]).name)  # which may have been moved since
+        if (result := folder.result()) and result.checkpoint is None:  # by sweep.keep
+            continue
         try:
             found[trial.number] = evaluate(trained_model.read(folder.best).network, images, "val")
         except RequestError as error:

@@ -272,7 +272,9 @@ class Tuner:
         if keep := self.settings.keep:
             ranked = [trial.number for trial in self.study.ranking()]
             for ended in {number, *ranked[keep:]} - {*ranked[:keep]}:
-                run_record.drop_checkpoint(RunFolder(self.runs / self.name(ended)), self.config.tracking)
+                more = [(self.config.seed + index) % 2**32 for index in range(1, self.settings.seeds)]
+                for name in [self.name(ended), *(run_name(self.settings.name, ended, seed) for seed in more)]:
+                    run_record.drop_checkpoint(RunFolder(self.runs / name), self.config.tracking)
         if (spent := self.stopping.seconds()) > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
             self.study.remember("search_seconds", spent)
         trial = self.study.trials()[number]
