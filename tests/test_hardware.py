@@ -30,7 +30,7 @@ def test_precision_follows_the_flags_of_the_processor_unless_one_is_asked_for(
     hardware.multiplies_bf16.cache_clear()
     found, why = hardware.precision("auto", on_gpu=False)
     hardware.multiplies_bf16.cache_clear()
-    assert (found, "processor" in why) == ("bf16" if able else 32, True)
+    assert (found, "CPU" in why) == ("bf16" if able else 32, True)
     assert hardware.precision(32, on_gpu=False) == (32, "")
     assert hardware.precision("bf16", on_gpu=False) == ("bf16", "")
 

@@ -26,6 +26,8 @@ SCORES = {0: (0.93, 0.94), 1: (0.96, 0.98, 0.95, 0.97), 2: (0.91, 0.99, 0.9, 0.9
 class Race:
     """A study of four trials, workers that know the scores beforehand, and a test set of which 90% are right."""
 
+    size = 1
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.failing, self.vain = folder, list[int](), False
         trials = [studies.trial_of(folder, number, [0.99 - 0.01 * number]) for number in range(3)]
@@ -40,7 +42,7 @@ class Race:
         command = studies.sweep_of(self.folder, "sweep.winner.seeds=2", "sweep.winner.race_seeds=2", *items)
         return winner.choose(command, command.without("sweep"), self.study, cast(Workers, self))
 
-    def perform(self, tasks: Sequence[Task]) -> dict[int, Result]:
+    def perform(self, tasks: Sequence[Task], _: object) -> dict[int, Result]:
         self.tasks += tasks
         return {task.id: self._train(task) for task in tasks}
 
