@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-#: The signals that stop a process in good order.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: The signals that stop a process in good order. Clusters warn with the last two before the time of a job is over.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class RequestError(Exception):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mnist_sweep import hardware, run_report
+from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, signalled
 from mnist_sweep.result import BEST, Result, Status
@@ -160,12 +161,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = None) -> list[Result]:
+def open_test(
+    folders: Sequence[Path], on_open: Callable[[str], None] | None = None, session: schema.Config | None = None
+) -> list[Result]:
     """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
 
     Their MLflow runs and ``result.json`` are completed. A run that has been measured is not measured again.
 
-    `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
+    `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails. See
+    `RunFolder.config` for the `session`.
 
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
@@ -176,7 +180,6 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
         if result is None or result.status != "finished":
             what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
             raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
-        result = dataclasses.replace(result, folder=str(folder))
         runs.append((result, None if "test/loss" in result.metrics else trained_model.read(folder / BEST)))
     opened = _now()
     if any(model for _, model in runs):
@@ -184,13 +187,13 @@ def open_test(folders: Sequence[Path], on_open: Callable[[str], None] | None = N
             on_open(opened)
         log.info("the test set is opened (%s)", opened)
         torch.set_num_threads(trainer.ALL_THREADS)
-    return [_tested(result, model, opened) if model else result for result, model in runs]
+    return [_tested(result, model, opened, session) if model else result for result, model in runs]
 
 
-def _tested(result: Result, model: TrainedModel, opened: str) -> Result:
+def _tested(result: Result, model: TrainedModel, opened: str, session: schema.Config | None) -> Result:
     """A finished run's result, completed by its measures on the test set."""
     folder = RunFolder(Path(result.folder))
-    config = folder.config() or model.config
+    config = folder.config(session) or session or model.config
     images = data.test_set(config.data.name, config.data.root)
     found = evaluate(model.network, images, "test", _device(result.device))
     tracking = config.tracking if result.mlflow_run_id else None

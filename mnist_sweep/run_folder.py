@@ -92,8 +92,11 @@ class RunFolder:
             where = f"output={config.output}: {self.path}"
             raise RequestError(f"{where} cannot be written ({error.strerror}); allowed: a folder that can") from error
 
-    def config(self) -> schema.Config | None:
-        """The run's config, as if it had been started where its folder is now; None where none can be read."""
+    def config(self, session: schema.Config | None = None) -> schema.Config | None:
+        """The run's config, as if it had been started where its folder is now; None where none can be read.
+
+        With a `session` of its sweep, tracking and images are those of the session, which may be on another machine.
+        """
         try:
             config = schema.Config.model_validate(self._read("config.yaml"))
         except ValueError:  # of another version of this program, or damaged
@@ -105,6 +108,9 @@ class RunFolder:
         if isinstance(config.tracking, options.MLflow):
             uri = config.tracking.uri.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
             moved["tracking"] = config.tracking.model_copy(update={"uri": uri})
+        if session:
+            moved["tracking"] = session.tracking
+            moved["data"] = config.data.model_copy(update={"root": session.data.root})
         return config.model_copy(update=moved)
 
     def overrides(self) -> list[str]:

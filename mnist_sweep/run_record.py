@@ -135,9 +135,9 @@ class RunRecord:
         return result
 
 
-def prune(folder: RunFolder) -> Result | None:
-    """Record that a run which is paused will not go on; None where its folder holds no such run."""
-    result, config = folder.result(), folder.config()
+def prune(folder: RunFolder, session: schema.Config) -> Result | None:
+    """Record in a `session` that a run which is paused will not go on; None where its folder holds no such run."""
+    result, config = folder.result(), folder.config(session)
     if result is None or result.status != "interrupted":
         return None
     if config and result.mlflow_run_id:

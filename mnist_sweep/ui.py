@@ -23,6 +23,7 @@ def perform(options: argparse.Namespace) -> int:
     if not tracking.is_there(uri):
         allowed = "the store of a run or a sweep (python -m mnist_sweep makes one in mlruns/)"
         raise RequestError(f"--tracking-uri={uri}: there is no such file; allowed: {allowed}")
+    tracking.follow(uri)
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", cli.HOST, "--port", port, "--workers", "1"]
     log.info("http://%s:%s   (Ctrl-C ends it; by hand: %s)", cli.HOST, port, shlex.join(command))
     os.environ.update(_ENVIRONMENT)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,9 @@ from mnist_sweep.errors import RequestError
 
 PROGRAM = "python -m mnist_sweep"
 _SYNONYMS = {"learning_rate": "optimizer.lr", "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs"}
+
+# `oc.env` would take an empty variable for a value
+OmegaConf.register_new_resolver("env", lambda name, default: os.environ.get(name) or default, replace=True)
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
 #: The folder of the configs: inside an installed package, beside the package in a checkout.
@@ -100,6 +104,15 @@ class CommandLine:
         """Without the overrides of these top-level keys and groups, and of what lies below them."""
         kept = [item for item in self.overrides if re.split(r"[./]", key_of(item))[0] not in names]
         return CommandLine(tuple(kept), self.config_dir)
+
+    def placed_as(self, other: "CommandLine", *keys: str) -> "CommandLine":
+        """With the other's place: its configs, and its overrides of these keys; without any, of `schema.PLACE`."""
+        mine, theirs = (
+            [item for item in each.overrides if schema.within(key_of(item).replace("/", "."), keys or schema.PLACE)]
+            for each in (self, other)
+        )
+        kept = [item for item in self.overrides if item not in mine]
+        return CommandLine(self.overrides if mine == theirs else (*kept, *theirs), other.config_dir)
 
     def assigned(self) -> dict[str, Any]:
         """What the overrides set, by dotted name."""

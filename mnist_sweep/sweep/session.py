@@ -61,7 +61,7 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     assert config.sweep is not None
     storage.storage_file(config.sweep)
     space, resources, goals = Space.of(command), divide(command), objectives(config)
-    explained = samplers.check(config.sweep, space, len(goals))
+    explained = [resources.found, *samplers.check(config.sweep, space, len(goals))]
     if space.fixed:
         explained.append(f"set on the command line, so not searched: {', '.join(space.fixed)}")
     if space.inactive:
@@ -95,7 +95,13 @@ def opened(command: CommandLine) -> Iterator["Session"]:
     with storage.locked(config.sweep, Path(config.output)):
         new = config.sweep.name not in storage.study_names(config.sweep)
         storage.check_folders(config.sweep, folder, new=new)
-        study = storage.open_study(config, space, datasets.verify(config.data))
+        study = storage.open_study(config, space, datasets.verify(config.data), common)
+        if config.trainer.precision == "auto":  # all trials of a sweep have the same, whatever machine it goes on with
+            precision = study.recall("precision", resources.precision)
+            if precision != resources.precision:
+                explained.append(f"trained in {precision}: this sweep began so (trainer.precision)")
+                common = common.with_({"trainer.precision": precision})
+            study.remember("precision", precision)
         folder.mkdir(parents=True, exist_ok=True)
         for line in explained:
             log.info("%s", line)

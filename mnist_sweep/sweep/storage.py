@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_sweep import run_folder
 from mnist_sweep.config import schema
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import is_run_of
@@ -107,7 +108,7 @@ def study_names(settings: Sweep) -> list[str]:
         return optuna.get_all_study_names(storage)
 
 
-def open_study(config: schema.Config, space: Space, digest: str) -> Study:
+def open_study(config: schema.Config, space: Space, digest: str, common: CommandLine | None = None) -> Study:
     """The study of a sweep on a data set with this digest, new or resumed.
 
     Raises:
@@ -119,7 +120,7 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
     directions = [goal.direction for goal in goals]
     with database(settings) as storage:
         optuna.create_study(study_name=settings.name, storage=storage, load_if_exists=True, directions=directions)
-        study = Study(storage, settings.name, goals, settings.constraints or {}, space, config.seed)
+        study = Study(storage, settings.name, goals, settings.constraints or {}, space, config.seed, common)
         now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
         if before is None:
             if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:

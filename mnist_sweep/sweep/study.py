@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep.config import schema
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.promotion import paused
@@ -63,7 +65,8 @@ class Study:
 
     Samplers and pruners read it in memory: to read the database at each of their questions takes more processor time
     than all else. `save` writes what has changed to the database. Optuna is told that an impossible candidate was
-    pruned; here it counts as failed.
+    pruned; here it counts as failed. `common` is what the trials have in common in
+    this session: theirs of earlier ones are found below its output.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Study:
         constraints: Mapping[str, Bound],
         space: Space,
         seed: int = 0,
+        common: CommandLine | None = None,
     ) -> None:
         self.name, self.goals, self.constraints = name, list(goals), constraints
         self.own: str | None = None  # the `IDENTITY` of the config's own values; None where the space lacks them
@@ -84,6 +88,8 @@ class Study:
         self.study = optuna.create_study(study_name=str(seed), storage=self._memory, directions=directions)
         self._here = self._memory.get_study_id_from_name(str(seed))
         for trial in storage.get_all_trials(self._stored):
+            if common and (result := trial.user_attrs.get("result")):
+                trial.set_user_attr("result", _placed(result, common))
             self._memory.create_new_trial(self._here, trial)
         for key, value in storage.get_study_user_attrs(self._stored).items():
             self.study.set_user_attr(key, value)
@@ -290,6 +296,14 @@ class Study:
     def _costs(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Its values, with signs by which lower is better."""
         return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
+
+
+def _placed(result: Mapping[str, Any], common: CommandLine) -> dict[str, Any]:
+    """A result as this session of the sweep, which may be elsewhere, would find it below its own output."""
+    before = CommandLine.of(result["overrides"], common.config_dir)
+    command, folder = before.placed_as(common, "output", "tracking"), Path(result["folder"]).name
+    found = {**result, "folder": str(Path(common.config.output) / "runs" / folder)}
+    return found if command == before else {**found, "overrides": [*command.overrides], "command": command.shell()}
 
 
 def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:

@@ -117,7 +117,8 @@ class Tuner:
             for number in [*self._open]:
                 self._record(number, Result.found(self.runs / self.name(number)))
         for trial in filter(paused, self.study.trials()):  # these have lost
-            self.study.prune(trial.number, run_record.prune(RunFolder(self.runs / self.name(trial.number))))
+            folder = RunFolder(self.runs / self.name(trial.number))
+            self.study.prune(trial.number, run_record.prune(folder, self.config))
         if why := self.stopping.over(self.study.epochs()):
             log.info("%s: %d trials are done", why, self.study.counted())
 

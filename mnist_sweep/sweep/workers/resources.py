@@ -39,12 +39,14 @@ class Resources:
     gpus: tuple[str, ...]  # as CUDA_VISIBLE_DEVICES names them; the workers take them in turn. Empty = the CPU
     precision: hardware.Precision
     why: str  # that precision, in a few words; empty where it was asked for
+    found: str = ""  # what there is, and how it is divided
 
 
 def divide(command: CommandLine) -> Resources:
     """Divide this machine for a sweep; a RequestError where it lacks a GPU, or the launcher the workers, asked for."""
     config = command.config
     assert config.sweep is not None
+    bound = hardware.unbind()
     hardware.check_accelerator(config.trainer.accelerator)
     gpus = () if config.trainer.accelerator == "cpu" else hardware.gpus()
     precision = hardware.precision(config.trainer.precision, bool(gpus))
@@ -52,11 +54,14 @@ def divide(command: CommandLine) -> Resources:
     if config.launcher.name == "inline":
         if (asked or 1) > 1:
             raise RequestError(f"sweep.workers={asked}: launcher=inline has one; allowed: launcher=local")
-        return Resources(1, hardware.cores(), gpus[:1], *precision)
+        return Resources(1, hardware.cores(), gpus[:1], *precision, f"{hardware.found()}: one worker{bound}")
     # no more than there is ever work for at one time
     most = max(config.sweep.total, 2 * config.sweep.winner.seeds)
     workers = asked or int(min(hardware.usual_workers(len(gpus)), most))
-    return Resources(workers, max(1, hardware.cores() // workers), gpus, *precision)
+    threads = max(1, hardware.cores() // workers)
+    on = f" on {len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else ""
+    each = f"{workers} worker{'s' * (workers > 1)} of {threads} thread{'s' * (threads > 1)}{on}"
+    return Resources(workers, threads, gpus, *precision, f"{hardware.found()}: {each}{bound}")
 
 
 def open_workers(command: CommandLine, resources: Resources, common: CommandLine) -> Workers:
