@@ -153,7 +153,8 @@ def check(command: CommandLine) -> None:
     except OSError as error:
         why = f"{folder} cannot be written ({error.strerror})"
         raise RequestError(f"output={config.output}: {why}; allowed: a folder that can") from error
-    hardware.check_accelerator(config.trainer.accelerator)
+    if not config.sweep or config.launcher.name != "ray":  # else it is the cluster that has GPUs, or none
+        hardware.check_accelerator(config.trainer.accelerator)
     if config.sweep:
         from mnist_sweep.sweep import session
 

@@ -22,7 +22,7 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu"
 _WORKERS_A_GPU = 8
 #: Of a GPU's memory for each of them. The default network's had 0.8 GB; a larger one's maps take more.
 _BYTES_A_WORKER = 2 * 2**30
-#: Of the machine's memory for each worker. One with full MNIST had 1.4 GB after the widest networks, 0.5 of them shared.
+#: Of the machine's memory for each worker. One with full MNIST had 1.4 GB at most, of which 0.5 are shared.
 _MEMORY_A_WORKER = 2**30
 #: By which a cluster's profile ties threads to cores: each worker would tie its own to the same ones.
 _BINDINGS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")

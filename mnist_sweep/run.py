@@ -48,6 +48,8 @@ def train(
     resume: bool = False,
     limit_seconds: float | None = None,
     stopped: Callable[[], int | None] = signalled,
+    folder: RunFolder | None = None,
+    data_root: str | None = None,
 ) -> Result:
     """Train one network; keep its folder, its MLflow run and, last, ``result.json``.
 
@@ -62,6 +64,8 @@ def train(
         resume: go on after the last whole epoch of an earlier attempt; a run that came to its end is left as it is.
         limit_seconds: after which the run fails with ``timeout``; None = no limit.
         stopped: is asked between groups of batches; a signal's number interrupts the run.
+        folder, data_root: where a worker without the sweep's disk keeps the run and has the images; None = as the
+            config says.
 
     Raises:
         RequestError: the folder is there already, another process is at the run, or there is no GPU.
@@ -76,7 +80,9 @@ def train(
         log.info("trained in %s: %s (trainer.precision)", precision, why)
     config = config.with_precision(precision)
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-    record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS)
+    if data_root is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
+    record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS, folder)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> trainer.Decision:
         record.epoch(epoch, values, fit.train_seconds)

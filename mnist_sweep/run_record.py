@@ -26,7 +26,9 @@ _STATES: dict[Status, State] = {"finished": "FINISHED", "pruned": "KILLED", "int
 class RunRecord:
     """What one run leaves. Its config has the precision that ``auto`` came to; a device is ``cpu`` or a GPU's name."""
 
-    def __init__(self, command: CommandLine, config: schema.Config, device: str, threads: int) -> None:
+    def __init__(
+        self, command: CommandLine, config: schema.Config, device: str, threads: int, folder: RunFolder | None = None
+    ) -> None:
         self.config, self.device, self.threads = config, device, threads
         exact = {
             "seed": config.seed,
@@ -36,10 +38,10 @@ class RunRecord:
             "trainer.accelerator": "cpu" if device == "cpu" else "gpu",
         }
         if IMAGE_SETS[config.data.name].torchvision:
-            exact["data.root"] = str(Path(config.data.root).resolve())
+            exact["data.root"] = str(Path(command.assigned().get("data.root", config.data.root)).resolve())
         #: Repeats the run anywhere: all that bears on the numbers is written out.
         self.command = command.without("name").with_(exact)
-        self.folder = RunFolder.of(config)
+        self.folder = folder or RunFolder.of(config)
         #: Nothing is tracked until `open`.
         self.mlflow = MLflowRun(None, Path(config.output), str(config.name))
         self.progress = Progress()  #: of all attempts
@@ -149,23 +151,31 @@ def prune(folder: RunFolder, session: schema.Config) -> Result | None:
     return result
 
 
-def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:
+def abandon(
+    command: CommandLine,
+    *,
+    parent: str | None,
+    tags: Mapping[str, Any],
+    reason: str,
+    detail: str,
+    folder: RunFolder | None = None,
+) -> Result:
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     A run that was begun with other settings than those of `command` keeps them; one that came to its end before its
     process died keeps its own result. An error is raised only where the folder, or ``result.json``, cannot be written.
     """
-    folder = RunFolder.of(command.config)
+    folder = folder or RunFolder.of(command.config)
     if own := folder.ended():
         return own
     before = folder.progress()
     if config := folder.config():
         config = config.model_copy(update={"tracking": command.config.tracking})
         begun = CommandLine.of(folder.overrides(), command.config_dir)
-        record = RunRecord(begun, config, before.device, before.threads)
+        record = RunRecord(begun, config, before.device, before.threads, folder)
         record.progress = before
     else:
-        record = RunRecord(command, command.config, before.device, before.threads)
+        record = RunRecord(command, command.config, before.device, before.threads, folder)
         record.begin(resume=True)
     with contextlib.suppress(RequestError):  # a damaged file of the data set is the business of those that read it
         record.open(parent, tags)

@@ -100,6 +100,12 @@ class CommandLine:
         new = self.add(*(override(key, value) for key, value in changed.items()))
         return CommandLine(new.overrides, new.config_dir, (self, changed))
 
+    def composed_as(self, config: schema.Config) -> "CommandLine":
+        """The same, which has this config and need not compose it, as where its files are not at hand."""
+        new = self.add()
+        vars(new)["config"] = config
+        return new
+
     def without(self, *names: str) -> "CommandLine":
         """Without the overrides of these top-level keys and groups, and of what lies below them."""
         kept = [item for item in self.overrides if re.split(r"[./]", key_of(item))[0] not in names]

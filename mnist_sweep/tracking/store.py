@@ -113,7 +113,7 @@ def check_server(uri: str) -> None:
         if status:
             why = f"HTTP status {status[1]}"
             if status[1] in ("401", "403"):
-                why += ": wrong user, password or token (MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN)"
+                why += ", by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         allowed = "allowed: an MLflow server that answers, a database such as sqlite:///FILE, or tracking=none"
         raise RequestError(f"tracking.uri={_shown(uri)}: cannot be used ({why}); {allowed}") from error
     finally:
