@@ -34,7 +34,7 @@ _FIXED = {"objective", "data", "data digest", "data.split_seed"}
 #: Databases whose drivers take ``connect_timeout``.
 _SERVERS = ("postgresql", "mysql", "mariadb")
 #: Seconds in which a server accepts a connection. A name may stand for two addresses, each of which is tried.
-_CONNECT_SECONDS = 4
+_CONNECT_SECONDS = 3
 #: A connection over which nothing comes back is given up after half a minute, see PostgreSQL's libpq-connect.
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 _SERVER = "postgresql+psycopg://USER@HOST/DATABASE, with its password in PGPASSWORD"

@@ -10,9 +10,10 @@ import logging
 import math
 import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -70,9 +71,24 @@ def connect(launcher: options.RayLauncher) -> Any:
     return ray
 
 
-def capacity(ray: Any, launcher: options.RayLauncher) -> int:
-    """Workers that the cluster, as it is now, has room for; a RequestError where that is none."""
-    there = ray.cluster_resources()
+def resources(launcher: options.RayLauncher) -> dict[str, float]:
+    """What the cluster has now, ``CPU`` and ``GPU`` among it; it raises as `connect` does.
+
+    One on this machine is not started for that.
+    """
+    if launcher.address is None and not _is_initialized():
+        return {"CPU": float(hardware.cores()), "GPU": float(len(hardware.gpus()))}
+    found: dict[str, float] = connect(launcher).cluster_resources()
+    return found
+
+
+def _is_initialized() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def capacity(there: Mapping[str, float], launcher: options.RayLauncher) -> int:
+    """Workers that a cluster with these `resources` has room for; a RequestError where that is none."""
     asked = {"CPU": launcher.cpus_per_worker, "GPU": launcher.gpus_per_worker}
     for name, wanted in asked.items():
         if wanted > (has := there.get(name, 0)):
@@ -82,13 +98,14 @@ def capacity(ray: Any, launcher: options.RayLauncher) -> int:
     return min(int(there[name] / wanted + 1e-9) for name, wanted in asked.items() if wanted)
 
 
-def precision(ray: Any, command: CommandLine) -> tuple[hardware.Precision, str]:
+def precision(command: CommandLine) -> tuple[hardware.Precision, str]:
     """What ``trainer.precision`` comes to on the machine of a worker."""
     config = command.config
     assert isinstance(config.launcher, options.RayLauncher)
     wanted, gpus = config.trainer.precision, config.launcher.gpus_per_worker
-    if wanted != "auto":
-        return wanted, ""
+    if wanted != "auto" or config.launcher.address is None:
+        return hardware.precision(wanted, gpus > 0)
+    ray = connect(config.launcher)
     asked = ray.remote(num_cpus=config.launcher.cpus_per_worker, num_gpus=gpus)(hardware.precision)
     try:
         found: tuple[hardware.Precision, str] = ray.get(asked.remote(wanted, gpus > 0), timeout=60)
@@ -153,7 +170,7 @@ class _Cluster:
         if time.monotonic() > self._looked + _LOOK_EVERY:
             self._looked = time.monotonic()
             with contextlib.suppress(RequestError):  # the last machine has gone; another one may come
-                self._room = int(min(capacity(self.ray, self.launcher), self._most))
+                self._room = int(min(capacity(self.ray.cluster_resources(), self.launcher), self._most))
         return self._room
 
     def end(self) -> None:

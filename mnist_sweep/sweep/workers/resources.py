@@ -69,15 +69,14 @@ def _divide_cluster(command: CommandLine, launcher: options.RayLauncher) -> Reso
     assert sweep is not None
     if command.config.trainer.accelerator == "gpu" and not gpus:
         raise RequestError("launcher.gpus_per_worker=0: allowed with trainer.accelerator=gpu: more than 0")
-    ray = cluster.connect(launcher)
-    room = cluster.capacity(ray, launcher)
+    there = cluster.resources(launcher)
+    room = cluster.capacity(there, launcher)
     workers, threads = sweep.workers or int(min(room, _most(sweep))), max(1, int(launcher.cpus_per_worker))
-    there, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
-    found = f"{nodes} machine{'s' * (nodes > 1)}, {there.get('CPU', 0):g} cores, {there.get('GPU', 0):g} GPUs"
+    found = f"a Ray cluster with {there['CPU']:g} cores and {there.get('GPU', 0):g} GPUs"
     each = f"{launcher.cpus_per_worker:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
     on = ("ray",) if gpus else ()
     found += f": {workers} worker{'s' * (workers > 1)} of {each}"
-    return Resources(workers, threads, on, *cluster.precision(ray, command), found)
+    return Resources(workers, threads, on, *cluster.precision(command), found)
 
 
 def open_workers(command: CommandLine, resources: Resources, common: CommandLine) -> Workers:
