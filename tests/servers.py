@@ -25,9 +25,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *command: str, path: str, **environment: str) -> Iterator[str]:
+def serving(folder: Path, *command: str, path: str, port: int = 0, **environment: str) -> Iterator[str]:
     """The address of ``python -m COMMAND --port PORT``, in a folder, as soon as it answers at a path."""
-    port = free_port()
+    port = port or free_port()
     beside = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # programs that servers call
     given = {"PYTHONPATH": str(ROOT), "PATH": beside, **environment}
     given |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
