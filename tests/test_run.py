@@ -241,3 +241,14 @@ def test_what_cannot_be_begun_is_refused(perform: Perform, folder: Path, monkeyp
     with pytest.raises(RequestError, match=r"trainer\.accelerator=gpu: no GPU here"):
         perform("trainer.accelerator=gpu", "name=gpu")
     assert not folder.with_name("gpu").exists()
+
+
+def test_slurms_environment_is_not_taken_and_a_strangers_checkpoint_not_read(
+    perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("NTASKS", "4"), ("JOB_ID", "1"), ("JOB_NAME", "it"), ("PROCID", "0"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+    result = perform()
+    assert (result.status, result.detail) == ("finished", None)

@@ -31,7 +31,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 #: The same for the first question of all, which is asked before anything begins.
-_FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+_FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 #: Columns of MLflow's database with addresses of artifacts.
 _ADDRESSES = (
     ("experiments", "artifact_location"),
@@ -101,8 +101,8 @@ def _left(database: sqlite3.Connection, here: Path) -> list[Path]:
 def check_server(uri: str) -> None:
     """Raise a RequestError, within ten seconds, where a server does not answer, or not to this user."""
     client = client_of(uri)
-    kept = {name: os.environ[name] for name in _FIRST}
-    os.environ.update(_FIRST)
+    kept = {name: _ENVIRONMENT[name] for name in _FIRST if os.environ[name] == _ENVIRONMENT[name]}  # else as users wish
+    os.environ.update({name: _FIRST[name] for name in kept})
     try:
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow's, and those of what it stands on

@@ -16,7 +16,11 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PG_CTL, reason="PostgreSQL is not installed")]
 
-USER = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "a password of twelve"}
+USER = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_TRACKING_USERNAME": "admin",
+    "MLFLOW_TRACKING_PASSWORD": "a password of twelve",
+}
 SWEEP = [
     "+sweep=optuna", "data=mnist5k", "data.limit=500", "data.batch_size=20", "model.filters=[8]", "model.hidden=[16]",
     "trainer.max_epochs=6", "trainer.threads=1", "trainer.accelerator=cpu", "trainer.precision=32", "sweep.trials=12",
