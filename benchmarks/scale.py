@@ -166,9 +166,7 @@ def _sweep(options: argparse.Namespace, folder: Path) -> None:
                 f"  trials {first:>6} …: worker free → next trial, p50, p95 {np.percentile(part, [50, 95]).round(3)} s"
             )
     for (_, (a, b)), (number, (c, d)) in itertools.pairwise(sorted(spent.items())):
-        print(
-            f"  up to {1000 * number:>6} ended: {c - a:6.1f} ms of processor time a trial, {1000 / (d - b):.2f} a second"
-        )
+        print(f"  {1000 * number:>6} ended: {c - a:6.1f} ms of processor time a trial, {1000 / (d - b):.2f} a second")
     print(f"  the driver's memory           {psutil.Process().memory_info().rss / 2**20:6.0f} MB")
     if options.storage:
         _size(options.storage)

@@ -58,7 +58,7 @@ class Race:
         done.write()
         return done
 
-    def open_test(self, folders: Sequence[Path], on_open: Callable[[str], None]) -> list[Result]:
+    def open_test(self, folders: Sequence[Path], on_open: Callable[[str], None], **_: Any) -> list[Result]:
         self.opened.append([folder.name for folder in folders])
         results = [Result.read(folder) for folder in folders]
         moment = f"2026-01-0{len(self.opened)}"
