@@ -154,7 +154,8 @@ def _sweep(options: argparse.Namespace, folder: Path) -> None:
         begun = len(session.study.trials())
     simulated.wait()
     waits = np.array([line.split() for line in (folder / "log").read_text().splitlines()], float)
-    later = waits[options.workers :]  # the first wait of each is the start
+    # the first wait of each is the start; after the last new trial they wait for work, not for the driver
+    later = waits[options.workers : int(waits[:, 0].argmax()) + 1]
     print(
         f"{begun} trials over {options.workers} simulated workers, {lasted:.0f} s, {begun / lasted:.2f} trials a second"
     )
