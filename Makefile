@@ -16,7 +16,7 @@ PYTEST  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reo
 # Names of ours may begin with an underscore, those of the libraries below not.
 PRIVATE := optuna\.[a-z_.]*\._|hydra\._internal|(from|import) pytorch_lightning.*_internal|mlflow\.[a-z_.]*\._[a-z]
 
-.PHONY: setup sweep demo test check docs screenshots bench lint lock wheel clean
+.PHONY: setup sweep demo cluster test check docs screenshots bench lint lock wheel clean
 
 setup: $(VENV)/.installed
 
@@ -50,6 +50,9 @@ lock: $(BIN)/uv    # the newest versions that fit, for every platform
 	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
 	    --custom-compile-command "make lock" pyproject.toml --extra demo --group dev -c requirements.lock -o requirements-dev.lock
+
+cluster: $(VENV)/.installed-dev    # what launcher=ray, PostgreSQL and an MLflow server with users need
+	@$(INSTALL) -c requirements-dev.lock -e '.[ray,postgres]' 'mlflow[auth]'
 
 demo: setup         # the page to draw a digit on
 	@$(INSTALL) -c requirements-dev.lock -e '.[demo]'

@@ -146,7 +146,7 @@ def _interruptible() -> Iterator[None]:
 
 def check(command: CommandLine) -> None:
     """Raise a RequestError for what can be known to be wrong with a request before anything is written."""
-    from mnist_sweep import hardware
+    from mnist_sweep import hardware, tracking
     from mnist_sweep.run_folder import RunFolder
     from mnist_sweep.training import datasets
 
@@ -160,7 +160,8 @@ def check(command: CommandLine) -> None:
         raise RequestError(f"output={config.output}: {why}; allowed: a folder that can") from error
     if (start := config.trainer.init_from) and not Path(start).is_file():
         raise RequestError(f"trainer.init_from={start}: no such file; allowed: a run's checkpoints/best.ckpt")
-    hardware.check_accelerator(config.trainer.accelerator)
+    if not config.sweep or config.launcher.name != "ray":  # else it is the cluster that has GPUs, or none
+        hardware.check_accelerator(config.trainer.accelerator)
     if config.sweep:
         from mnist_sweep.sweep import session
 
@@ -168,6 +169,8 @@ def check(command: CommandLine) -> None:
     elif config.name is not None:
         RunFolder.of(config).check(config)
     datasets.verify(config.data)
+    if config.tracking.name == "mlflow" and tracking.is_server(config.tracking.uri):
+        tracking.check_server(config.tracking.uri)
 
 
 def prepare(command: CommandLine) -> CommandLine:

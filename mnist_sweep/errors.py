@@ -15,8 +15,8 @@ if not hasattr(signal, "SIGHUP"):
     )
     sys.exit(2)
 
-#: The signals that stop a process in good order.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: The signals that stop a process in good order. Clusters warn with the last two before the time of a job is over.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 #: A password within a URL, and in the query of one.

@@ -1,9 +1,11 @@
 """What this machine can do: its cores, its GPUs, and the precision that follows. Torch is imported for a GPU only."""
 
 import functools
+import math
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +23,69 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu"
 _WORKERS_A_GPU = 8
 #: Of a GPU's memory for each of them. The default network's had 0.8 GB; a larger one's maps take more.
 _BYTES_A_WORKER = 2 * 2**30
+#: Of the machine's memory for each worker. One with full MNIST had 1.4 GB at most, of which 0.5 are shared.
+_MEMORY_A_WORKER = 2**30
+#: By which a cluster's profile ties threads to cores: each worker would tie its own to the same ones.
+_BINDINGS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+
+
+def affinity() -> int:
+    """Cores that the system lets this process run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota(root: Path = Path("/")) -> float:
+    """Processors that the container may use at a time, by its control groups (v1 and v2); infinity without a limit."""
+    periods = [text.split() for text in _limits(root, "cpu", "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    return min((int(us) / int(period) for us, period in periods if us not in ("max", "-1")), default=math.inf)
+
+
+def memory(root: Path = Path("/")) -> float:
+    """Bytes of memory that the container, or else the machine, has."""
+    limits = [text.strip() for text in _limits(root, "memory", "memory.max", "memory.limit_in_bytes")]
+    return min([float(psutil.virtual_memory().total), *(float(limit) for limit in limits if limit != "max")])
+
+
+def _limits(root: Path, controller: str, unified: str, *separate: str) -> Iterator[str]:
+    """What the files of this process's control groups, and of those above them, say.
+
+    See https://docs.kernel.org/admin-guide/cgroup-v2.html, and admin-guide/cgroup-v1 there. A container may see itself
+    as the topmost group, whatever its path.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # another system
+        return
+    for number, controllers, path in (line.split(":", 2) for line in groups):
+        files, top = [unified], root / "sys/fs/cgroup"
+        if number != "0":  # of version 1
+            files, top = [*separate], top / controller
+            if controller not in controllers.split(","):
+                continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top) and all((folder / file).is_file() for file in files):
+                yield " ".join((folder / file).read_text(encoding="utf-8").strip() for file in files)
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: no more than its container's quota of processors."""
+    return max(1, int(min(affinity(), quota())))
+
+
+def found() -> str:
+    """The cores and the memory, in words."""
+    limited = f" (the container's quota; {affinity()} without it)" if cores() < affinity() else ""
+    return f"{cores()} core{'s' * (cores() > 1)}{limited}, {memory() / 2**30:.1f} GB of memory"
+
+
+def unbind() -> str:
+    """Let the workers of a sweep spread over the cores, whatever the environment says; in words, if it said anything.
+
+    OpenMP reads it when torch is imported, and children inherit what it makes of this process.
+    """
+    bound = [f"{name}={os.environ.pop(name)}" for name in _BINDINGS if name in os.environ]
+    return f"; {', '.join(bound)} would tie all workers to the same cores, and is ignored" if bound else ""
 
 
 @functools.cache
@@ -80,13 +140,17 @@ def gpus() -> tuple[str, ...]:
 
 
 def usual_workers(gpus: int) -> int:
-    """Runs at a time, if nothing else is asked for: as many as cores; on GPUs one to eight for each."""
+    """Runs at a time, if nothing else is asked for: as many as cores; on GPUs one to eight for each.
+
+    No more than have room in the memory.
+    """
+    room = max(1, int(memory() / _MEMORY_A_WORKER))
     if not gpus:
-        return cores()
+        return min(cores(), room)
     import torch
 
-    memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
-    return max(gpus, min(gpus * min(_WORKERS_A_GPU, memory // _BYTES_A_WORKER), cores()))
+    on_gpu = min(torch.cuda.get_device_properties(index).total_memory for index in range(gpus))
+    return max(gpus, min(gpus * min(_WORKERS_A_GPU, on_gpu // _BYTES_A_WORKER), cores(), room))
 
 
 def check_accelerator(accelerator: str) -> None:

@@ -67,7 +67,8 @@ class Result:
     @classmethod
     def read(cls, folder: Path) -> "Result":
         """The result in a run's folder; a FileNotFoundError, ValueError or TypeError where there is none to be read."""
-        return cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return cls(**{**content, "folder": str(folder)})  # which may have been moved since
 
     @classmethod
     def found(cls, folder: Path) -> "Result | None":

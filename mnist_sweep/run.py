@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mnist_sweep import hardware, run_report
-from mnist_sweep.config import options
+from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, signalled
 from mnist_sweep.result import BEST, Result, Status
@@ -48,6 +48,8 @@ def train(
     resume: bool = False,
     limit_seconds: float | None = None,
     stopped: Callable[[], int | None] = signalled,
+    folder: RunFolder | None = None,
+    data_root: str | None = None,
 ) -> Result:
     """Train one network; keep its folder, its MLflow run and, last, ``result.json``.
 
@@ -62,6 +64,8 @@ def train(
         resume: go on after the last whole epoch of an earlier attempt; a run that came to its end is left as it is.
         limit_seconds: after which the run fails with ``timeout``; None = no limit.
         stopped: is asked between groups of batches; a signal's number interrupts the run.
+        folder, data_root: where a worker without the sweep's disk keeps the run and has the images; None = as the
+            config says.
 
     Raises:
         RequestError: the folder is there already, another process is at the run, there is no GPU, or
@@ -79,7 +83,9 @@ def train(
     if config.trainer.init_from:  # refused before anything is written
         trained_model.start_from(config.trainer.init_from, config.model.build(0.0, 1.0))
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-    record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS)
+    if data_root is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
+    record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS, folder)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> trainer.Decision:
         record.epoch(epoch, values, fit.train_seconds)
@@ -167,16 +173,14 @@ def _now() -> str:
 
 
 def open_test(
-    folders: Sequence[Path],
-    on_open: Callable[[str], None] | None = None,
-    tracking: options.Tracking | None = None,
+    folders: Sequence[Path], on_open: Callable[[str], None] | None = None, session: schema.Config | None = None
 ) -> list[Result]:
     """Open the test set, once, for runs that ended without it: what the winner of a sweep is judged by.
 
-    Their MLflow runs, in the store of `tracking` (None = that of each run), and ``result.json`` are completed. A run
-    that has been measured is not measured again.
+    Their MLflow runs and ``result.json`` are completed. A run that has been measured is not measured again.
 
-    `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails.
+    `on_open` is called with the moment (ISO 8601, UTC) before anything is measured, also if that then fails. See
+    `RunFolder.config` for the `session`.
 
     Raises:
         RequestError: a run has not finished, or its result or its checkpoint is gone or damaged; then none is measured.
@@ -187,7 +191,6 @@ def open_test(
         if result is None or result.status != "finished":
             what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
             raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
-        result = dataclasses.replace(result, folder=str(folder))
         runs.append((result, None if "test/loss" in result.metrics else trained_model.read(folder / BEST)))
     opened = _now()
     if any(model for _, model in runs):
@@ -195,16 +198,16 @@ def open_test(
             on_open(opened)
         log.info("the test set is opened (%s)", opened)
         torch.set_num_threads(trainer.ALL_THREADS)
-    return [_tested(result, model, opened, tracking) if model else result for result, model in runs]
+    return [_tested(result, model, opened, session) if model else result for result, model in runs]
 
 
-def _tested(result: Result, model: TrainedModel, opened: str, tracking: options.Tracking | None) -> Result:
+def _tested(result: Result, model: TrainedModel, opened: str, session: schema.Config | None) -> Result:
     """A finished run's result, completed by its measures on the test set."""
     folder = RunFolder(Path(result.folder))
-    config = folder.config() or model.config
+    config = folder.config(session) or session or model.config
     images = data.test_set(config.data.name, config.data.root)
     found = evaluate(model.network, images, "test", _device(result.device))
-    tracking = (tracking or config.tracking) if result.mlflow_run_id else None
+    tracking = config.tracking if result.mlflow_run_id else None
     run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
     run_id, metrics = run.run_id or result.mlflow_run_id, {**result.metrics, **found.metrics}
     result = dataclasses.replace(result, metrics=metrics, test_opened_at=opened, mlflow_run_id=run_id)

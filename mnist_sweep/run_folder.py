@@ -119,8 +119,11 @@ class RunFolder:
             where = f"name={config.name}: {self.path} was begun otherwise ({'; '.join(changed)})"
             raise RequestError(f"{where}; allowed: its own settings, or another name")
 
-    def config(self) -> schema.Config | None:
-        """The run's config, as if it had been started where its folder is now; None where none can be read."""
+    def config(self, session: schema.Config | None = None) -> schema.Config | None:
+        """The run's config, as if it had been started where its folder is now; None where none can be read.
+
+        With a `session` of its sweep, tracking and images are those of the session, which may be on another machine.
+        """
         try:
             config = schema.Config.model_validate(self._read("config.yaml"))
         except ValueError:  # of another version of this program, or damaged
@@ -135,6 +138,9 @@ class RunFolder:
         if config.sweep:  # which has no name but that of its folder
             uri = config.sweep.storage.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
             moved |= {"name": None, "sweep": config.sweep.model_copy(update={"storage": uri})}
+        if session:
+            moved["tracking"] = session.tracking
+            moved["data"] = config.data.model_copy(update={"root": session.data.root})
         return config.model_copy(update=moved)
 
     def overrides(self) -> list[str]:

@@ -32,7 +32,9 @@ def scores(epoch: Mapping[str, float]) -> dict[str, float]:
 class RunRecord:
     """What one run leaves. Its config has the precision that ``auto`` came to; a device is ``cpu`` or a GPU's name."""
 
-    def __init__(self, command: CommandLine, config: schema.Config, device: str, threads: int) -> None:
+    def __init__(
+        self, command: CommandLine, config: schema.Config, device: str, threads: int, folder: RunFolder | None = None
+    ) -> None:
         self.config, self.device, self.threads = config, device, threads
         exact = {
             "seed": config.seed,
@@ -42,12 +44,12 @@ class RunRecord:
             "trainer.accelerator": "cpu" if device == "cpu" else "gpu",
         }
         if IMAGE_SETS[config.data.name].torchvision:
-            exact["data.root"] = str(Path(config.data.root).resolve())
+            exact["data.root"] = str(Path(command.assigned().get("data.root", config.data.root)).resolve())
         if config.trainer.init_from:
             exact["trainer.init_from"] = str(Path(config.trainer.init_from).resolve())
         #: Repeats the run anywhere: all that bears on the numbers is written out.
         self.command = command.without("name").with_(exact)
-        self.folder = RunFolder.of(config)
+        self.folder = folder or RunFolder.of(config)
         #: Nothing is tracked until `open`.
         self.mlflow = MLflowRun(None, Path(config.output), str(config.name))
         self.progress = Progress()  #: of all attempts
@@ -174,13 +176,13 @@ def settle(config: schema.Config) -> None:
                 )
 
 
-def prune(folder: RunFolder, tracking: Tracking) -> Result | None:
-    """Record that a run which is paused will not go on, also in its store; None where its folder holds no such run."""
-    result = folder.result()
+def prune(folder: RunFolder, session: schema.Config) -> Result | None:
+    """Record in a `session` that a run which is paused will not go on; None where its folder holds no such run."""
+    result, config = folder.result(), folder.config(session)
     if result is None or result.status != "interrupted":
         return None
-    if result.mlflow_run_id:
-        run = MLflowRun(tracking, folder.path.parents[1], folder.path.name, resume=result.mlflow_run_id)
+    if config and result.mlflow_run_id:
+        run = MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
         run.tags({"state": STATES["pruned"]})
         run.end("KILLED")
     result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
@@ -202,23 +204,31 @@ def drop_checkpoint(folder: RunFolder, tracking: Tracking) -> None:
     dataclasses.replace(result, folder=str(folder.path), checkpoint=None).write()
 
 
-def abandon(command: CommandLine, *, parent: str | None, tags: Mapping[str, Any], reason: str, detail: str) -> Result:
+def abandon(
+    command: CommandLine,
+    *,
+    parent: str | None,
+    tags: Mapping[str, Any],
+    reason: str,
+    detail: str,
+    folder: RunFolder | None = None,
+) -> Result:
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     A run that was begun with other settings than those of `command` keeps them; one that came to its end before its
     process died keeps its own result. An error is raised only where the folder, or ``result.json``, cannot be written.
     """
-    folder = RunFolder.of(command.config)
+    folder = folder or RunFolder.of(command.config)
     if own := folder.ended():
         return own
     before = folder.progress()
     if config := folder.config():
         config = config.model_copy(update={"tracking": command.config.tracking})
         begun = CommandLine.of(folder.overrides(), command.config_dir)
-        record = RunRecord(begun, config, before.device, before.threads)
+        record = RunRecord(begun, config, before.device, before.threads, folder)
         record.progress = before
     else:
-        record = RunRecord(command, command.config, before.device, before.threads)
+        record = RunRecord(command, command.config, before.device, before.threads, folder)
         record.begin(resume=True)
     with contextlib.suppress(RequestError):  # a damaged file of the data set is the business of those that read it
         record.open(parent, tags)

@@ -29,6 +29,7 @@ def perform(options: argparse.Namespace) -> int:
     if not tracking.is_there(uri):
         allowed = "the store of a run or a sweep (python -m mnist_sweep makes one in mlruns/)"
         raise RequestError(f"--tracking-uri={uri}: there is no such file; allowed: {allowed}")
+    tracking.follow(uri)
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", options.host, "--port", port, "--workers", "1"]
     command += options.rest
     page = server = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{port}"

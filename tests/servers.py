@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,9 +25,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *command: str, path: str, **environment: str) -> Iterator[str]:
+def serving(folder: Path, *command: str, path: str, port: int = 0, **environment: str) -> Iterator[str]:
     """The address of ``python -m COMMAND --port PORT``, in a folder, as soon as it answers at a path."""
-    port = free_port()
+    port = port or free_port()
     beside = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # programs that servers call
     given = {"PYTHONPATH": str(ROOT), "PATH": beside, **environment}
     given |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -48,3 +50,52 @@ def serving(folder: Path, *command: str, path: str, **environment: str) -> Itera
             yield url
         finally:
             os.killpg(server.pid, signal.SIGTERM)
+
+
+#: Where Debian has the programs of PostgreSQL's server; elsewhere they are in the path.
+_POSTGRES = [*sorted(str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")), os.environ["PATH"]]
+PG_CTL = shutil.which("pg_ctl", path=os.pathsep.join(_POSTGRES))
+
+
+class Postgres:
+    """A server of PostgreSQL, with the user and the password ``sweep``, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._folder = free_port(), folder / "data"
+        # it refuses to run as root
+        self._user = "postgres" if os.getuid() == 0 else None
+        if self._user:
+            shutil.chown(folder, self._user)
+        (folder / "password").write_text("sweep")
+        (folder / "password").chmod(0o644)
+        first = ["-U", "sweep", "--pwfile", str(folder / "password"), "-A", "scram-sha-256", "--no-sync"]
+        self._call("initdb", "-D", str(self._folder), *first)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://sweep:sweep@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        self._call("pg_ctl", "-D", str(self._folder), "-o", options, "-l", str(self._folder / "log"), "-w", "start")
+
+    def stop(self) -> None:
+        """End it at once, and with it what its clients are doing."""
+        self._call("pg_ctl", "-D", str(self._folder), "-m", "immediate", "-w", "stop")
+
+    def _call(self, program: str, *arguments: str) -> None:
+        assert PG_CTL is not None
+        found = str(Path(PG_CTL).with_name(program))
+        subprocess.run([found, *arguments], user=self._user, cwd="/", check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server of PostgreSQL for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = Postgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 @pytest.fixture(autouse=True)
 def _handlers_come_back() -> Iterator[None]:
     """A hang-up is not ignored, as it is in a process that nohup has started."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
@@ -31,7 +31,16 @@ def _handlers_come_back() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1),
+        (signal.SIGUSR2, 128 + signal.SIGUSR2),
+    ],
+)
 def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: int) -> None:
     signal.signal(signum, lambda *_: pytest.fail("the handler of before"))
     with signals_as_flag():

@@ -1,5 +1,6 @@
 """What the machine has, and the precision that follows."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -57,3 +58,49 @@ def test_threads_that_wait_sleep_unless_the_user_has_said_otherwise(known: dict[
         [sys.executable, "-c", f"{script}{names}))"], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == kept
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "processors", "gigabytes"),
+    [
+        ("0::/", {"cpu.max": "250000 100000", "memory.max": "1073741824"}, 2.5, 1),
+        ("0::/a/b", {"a/cpu.max": "50000 100000", "a/b/cpu.max": "max 100000", "a/b/memory.max": "max"}, 0.5, None),
+        (
+            "4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n0::/docker/1",  # which the container has as its topmost group
+            {
+                "cpu/cpu.cfs_quota_us": "300000",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "2147483648",
+            },
+            3,
+            2,
+        ),
+        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf, None),
+        (None, {}, math.inf, None),
+    ],
+)
+def test_the_limits_of_a_container(
+    tmp_path: Path, groups: str | None, files: dict[str, str], processors: float, gigabytes: float | None
+) -> None:
+    if groups is not None:
+        files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()} | {"proc/self/cgroup": groups}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert hardware.quota(tmp_path) == processors
+    assert hardware.memory(tmp_path) == (gigabytes * 2**30 if gigabytes else hardware.memory(Path("/nowhere")))
+
+
+def test_no_more_cores_than_the_quota_and_no_more_workers_than_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "affinity", lambda: 64)
+    monkeypatch.setattr(hardware, "quota", lambda: 6.9)
+    monkeypatch.setattr(hardware, "memory", lambda: 4.5 * 2**30)
+    assert (hardware.cores(), hardware.usual_workers(0)) == (6, 4)
+    assert hardware.found() == "6 cores (the container's quota; 64 without it), 4.5 GB of memory"
+
+
+def test_a_binding_of_threads_is_taken_from_the_environment_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware.unbind() == ""
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    assert "OMP_PROC_BIND=true would tie all workers" in hardware.unbind()
+    assert "OMP_PROC_BIND" not in os.environ

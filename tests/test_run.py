@@ -256,3 +256,14 @@ def test_a_run_begins_with_the_weights_of_another(perform: Perform, tmp_path: Pa
     ):
         run.train(command(tmp_path, "other", f"trainer.init_from={weights}", "model.hidden=[17]"))
     assert not (tmp_path / "runs" / "other").exists()
+
+
+def test_slurms_environment_is_not_taken_and_a_strangers_checkpoint_not_read(
+    perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("NTASKS", "4"), ("JOB_ID", "1"), ("JOB_NAME", "it"), ("PROCID", "0"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+    result = perform()
+    assert (result.status, result.detail) == ("finished", None)

@@ -33,6 +33,8 @@ _SYNONYMS = {"learning_rate": "optimizer.lr", "epochs": "trainer.max_epochs", "n
 for _name in ("MNIST_SWEEP_DATA", "MLFLOW_TRACKING_URI"):
     if os.environ.get(_name) == "":  # an empty variable counts as none, here and in what MLflow reads
         del os.environ[_name]
+# `oc.env` would take an empty variable for a value
+OmegaConf.register_new_resolver("env", lambda name, default: os.environ.get(name) or default, replace=True)
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
 #: The folder of the configs: inside an installed package, beside the package in a checkout.
@@ -103,6 +105,12 @@ class CommandLine:
         new = self.add(*(override(key, value) for key, value in changed.items()))
         return CommandLine(new.overrides, new.config_dir, (self, changed))
 
+    def composed_as(self, config: schema.Config) -> "CommandLine":
+        """The same, which has this config and need not compose it, as where its files are not at hand."""
+        new = self.add()
+        vars(new)["config"] = config
+        return new
+
     def without(self, *names: str) -> "CommandLine":
         """Without the overrides of these top-level keys and groups, and of what lies below them."""
         kept = [item for item in self.overrides if re.split(r"[./]", key_of(item))[0] not in names]
@@ -113,6 +121,15 @@ class CommandLine:
         search = f"file://{self.config_dir.resolve()}" if self.config_dir is not None else None
         return [*self.overrides, *([f"hydra.searchpath=[{text(search)}]"] if search else [])]
 
+    def placed_as(self, other: "CommandLine", *keys: str) -> "CommandLine":
+        """With the other's place: its configs, and its overrides of these keys; without any, of `schema.PLACE`."""
+        mine, theirs = (
+            [item for item in each.overrides if schema.within(key_of(item).replace("/", "."), keys or schema.PLACE)]
+            for each in (self, other)
+        )
+        kept = [item for item in self.overrides if item not in mine]
+        return CommandLine(self.overrides if mine == theirs else (*kept, *theirs), other.config_dir)
+
     def assigned(self) -> dict[str, Any]:
         """What the overrides set, by dotted name."""
         return assigned(self.overrides)
@@ -120,11 +137,6 @@ class CommandLine:
     def written(self) -> list[str]:
         """The overrides as they are kept in files: without the passwords that were typed into them."""
         return [without_passwords(item) for item in self.overrides]
-
-    def with_passwords_of(self, other: "CommandLine") -> "CommandLine":
-        """With the passwords that another command line, which sets the same, has where this one lost them."""
-        known = {without_passwords(item): item for item in other.overrides}
-        return CommandLine(tuple(known.get(item, item) for item in self.overrides), self.config_dir)
 
     def shell(self) -> str:
         """As it is typed in a POSIX shell, without passwords."""

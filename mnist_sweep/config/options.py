@@ -247,4 +247,12 @@ class InlineLauncher(Section):
     name: Literal["inline"]
 
 
-Launcher = Annotated[LocalLauncher | InlineLauncher, Field(discriminator="name")]
+class RayLauncher(Section):
+    name: Literal["ray"]
+    address: Annotated[str, Field(pattern=r"^(auto|[^/:\s]+:\d+)$")] | None
+    cpus_per_worker: Rate
+    gpus_per_worker: NonNegative
+    memory_growth_mb: Positive
+
+
+Launcher = Annotated[LocalLauncher | InlineLauncher | RayLauncher, Field(discriminator="name")]

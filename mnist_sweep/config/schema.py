@@ -1,7 +1,7 @@
 """Types and bounds of every key of the config. The defaults are in conf/."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
@@ -19,8 +19,8 @@ from mnist_sweep.errors import without_passwords
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
-_HOW = {"output", "tracking", "data.root", "data.fallback"}
-_HOW |= {"trainer.threads", "trainer.accelerator", "trainer.cuda_graphs"}
+PLACE = {"output", "tracking", "data.root", "data.fallback"}
+PLACE |= {"trainer.threads", "trainer.accelerator", "trainer.cuda_graphs"}
 
 
 class Config(Section):
@@ -94,16 +94,17 @@ class Config(Section):
 
     def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
-        return {key: value for key, value in self.parameters().items() if not _within(key, _HOW)}
+        return {key: value for key, value in self.parameters().items() if not within(key, PLACE)}
 
 
-def _within(key: str, names: set[str]) -> bool:
+def within(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted name is one of these, or lies below one."""
     return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def searchable(key: str) -> bool:
     """Whether a sweep may draw this key: it is part of what is trained, and leaves trials comparable."""
-    return key.partition(".")[0] in _TRAINED and not _within(key, {*_HOW, "data.split_seed"})
+    return key.partition(".")[0] in _TRAINED and not within(key, {*PLACE, "data.split_seed"})
 
 
 def sections_of(key: str) -> list[type[Section]]:

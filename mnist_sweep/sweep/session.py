@@ -62,9 +62,9 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     """
     config = command.config
     assert config.sweep is not None
-    storage.storage_file(config.sweep)
+    storage.check(config)
     space, resources, goals = Space.of(command), divide(command), objectives(config)
-    explained = samplers.check(config.sweep, space, len(goals))
+    explained = [resources.found, *samplers.check(config.sweep, space, len(goals))]
     if space.fixed:
         explained.append(f"set on the command line, so not searched: {', '.join(space.fixed)}")
     if space.inactive:
@@ -74,6 +74,8 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
         explained.append(hardware.precision_in_words(resources.precision, resources.why))
     if not config.trainer.threads:
         common["trainer.threads"] = resources.threads
+    if config.launcher.name == "ray":  # whose workers start elsewhere
+        common["data.root"] = str(Path(config.data.root).resolve())
     if config.trainer.cuda_graphs is True and not resources.gpus:  # said once, rather than by each trial
         common["trainer.cuda_graphs"] = False
         explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
@@ -95,10 +97,16 @@ def opened(command: CommandLine) -> Iterator["Session"]:
     config = command.config
     assert config.sweep is not None
     folder = Path(config.output) / "runs" / config.sweep.name
-    with storage.locked(config.sweep, Path(config.output)):
+    with storage.locked(config.sweep, Path(config.output)) as lease:
         new = config.sweep.name not in storage.study_names(config.sweep)
         storage.check_folders(config.sweep, folder, new=new)
-        study = storage.open_study(config, space, datasets.verify(config.data))
+        study = storage.open_study(config, space, datasets.verify(config.data), common, lease)
+        if config.trainer.precision == "auto":  # all trials of a sweep have the same, whatever machine it goes on with
+            precision = study.recall("precision", resources.precision)
+            if precision != resources.precision:
+                explained.append(f"trained in {precision}: this sweep began so (trainer.precision)")
+                common = common.with_({"trainer.precision": precision})
+            study.remember("precision", precision)
         folder.mkdir(parents=True, exist_ok=True)
         for line in explained:
             log.info("%s", line)

@@ -12,14 +12,16 @@ from optuna.distributions import check_distribution_compatibility
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event, make_url
+from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_sweep import run_folder
 from mnist_sweep.config import schema
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import RequestError
 from mnist_sweep.result import is_run_of
+from mnist_sweep.sweep.lease import Lease
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import Study, objectives
 
@@ -41,9 +43,40 @@ def at_work(settings: Sweep, output: Path) -> bool:
         return True
 
 
+#: Databases whose drivers take ``connect_timeout``.
+_SERVERS = ("postgresql", "mysql", "mariadb")
+#: Seconds in which a server accepts a connection. A name may stand for two addresses, each of which is tried.
+_CONNECT_SECONDS = 3
+#: A connection over which nothing comes back is given up after half a minute, see PostgreSQL's libpq-connect.
+_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+_SERVER = "postgresql+psycopg://USER@HOST/DATABASE, with its password in PGPASSWORD"
+
+
+def check(config: schema.Config) -> None:
+    """Raise a RequestError where ``sweep.storage`` cannot be used, or its server does not answer within ten seconds.
+
+    A SQLite file is for one machine, so it does not go together with workers on others.
+    """
+    settings, launcher = config.sweep, config.launcher
+    assert settings is not None
+    file = storage_file(settings)
+    if launcher.name == "ray" and launcher.address:
+        why = "a SQLite file is for one machine, and launcher=ray has workers on several"
+        if file:
+            raise RequestError(f"sweep.storage={settings.storage}: {why}; allowed: {_SERVER}")
+        if config.tracking.name == "mlflow" and config.tracking.uri.startswith("sqlite:"):
+            allowed = "allowed: the address of an MLflow server, or tracking=none"
+            raise RequestError(f"tracking.uri={config.tracking.uri}: {why}; {allowed}")
+    if not file:
+        study_names(settings)
+
+
 @contextlib.contextmanager
-def locked(settings: Sweep, output: Path) -> Iterator[None]:
-    """Hold the sweep's folder and its study, which may lie elsewhere; a RequestError where another process does."""
+def locked(settings: Sweep, output: Path) -> Iterator[Lease | None]:
+    """Hold the sweep's folder and its study, which may lie elsewhere; a RequestError where another process does.
+
+    A study on a server is held by the lease.
+    """
     folders = {output.resolve()}
     if file := storage_file(settings):
         try:
@@ -55,7 +88,15 @@ def locked(settings: Sweep, output: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for folder in sorted(folders):
             stack.enter_context(run_folder.lock(folder / f".sweep-{settings.name}.lock", message))
-        yield
+        if file:
+            yield None
+            return
+        try:
+            lease = Lease(create_engine(settings.storage, **_arguments(settings)), settings.name, output.resolve())
+            stack.enter_context(lease)
+        except SQLAlchemyError as error:
+            raise _not_opened(settings, error) from error
+        yield lease
 
 
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
@@ -63,7 +104,7 @@ def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
     for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
         own = path == folder and not ((config := run_folder.RunFolder(path).config()) and config.sweep)
         if own or (new and is_run_of(folder.name, path.name)):
-            where = f"{path} is there, but its study is not in {settings.storage}"
+            where = f"{path} is there, but its study is not in {_shown(settings)}"
             raise RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")
 
 
@@ -71,7 +112,7 @@ def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
 def database(settings: Sweep) -> Iterator[BaseStorage]:
     """The database of ``sweep.storage``; a RequestError where it cannot be opened, or what the block does fails."""
     try:
-        storage = RDBStorage(settings.storage)
+        storage = RDBStorage(settings.storage, engine_kwargs=_arguments(settings))
         if storage_file(settings):
             event.listen(storage.engine, "connect", _write_ahead)
             storage.engine.dispose()  # the connections that were opened before
@@ -80,6 +121,15 @@ def database(settings: Sweep) -> Iterator[BaseStorage]:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own
         raise _not_opened(settings, error) from error
+
+
+def _arguments(settings: Sweep) -> dict[str, Any]:
+    """Of the database's engine: a server may be restarted, or be silent."""
+    url = make_url(settings.storage)
+    name = url.get_backend_name()
+    limits: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS} if name in _SERVERS else {}
+    limits |= _ALIVE if name == "postgresql" else {}
+    return {"pool_pre_ping": True, "connect_args": {key: limits[key] for key in limits.keys() - url.query.keys()}}
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
@@ -107,8 +157,20 @@ def storage_file(settings: Sweep) -> Path | None:
 
 
 def _not_opened(settings: Sweep, error: Exception) -> RequestError:
-    said = f"sweep.storage={settings.storage}: cannot be opened ({' '.join(str(error).split())[:200]})"
-    return RequestError(f"{said}; allowed: a URL such as sqlite:///FILE")
+    cause: BaseException = error
+    while cause.__cause__:  # what the driver of the database says
+        cause = cause.__cause__
+    missing = ' (pip install "mnist_sweep[postgres]")' if isinstance(cause, ImportError) else ""
+    said = f"sweep.storage={_shown(settings)}: cannot be opened ({' '.join(str(cause).split())[:200]})"
+    return RequestError(f"{said}; allowed: sqlite:///FILE, or {_SERVER}{missing}")
+
+
+def _shown(settings: Sweep) -> str:
+    """``sweep.storage`` without its password."""
+    try:
+        return make_url(settings.storage).render_as_string(hide_password=True)
+    except SQLAlchemyError:  # it is no URL
+        return settings.storage
 
 
 def study_names(settings: Sweep) -> list[str]:
@@ -120,7 +182,9 @@ def study_names(settings: Sweep) -> list[str]:
         return optuna.get_all_study_names(storage)
 
 
-def open_study(config: schema.Config, space: Space, digest: str) -> Study:
+def open_study(
+    config: schema.Config, space: Space, digest: str, common: CommandLine | None = None, lease: Lease | None = None
+) -> Study:
     """The study of a sweep on a data set with this digest, new or resumed.
 
     Raises:
@@ -132,7 +196,7 @@ def open_study(config: schema.Config, space: Space, digest: str) -> Study:
     directions = [goal.direction for goal in goals]
     with database(settings) as storage:
         optuna.create_study(study_name=settings.name, storage=storage, load_if_exists=True, directions=directions)
-        study = Study(storage, settings.name, goals, settings.constraints or {}, space, config.seed)
+        study = Study(storage, settings.name, goals, settings.constraints or {}, space, config.seed, common, lease)
         now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
         if before is None:
             if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:
@@ -190,7 +254,7 @@ def best_of(settings: Sweep) -> list[Mapping[str, Any]]:
     name, names = settings.warm_start, study_names(settings)
     if name is None or name not in names:
         there = f"there: {', '.join(names) or 'none yet'}"
-        raise RequestError(f"sweep.warm_start={name}: no such study in {settings.storage}; {there}")
+        raise RequestError(f"sweep.warm_start={name}: no such study in {_shown(settings)}; {there}")
     study = load_study(settings, name)
     sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
     trials = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: sign * trial.values[0])

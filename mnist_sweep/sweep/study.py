@@ -1,23 +1,32 @@
 """Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
+import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_sweep.config import schema
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Bound, Objective
+from mnist_sweep.errors import RunFailure, one_line
 from mnist_sweep.result import Result
+from mnist_sweep.sweep.lease import Lease
 from mnist_sweep.sweep.promotion import paused
 from mnist_sweep.sweep.samplers_view import SamplersView, measured, reason
 from mnist_sweep.sweep.space import Space
 
+log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 #: What a trial keeps of its result, as the user attribute ``result``; the rest is in its folder.
@@ -31,6 +40,8 @@ BASELINE = "baseline"
 IDENTITY = "queued"
 #: User attribute of a trial that was queued since another one failed: the number of that.
 RETRY = "retry of"
+#: Seconds between attempts to write to a server that does not answer: over two minutes in all.
+_PAUSES = (0.5, 1, 2, 4, 8, 15, 30, 30, 30)
 #: Study attribute: the epochs spent, the value and the trial whenever an epoch was better than all before.
 CURVE = "curve"
 
@@ -65,7 +76,8 @@ class Study:
 
     Samplers and pruners read it in memory: to read the database at each of their questions takes more processor time
     than all else. `save` writes what has changed to the database. Optuna is told that a candidate that broke a
-    constraint was pruned; here it counts as failed.
+    constraint was pruned; here it counts as failed. `common` is what the trials have in common in this session: those
+    of earlier ones are found below its output. With a `lease` it is on a server, which may be away for a while.
     """
 
     def __init__(
@@ -76,9 +88,12 @@ class Study:
         constraints: Mapping[str, Bound],
         space: Space,
         seed: int = 0,
+        common: CommandLine | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self.name, self.goals, self.constraints, self.space = name, list(goals), constraints, space
         self.own: str | None = None  # the `IDENTITY` of the config's own values; None where the space lacks them
+        self._lease = lease
         self._storage, self._stored = storage, storage.get_study_id_from_name(name)
         self._memory = SamplersView(constraints, space)
         directions = storage.get_study_directions(self._stored)
@@ -86,6 +101,8 @@ class Study:
         self.study = optuna.create_study(study_name=str(seed), storage=self._memory, directions=directions)
         self._here = self._memory.get_study_id_from_name(str(seed))
         for trial in storage.get_all_trials(self._stored):
+            if common and (result := trial.user_attrs.get("result")):
+                trial.set_user_attr("result", _placed(result, common))
             self._memory.create_new_trial(self._here, trial)
         for key, value in storage.get_study_user_attrs(self._stored).items():
             self.study.set_user_attr(key, value)
@@ -109,7 +126,7 @@ class Study:
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
         self.study.set_user_attr(key, value)
-        self._storage.set_study_user_attr(self._stored, key, value)
+        self._patiently(partial(self._storage.set_study_user_attr, self._stored, key, value))
 
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
@@ -168,7 +185,30 @@ class Study:
         return TrialState.WAITING
 
     def save(self, number: int) -> None:
-        """Write to the database what is new of a trial, and what its sampler noted of the study."""
+        """Write to the database what is new of a trial, and what its sampler noted of the study.
+
+        A RunFailure says that the database did not answer for minutes, or that another driver has taken over.
+        """
+        self._patiently(partial(self._save, number))
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Write, to a server also while it starts again: what is written twice is the same."""
+        for pause in (*_PAUSES, None) if self._lease else (None,):
+            try:
+                if self._lease:
+                    self._lease.check()
+                return write()
+            except (StorageInternalError, SQLAlchemyError) as error:
+                cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+                if self._lease is None or not isinstance(cause, OperationalError | InterfaceError):
+                    raise
+                if pause is None:
+                    raise RunFailure("error", f"sweep.storage does not answer ({one_line(cause, 200)})") from error
+                log.warning("sweep.storage does not answer (%s); again in %g s", one_line(cause, 100), pause)
+                time.sleep(pause)
+        return None
+
+    def _save(self, number: int) -> None:
         storage, trial = self._storage, self.trials()[number]
         noted = self._memory.get_study_system_attrs(self._here), storage.get_study_system_attrs(self._stored)
         _write_new(*noted, partial(storage.set_study_system_attr, self._stored))
@@ -313,6 +353,14 @@ class Study:
     def _costs(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Its values, with signs by which lower is better."""
         return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
+
+
+def _placed(result: Mapping[str, Any], common: CommandLine) -> dict[str, Any]:
+    """A result as this session of the sweep, which may be elsewhere, would find it below its own output."""
+    before = CommandLine.of(result["overrides"], common.config_dir)
+    command, folder = before.placed_as(common, "output", "tracking"), Path(result["folder"]).name
+    found = {**result, "folder": str(Path(common.config.output) / "runs" / folder)}
+    return found if command == before else {**found, "overrides": [*command.overrides], "command": command.shell()}
 
 
 def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:

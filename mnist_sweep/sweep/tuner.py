@@ -120,7 +120,7 @@ class Tuner:
                 self._record(number, left if whole else None)
         for trial in filter(paused, self.study.trials()):  # these have lost
             folder = RunFolder(self.runs / self.name(trial.number))
-            self.study.prune(trial.number, run_record.prune(folder, self.config.tracking))
+            self.study.prune(trial.number, run_record.prune(folder, self.config))
         if why := self.stopping.over(self.study.epochs()):
             log.info("stopping: %s; %d trials are done", why, self.study.counted())
 

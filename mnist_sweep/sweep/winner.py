@@ -21,7 +21,7 @@ from mnist_sweep.config import metrics, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.result import Result, run_name
+from mnist_sweep.result import BEST, Result, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.progress import Runs
 from mnist_sweep.sweep.space import same
@@ -41,9 +41,10 @@ class _Entry:
     parent: str | None  # MLflow's id of the run that the new ones are children of
 
     @classmethod
-    def of(cls, trial: FrozenTrial, sweep: CommandLine) -> "_Entry":
+    def of(cls, trial: FrozenTrial, common: CommandLine) -> "_Entry":
+        """Of a trial, in the place of this session."""
         result = trial.user_attrs["result"]
-        command = CommandLine.of(result["overrides"], sweep.config_dir).with_passwords_of(sweep)
+        command = CommandLine.of(result["overrides"]).placed_as(common)
         return cls(trial.number, command, float(result["seconds"]), result["mlflow_run_id"])
 
 
@@ -79,10 +80,14 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
     seeds, fresh = new[: settings.race_seeds], new[settings.race_seeds :]
     asked = [goal.metric, seeds, fresh, [trial.number for trial in candidates], settings.ablate]
     winner: dict[str, Any] | None = study.recall("winner")
-    if not winner or winner.get("asked") != asked:
+    if winner and winner.get("asked") == asked:  # of an earlier session, which may have been in another folder
+        runs_folder, trial = Path(config.output) / "runs", study.trials()[winner["trial"]]
+        winner["checkpoints"] = [str(runs_folder / Path(file).parents[1].name / BEST) for file in winner["checkpoints"]]
+        winner["command"] = trial.user_attrs["result"]["command"]
+    else:
         which = ", ".join(f"trial {trial.number}" for trial in candidates)
         log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "race"))
-        entries = [_Entry.of(trial, command) for trial in candidates]
+        entries = [_Entry.of(trial, common) for trial in candidates]
         race = _trained_again(command, study, entries, seeds, workers)
         if not race:
             raise RunFailure("error", "none of the best trials could be trained again")
@@ -90,8 +95,8 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
         best = next(trial for trial in candidates if trial.number == compared["trial"])
         own = _Entry(None, common, 0.0, study.recall("mlflow_run_id"))
         if found := study.baseline():
-            own = _Entry.of(found, command)
-        pair = [_Entry.of(best, command), *([own] if own.number != best.number else [])]
+            own = _Entry.of(found, common)
+        pair = [_Entry.of(best, common), *([own] if own.number != best.number else [])]
         against = " and the config's own values" if len(pair) > 1 else ""
         log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "new"))
         runs = _trained_again(command, study, pair, fresh, workers, winner=best.number)
@@ -246,7 +251,7 @@ def _ablated(
     """How much worse the winner is without each of its differences to the config: each is undone once."""
     found: list[dict[str, Any]] = []
     tasks: dict[str, list[Task]] = {}
-    number, trained, values = 0, _Entry.of(best, sweep), best.user_attrs["values"]
+    number, trained, values = 0, _Entry.of(best, common), best.user_attrs["values"]
     for difference in differences:
         key = str(difference["key"])
         found.append({**difference, "worse_by": None})
@@ -283,7 +288,7 @@ def _tested(config: schema.Config, study: Study, runs: Sequence[Result]) -> dict
         known = study.recall("test_openings", [])
         study.remember("test_openings", [*known, *sorted({*moments}.difference(known))])
 
-    results = open_test([Path(result.folder) for result in runs], remember, config.tracking)
+    results = open_test([Path(result.folder) for result in runs], on_open=remember, session=config)
     moments = {str(result.test_opened_at) for result in results}
     remember(*moments)  # a run that an earlier session measured is not opened again
     return {

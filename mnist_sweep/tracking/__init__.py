@@ -10,10 +10,10 @@ from mnist_sweep.tracking.mlflow_run import (
     warm_up,
 )  # fmt: skip
 from mnist_sweep.tracking.registry import Measured, checkpoint_of, is_there, register, registered, registered_name
-from mnist_sweep.tracking.store import artifact, client_of, harmless, is_server, page_of
+from mnist_sweep.tracking.store import artifact, check_server, client_of, follow, harmless, is_server, page_of
 
 __all__ = [
-    "MLflowRun", "Measured", "State", "artifact", "checkpoint_of", "client_of", "close_running", "crown",
-    "delete_runs", "harmless", "is_server", "is_there", "page_of", "register", "registered", "registered_name",
-    "versions", "warm_up",
+    "MLflowRun", "Measured", "State", "artifact", "check_server", "checkpoint_of", "client_of", "close_running",
+    "crown", "delete_runs", "follow", "harmless", "is_server", "is_there", "page_of", "register", "registered",
+    "registered_name", "versions", "warm_up",
 ]  # fmt: skip

@@ -184,6 +184,7 @@ class MLflowRun:
         required = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIRED]
         outer: Any = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets together with its own
         mlflow.set_tracking_uri(self._client.tracking_uri)  # of the whole process: MLflow logs models by no client
+        mlflow.set_experiment(experiment_id=self._client.get_run(self.run_id).info.experiment_id)  # else the first one
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*No complete tensor found.*")  # of an exported graph

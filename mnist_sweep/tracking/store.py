@@ -1,19 +1,25 @@
 """MLflow's store: a client of it, the experiment in it, and what keeps its errors from a run."""
 
 import contextlib
+import functools
+import itertools
 import logging
 import os
+import re
+import sqlite3
+import time
 import urllib.parse
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
 from mnist_sweep.config import options
 from mnist_sweep.config.paths import database_file
-from mnist_sweep.errors import one_line
+from mnist_sweep.errors import RequestError, one_line, without_passwords
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +28,28 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where only the result's path is to stand
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # over half a minute, in which a server starts again
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+#: The same for the first question of all, which is asked before anything begins.
+_FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+#: Columns of MLflow's database with addresses of artifacts.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+#: Seconds that a server which did not answer is left alone by this process.
+_LEFT_ALONE = 60.0
+#: Until when, on the monotonic clock, by address.
+_silent: dict[str, float] = {}
 
 
 def client_of(uri: str) -> Any:
     """MLflow's client of a store, quiet and bounded in time. The first one imports MLflow, which takes seconds."""
+    follow(uri)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
@@ -59,18 +80,90 @@ def runs_page(experiment: str) -> str:
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
+def follow(uri: str) -> None:
+    """Tell a store in a file that was copied or moved where its artifacts are now: MLflow keeps absolute addresses.
+
+    A folder ``artifacts`` beside the file is the store's own; so is one whose old place is no more.
+    """
+    found = database_file(uri)
+    if found is None or not (file := found.resolve()).is_file():
+        return
+    with contextlib.closing(sqlite3.connect(file, timeout=20, isolation_level=None)) as database:
+        if not _left(database, file.parent):
+            return
+        with harmless(f"{file} was moved, and cannot be told so"):
+            database.execute("BEGIN IMMEDIATE")
+            for before in (moved := _left(database, file.parent)):  # unless another process has done it meanwhile
+                addresses = (f"{before.as_uri()}/", f"{file.parent.as_uri()}/"), (f"{before}/", f"{file.parent}/")
+                for (old, new), (table, column) in itertools.product(addresses, _ADDRESSES):
+                    replaced = f"{column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                    database.execute(f"UPDATE {table} SET {replaced}", (new, len(old) + 1, len(old), old))
+            database.execute("COMMIT")
+            for before in moved:
+                log.info("tracking: %s has come from %s; its artifacts are found beside it", file, before)
+
+
+def _left(database: sqlite3.Connection, here: Path) -> list[Path]:
+    """The folders in which the store was, if it is now in this one."""
+    rows: list[tuple[str | None]] = []
+    with contextlib.suppress(sqlite3.Error):  # no database of MLflow's, or none at all, as its own client will say
+        rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+    paths = [Path(url2pathname(urllib.parse.urlsplit(each).path)) for (each,) in rows if each and "file:/" in each]
+    lost = [path.parent for path in paths if path.name == "artifacts" and path.parent != here]
+    return [folder for folder in lost if (here / "artifacts").is_dir() or not folder.is_dir()]
+
+
+@functools.cache
+def check_server(uri: str) -> None:
+    """Raise a RequestError, within ten seconds, where a server does not answer, or not to this user."""
+    client = client_of(uri)
+    kept = {name: _ENVIRONMENT[name] for name in _FIRST if os.environ[name] == _ENVIRONMENT[name]}  # else as users wish
+    os.environ.update({name: _FIRST[name] for name in kept})
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:  # MLflow's, and those of what it stands on
+        said = " ".join(str(error).split())
+        status = re.search(r"error code (\d+)", said)
+        causes = re.findall(r"Caused by (\w+)\((.*?)\)*$", said) or re.findall(r"exception (\w+)?:?(.*)", said)
+        why = " ".join(causes[0])[:200] if causes else said[:200]
+        if status:
+            why = f"HTTP status {status[1]}"
+            if status[1] in ("401", "403"):
+                why += ", by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        allowed = "allowed: an MLflow server that answers, a database such as sqlite:///FILE, or tracking=none"
+        raise RequestError(f"tracking.uri={without_passwords(uri)}: cannot be used ({why}); {allowed}") from error
+    finally:
+        os.environ.update(kept)
+
+
 def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
-    """A client and the experiment's id. Two processes that start together must not both create the database."""
-    output.mkdir(parents=True, exist_ok=True)
-    file = database_file(settings.uri) or output / "mlflow.db"  # the lock lies beside it, whatever the output
-    with FileLock(file.with_name(f".{file.name}.lock")):
-        client = client_of(settings.uri)
-        if found := client.get_experiment_by_name(settings.experiment):
+    """A client and the experiment's id, which is made where there is none."""
+    if not is_server(settings.uri):
+        output.mkdir(parents=True, exist_ok=True)
+        file = database_file(settings.uri) or output / "mlflow.db"  # the lock lies beside it, whatever the output
+        # two processes that start together must not both create the database
+        with FileLock(file.with_name(f".{file.name}.lock")):
+            return _experiment(settings, (output / "artifacts").resolve().as_uri())
+    if time.monotonic() < _silent.get(settings.uri, 0.0):
+        raise ConnectionError("the server did not answer a moment ago")
+    try:
+        return _experiment(settings, None)  # a server keeps artifacts where its own settings say
+    except Exception:
+        _silent[settings.uri] = time.monotonic() + _LEFT_ALONE
+        raise
+
+
+def _experiment(settings: options.MLflow, artifacts: str | None) -> tuple[Any, str]:
+    client = client_of(settings.uri)
+    if found := client.get_experiment_by_name(settings.experiment):
+        return client, str(found.experiment_id)
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
+    try:
+        return client, str(client.create_experiment(settings.experiment, artifact_location=artifacts, tags=kind))
+    except Exception:
+        if found := client.get_experiment_by_name(settings.experiment):  # somebody else has just made it
             return client, str(found.experiment_id)
-        # a server keeps artifacts where its own settings say
-        location = None if is_server(settings.uri) else (output / "artifacts").resolve().as_uri()
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
-        return client, str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
+        raise
 
 
 def model_of(client: Any, run_id: str | None) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from torch import nn
 
 from mnist_sweep.config import schema
@@ -87,6 +88,9 @@ class Fit(Callback):
             accelerator="cpu" if self.device.type == "cpu" else "gpu",
             devices=1,
             callbacks=[*bars, self],
+            # else SLURM's, which wants as many processes as tasks, and reads checkpoints that others left in the folder
+            plugins=[LightningEnvironment()],
+            default_root_dir=self.folder,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

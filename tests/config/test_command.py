@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mnist_sweep.config import options
 from mnist_sweep.config.command import CONF, CommandLine
 from mnist_sweep.errors import RequestError
 
@@ -189,3 +190,33 @@ def test_the_config_is_read_back_from_its_own_file() -> None:
     plain: Any = yaml.safe_load(yaml.safe_dump(config.plain(), sort_keys=False))
     assert type(config).model_validate(plain) == config
     assert "name" not in plain["model"]
+
+
+def test_a_command_line_in_the_place_of_another_session_trains_the_same() -> None:
+    trial = CommandLine.of(["output=old", "tracking=none", "data.root=/old", "trainer.accelerator=gpu", "seed=3"])
+    here = CommandLine.of(["output=new", "tracking.uri=sqlite:///x.db", "trainer.threads=2", "seed=1"])
+    assert trial.placed_as(here).overrides == (
+        "seed=3",
+        "output=new",
+        "tracking.uri=sqlite:///x.db",
+        "trainer.threads=2",
+    )
+    assert trial.placed_as(here, "output").overrides == (*trial.overrides[1:], "output=new")
+    assert trial.placed_as(trial) == trial
+
+
+@pytest.mark.parametrize(
+    ("value", "uri", "experiment"), [("https://a:5", "https://a:5", "https://a:5"), ("", None, "mnist_sweep")]
+)
+def test_mlflows_own_variables_are_the_defaults_of_tracking(
+    monkeypatch: pytest.MonkeyPatch, value: str, uri: str | None, experiment: str
+) -> None:
+    """An empty one counts as none."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", value)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", value)
+    tracking = CommandLine.of(["output=out"]).config.tracking
+    assert isinstance(tracking, options.MLflow)
+    assert (tracking.uri, tracking.experiment) == (uri or "sqlite:///out/mlflow.db", experiment)
+    given = CommandLine.of(["tracking.experiment=mine"]).config.tracking
+    assert isinstance(given, options.MLflow)
+    assert given.experiment == "mine"

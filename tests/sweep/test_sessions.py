@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mnist_sweep import tracking
+from mnist_sweep import hardware, tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 from mnist_sweep.result import BEST, Result
@@ -309,3 +309,25 @@ def test_only_the_best_keep_their_checkpoints(tmp_path: Path) -> None:
     assert {path.parents[1].name for path in tmp_path.rglob("best.ckpt")} == best
     results = [Result.read(path.parent) for path in tmp_path.glob("runs/sweep-*/result.json")]
     assert {Path(result.folder).name for result in results if result.checkpoint} == best
+
+
+def test_a_sweep_that_was_moved_goes_on_where_it_is_now(tmp_path: Path) -> None:
+    before, now = tmp_path / "before", tmp_path / "now"
+    stubs.search(before, "sweep.trials=2", "sweep/pruner=none")
+    before.rename(now)
+    study = stubs.search(now, "sweep.trials=3", "sweep/pruner=none", "data.root=elsewhere").study
+    assert not before.exists()
+    for trial in study.trials():
+        result = trial.user_attrs["result"]
+        assert result["folder"] == str(now / "runs" / f"sweep-{trial.number:04d}")
+        assert f"output={now}" in result["overrides"]
+        assert str(before) not in result["command"]
+        assert Result.read(Path(result["folder"])).folder == result["folder"]
+
+
+def test_a_sweep_keeps_the_precision_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for found in (32, "bf16"):
+        monkeypatch.setattr(hardware, "precision", lambda *_, found=found: (found, "it can"))
+        session.prepared.cache_clear()
+        stubs.search(tmp_path, f"sweep.trials={1 + (found == 'bf16')}", "sweep/pruner=none")
+    assert ["trainer.precision=32" in overrides for overrides in stubs.performed] == [True, True]

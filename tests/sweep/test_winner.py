@@ -42,7 +42,7 @@ class Race:
         command = studies.sweep_of(self.folder, "sweep.winner.seeds=2", "sweep.winner.race_seeds=2", *items)
         return winner.choose(command, command.without("sweep"), self.study, cast(Workers, self))
 
-    def perform(self, tasks: Sequence[Task], _: object) -> dict[int, Result]:
+    def perform(self, tasks: Sequence[Task], _: object = None) -> dict[int, Result]:
         self.tasks += tasks
         return {task.id: self._train(task) for task in tasks}
 
@@ -60,7 +60,7 @@ class Race:
         done.write()
         return done
 
-    def open_test(self, folders: Sequence[Path], on_open: Callable[[str], None], _: Any) -> list[Result]:
+    def open_test(self, folders: Sequence[Path], on_open: Callable[[str], None], **_: Any) -> list[Result]:
         self.opened.append([folder.name for folder in folders])
         results = [Result.read(folder) for folder in folders]
         moment = f"2026-01-0{len(self.opened)}"

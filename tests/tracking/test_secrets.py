@@ -68,4 +68,4 @@ def test_parameters_and_commands_have_none_and_the_winner_has_it_again() -> None
     assert CANARY not in json.dumps([sweep.config.parameters(), sweep.config.plain(), sweep.shell(), sweep.written()])
     trial = CommandLine.of(sweep.without("sweep").written())
     assert CANARY not in trial.config.tracking.uri  # type: ignore[union-attr]
-    assert trial.with_passwords_of(sweep).config.tracking == sweep.config.tracking
+    assert trial.placed_as(sweep).config.tracking == sweep.config.tracking

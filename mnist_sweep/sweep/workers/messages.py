@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mnist_sweep.config.command import CommandLine
@@ -23,6 +24,8 @@ class Task:
     limit_seconds: float | None = None  # that the run may take
     seeds: int = 1  # the run's own and those after it: a run that finishes is judged by its mean over them
     pictures: bool = False  # whether a finished run makes its pictures and exports its model
+    folder: Path | None = None  # of the run, where it is not to be below the output
+    data_root: str | None = None  # where the images are, where that is not ``data.root``
 
 
 @dataclass(frozen=True)

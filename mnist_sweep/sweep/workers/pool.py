@@ -36,12 +36,22 @@ class Handle:
     """A worker as the sweep sees it."""
 
     connection: Connection
-    process: subprocess.Popen[bytes] | None = None  # a thread has none, and cannot be killed
+    process: subprocess.Popen[bytes] | None = None  # a thread has none
     ready: bool = False  # free for a task
     task: Task | None = None
     attempt: int = 0  # at this task
     begun: float = math.inf  # the attempt, on the monotonic clock
     first_mb: float = math.inf  # resident memory when it was ready, MB of 2**20 bytes
+
+    @property
+    def can_be_killed(self) -> bool:
+        """Whether `close` ends it in the middle of a task."""
+        return self.process is not None
+
+    def begin(self, task: Task, attempt: int) -> None:
+        """Give it a task; it is ready for one."""
+        self.task, self.ready, self.attempt, self.begun = task, False, attempt, time.monotonic()
+        self.send(task)
 
     def send(self, message: Any) -> None:
         """Tell the worker, unless it has died, which its connection shows."""
@@ -61,23 +71,32 @@ class Handle:
 class Workers:
     """Workers that start as soon as there is something to do, and are gone when the context ends.
 
-    A run whose worker dies is tried once more, from its last checkpoint, by the worker that replaces it. A worker that
-    ran out of memory is replaced after its task; so is one that has grown.
+    A run whose worker dies is tried once more, from its last checkpoint, by the first worker that is free. A worker
+    that ran out of memory is replaced after its task; so is one that has grown.
 
     Args:
         size: runs at a time.
         start: starts the worker of a place, counted from 0.
         memory_growth_mb: that a worker may hold more than when new, MB of 2**20 bytes.
         hint: what else to try where workers cannot start.
+        room: how many there may be now, where that changes.
+        end: is called when all are gone.
     """
 
     def __init__(
-        self, size: int, start: Callable[[int], Handle], memory_growth_mb: float = math.inf, hint: str = ""
+        self,
+        size: int,
+        start: Callable[[int], Handle],
+        memory_growth_mb: float = math.inf,
+        hint: str = "",
+        room: Callable[[], int] | None = None,
+        end: Callable[[], None] | None = None,
     ) -> None:
-        self.size = size
+        self.size, self._room, self._end = size, room, end
         self._start, self._growth, self._hint = start, memory_growth_mb, hint
         self._workers: dict[int, Handle] = {}  # by place
         self._deaths: Counter[int] = Counter()  # in a row, by place
+        self._again: deque[tuple[Task, int]] = deque()  # of workers that died, each with the number of its next attempt
         self._events: list[Report | Finished] = []
         self._failure: RunFailure | None = None
         self._stopping = False
@@ -100,14 +119,24 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers.values():
             worker.close()
+        if self._end:
+            self._end()
+
+    def _assign(self) -> None:
+        """Give the tasks of workers that died to those that are ready."""
+        for worker in self._workers.values():
+            if worker.ready and self._again:
+                worker.begin(*self._again.popleft())
 
     @property
     def running(self) -> dict[int, Task]:
         """The tasks that have not finished, by id."""
-        return {worker.task.id: worker.task for worker in self._workers.values() if worker.task}
+        again = {task.id: task for task, _ in self._again}
+        return again | {worker.task.id: worker.task for worker in self._workers.values() if worker.task}
 
     def open(self) -> None:
         """Start the workers, so that they are ready sooner."""
+        self.size = max(self.size, self._room() if self._room else 0)
         for place in range(len(self._workers), self.size):
             self._workers[place] = self._start(place)
 
@@ -121,8 +150,7 @@ class Workers:
         if not self.free():
             raise ValueError("no worker is free")
         worker = next(worker for worker in self._workers.values() if worker.ready)
-        worker.task, worker.ready, worker.attempt, worker.begun = task, False, 1, time.monotonic()
-        worker.send(task)
+        worker.begin(task, attempt=1)
 
     def events(self, timeout: float) -> list[Report | Finished]:
         """What has happened, as soon as there is an event or a worker becomes free, or after so many seconds.
@@ -174,6 +202,8 @@ class Workers:
         for worker in self._workers.values():
             if worker.task:
                 worker.send(("stop", worker.task.id))
+        self._events += [Finished(task, None) for task, _ in self._again]
+        self._again.clear()
         while self.running and time.monotonic() < deadline:
             self._listen(0.5)
         for place, worker in self._workers.items():
@@ -186,7 +216,7 @@ class Workers:
         """Hear what the workers say within this time, in seconds, and kill those that hang."""
         heard = wait([worker.connection for worker in self._workers.values()], timeout)
         for place, worker in self._workers.items():
-            task = worker.task if worker.process else None
+            task = worker.task if worker.can_be_killed else None
             if worker.connection in heard:
                 self._hear(place, worker)
             elif (
@@ -207,8 +237,7 @@ class Workers:
         match message:
             case ("ready", memory_mb):
                 self._deaths[place] = 0
-                worker.ready, worker.first_mb, worker.begun = not worker.task, memory_mb, time.monotonic()
-                worker.attempt += 1  # at a task of the worker before it
+                worker.ready, worker.first_mb = True, memory_mb
             case ("report", epoch, values) if worker.task:
                 about = "answer", worker.task.id, epoch
                 report = Report(worker.task.id, epoch, values, lambda go_on: worker.send((*about, go_on)))
@@ -222,6 +251,7 @@ class Workers:
                 self._replace(place, detail)
             case ("log", record):
                 logging.getLogger(record.name).handle(record)
+        self._assign()
 
     def _replace(self, place: int, detail: str = "") -> None:
         """Start another worker in the place of one, and decide what becomes of its task."""
@@ -239,8 +269,7 @@ class Workers:
             self._finish(old, self._abandon(old.task, "crashed", f"its worker died twice ({detail})"))
         else:
             log.warning("a worker died (%s); %s is tried once more", detail, old.task.command.assigned()["name"])
-            new.task, new.attempt = dataclasses.replace(old.task, resume=True), old.attempt
-            new.send(new.task)
+            self._again.append((dataclasses.replace(old.task, resume=True), old.attempt + 1))
 
     def _finish(self, worker: Handle, result: Result | None) -> None:
         if worker.task:

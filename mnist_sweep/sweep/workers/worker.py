@@ -22,6 +22,16 @@ from mnist_sweep.sweep.workers.messages import Decision, OnEpoch, Stopped, Task
 
 log = logging.getLogger(__name__)
 
+#: The environment of a process, where the user's does not say otherwise.
+WORKER_ENVIRONMENT = {
+    # oneDNN and torch's layer over it keep what they prepared for the last 1,024 shapes of tensors: over a sweep
+    # hundreds of megabytes. One network of ten convolutions needs about 100.
+    "LRU_CACHE_CAPACITY": "256",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages, where the system grants them to who asks
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # what it logs goes to the sweep, not to the terminal
+}
+
 
 class Worker:
     """A worker as it sees itself: one thread listens to the sweep, the calling thread performs the tasks.
@@ -120,8 +130,10 @@ def train(task: Task, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
 
     common: dict[str, Any] = {"parent": task.parent, "tags": task.tags}
     more: dict[str, Any] = {"resume": task.resume, "limit_seconds": task.limit_seconds, "pictures": task.pictures}
+    folder = RunFolder(task.folder) if task.folder else RunFolder.of(task.command.config)
+    more["data_root"] = task.data_root
     try:
-        first = run.train(task.command, on_epoch=on_epoch, stopped=stopped, **common, **more)
+        first = run.train(task.command, on_epoch=on_epoch, stopped=stopped, folder=folder, **common, **more)
         if task.seeds == 1 or first.status != "finished":
             return first
         from mnist_sweep.sweep.workers.seeds import over_seeds
@@ -129,10 +141,10 @@ def train(task: Task, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
         more["resume"] = True
         return over_seeds(task, first, lambda command: run.train(command, stopped=stopped, **common, **more))
     except Interrupted:
-        result = RunFolder.of(task.command.config).result()
+        result = folder.result()
         return result if task.seeds == 1 or not result or result.status != "finished" else None
     except RequestError as error:
-        return abandon(task.command, reason="error", detail=str(error), **common)
+        return abandon(task.command, reason="error", detail=str(error), folder=folder, **common)
     finally:
         trainer.release_memory()
 

@@ -1,15 +1,17 @@
 """Workers as the tests drive them: tasks in, events out."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers import Finished, Report, Task, Workers
 from mnist_sweep.sweep.workers.resources import Resources, local
-from tests.conftest import command
+from tests.conftest import ROOT, command
 from tests.sweep.workers.stubs import stub
 
 #: Seconds, far more than anything here takes; a test that runs into it has failed.
@@ -18,6 +20,15 @@ PATIENCE = 60.0
 
 def processes(size: int, *, threads: int = 1, gpus: tuple[str, ...] = (), **more: Any) -> Workers:
     return local(stub, Resources(size, threads, gpus, 32, ""), **more)
+
+
+def cluster(size: int) -> Workers:
+    """The same as actors of a Ray cluster of this machine."""
+    os.environ["PYTHONPATH"] = str(ROOT)  # where they find the stub
+    from mnist_sweep.sweep.workers.cluster import open_cluster
+
+    items = ["+sweep=optuna", "launcher=ray", "launcher.cpus_per_worker=0.5", f"sweep.workers={size}", "output=nowhere"]
+    return open_cluster(stub, size, CommandLine.of(items))
 
 
 def task(number: int, output: str | Path = "nowhere", limit: float | None = None, **tags: Any) -> Task:

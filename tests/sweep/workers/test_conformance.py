@@ -10,15 +10,18 @@ import pytest
 
 from mnist_sweep.errors import signalled, signals_as_flag
 from mnist_sweep.sweep.workers import Report, Workers
-from tests.sweep.workers.driving import begin, perform, processes, task, until
+from tests.sweep.workers.driving import begin, cluster, perform, processes, task, until
 from tests.sweep.workers.stubs import stub
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["inline", "processes"])
+@pytest.fixture(scope="module", params=["inline", "processes", "ray"])
 def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
-    with Workers.inline(stub) if request.param == "inline" else processes(2) as opened:
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed")
+    start = {"inline": lambda: Workers.inline(stub), "processes": lambda: processes(2), "ray": lambda: cluster(2)}
+    with start[request.param]() as opened:
         until(opened, lambda: opened.free() == opened.size)
         yield opened
 

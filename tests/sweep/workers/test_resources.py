@@ -33,6 +33,7 @@ def test_workers_by_cores_and_by_the_memory_of_gpus_and_no_more_than_there_is_wo
 ) -> None:
     """So many workers, each with so many threads, on so many GPUs."""
     monkeypatch.setattr(hardware, "cores", lambda: cores)
+    monkeypatch.setattr(hardware, "memory", lambda: 512.0 * 2**30)
     monkeypatch.setattr(hardware, "gpus", lambda: tuple(map(str, range(len(memory)))))
     found = [SimpleNamespace(total_memory=int(gigabytes * 2**30)) for gigabytes in memory]
     monkeypatch.setattr(torch.cuda, "get_device_properties", found.__getitem__)
