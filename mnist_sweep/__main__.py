@@ -7,6 +7,7 @@ import argparse
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
 from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
+from mnist_sweep.config.overrides import added
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 log = logging.getLogger("mnist_sweep")
@@ -47,7 +49,7 @@ def _run(command: CommandLine) -> int:
     from mnist_sweep import run
 
     config = command.config
-    log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.name, config.trainer.max_epochs)
+    log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.label, config.trainer.max_epochs)
     result = run.train(command, test=True, progress=True)
     if finished := result.status == "finished":
         best = f"{config.objective} {result.objective:.4f} in epoch {result.best_epoch} of {result.epochs}"
@@ -111,6 +113,7 @@ def main() -> int:
         names = [f"sweep.name={c.config.sweep.name}" if c.config.sweep else f"name={c.config.name}" for c in commands]
         if twice := [name for name in names if name != "name=None" and names.count(name) > 1]:
             raise RequestError(f"{twice[0]}: the same for {len(twice)} runs; allowed: one name each")
+    sys.argv[1:] = map(added, sys.argv[1:])  # which Hydra composes once more
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own way to hand on exceptions rather than to print them and exit
     codes: list[int] = []
 

@@ -86,9 +86,10 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
 
 
 def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
-    """A trained network, on the CPU: images (B, 1, 28, 28), 0 … 1, white on black → probabilities (B, 10).
+    """A trained network, on the CPU: images (B, C, H, W), 0 … 1, MNIST's (B, 1, 28, 28) → probabilities (B, classes).
 
-    Its ``dataset`` is the name of the set that it was trained on.
+    Its ``dataset`` is the name of the set that it was trained on, ``classes`` are the names of the classes, and
+    ``data`` is the config of that set. A network of one's own, ``model=custom``, needs its code where it was.
 
     Args:
         source: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the path of a run's best.ckpt.
@@ -104,7 +105,9 @@ def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
     store = tracking_uri or default_store()
     model = registered(str(source), store) if in_mlflow else trained_model.read(Path(source))
     network = trained_model.served(model.network)
-    network.dataset = model.config.data.name  # type: ignore[assignment]  # torch declares modules and tensors only
+    data: Any = model.config.data
+    known = {"dataset": data.label, "classes": list(data.classes), "data": data}
+    vars(network).update(known)
     return network
 
 
@@ -117,7 +120,7 @@ def predict(network: "nn.Module", paths: Sequence[str | Path]) -> "list[Predicti
     from mnist_sweep.inference.predict import Prediction, predictions
 
     found: list[Prediction] = []
-    for result in predictions(network, str(network.dataset), [Path(path) for path in paths]):
+    for result in predictions(network, vars(network)["data"], [Path(path) for path in paths]):
         if not isinstance(result, Prediction):
             raise result
         found.append(result)
@@ -160,6 +163,10 @@ def check(command: CommandLine) -> None:
         session.prepared(command)
     elif config.name is not None and (runs / config.name).exists():
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
+    if config.metrics.extra:
+        from mnist_sweep.training.own_code import check_metrics
+
+        check_metrics(config.extra_metrics(), config.data.images.classes)
     datasets.verify(config.data)
 
 

@@ -8,6 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 #: Words that Hydra reads as they stand, as a string and as nothing else.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
+#: Below this lie keys that no YAML file lists: the arguments of a network of the user's own.
+FREE = "model.arguments."
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
@@ -34,7 +36,12 @@ def _quoted(value: str) -> str:
 
 def override(key: str, value: Any) -> str:
     """``key=value`` in Hydra's grammar."""
-    return f"{key}={text(value)}"
+    return added(f"{key}={text(value)}")
+
+
+def added(item: str) -> str:
+    """An override of a key that no YAML file lists, so that Hydra adds it; any other as it is."""
+    return f"++{item}" if item.startswith(FREE) else item
 
 
 def key_of(item: str) -> str:

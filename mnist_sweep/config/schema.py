@@ -6,18 +6,22 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnist_sweep.config import metrics
-from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config.options import Data, Launcher, Loss, Model, Optimizer, Scheduler, Tracking, Trainer
-from mnist_sweep.config.overrides import flattened
-from mnist_sweep.config.section import Name, Section, one_of
+from mnist_sweep.config import options as groups
+from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.metrics import EPOCH_METRICS, RUN_METRICS, Direction
+from mnist_sweep.config.network_shapes import Layer
+from mnist_sweep.config.options import Data, Launcher, Loss, Metrics, Model, Optimizer, Scheduler, Tracking, Trainer
+from mnist_sweep.config.overrides import FREE, flattened
+from mnist_sweep.config.section import Name, Section
 from mnist_sweep.config.sweep_options import Sweep
 
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
-_HOW = {"output", "tracking", "data.root", "data.fallback"}
+_HOW = {"output", "tracking", "data.root", "data.fallback", "data.path", "data.cache"}
 _HOW |= {"trainer.threads", "trainer.accelerator", "trainer.cuda_graphs"}
+#: Keys that say which images there are, without which trials do not compare.
+_IMAGES = {f"data.{key}" for key in ("split_seed", "validation_share", "test_share", "size", "channels", "skip_bad")}
 
 
 class Config(Section):
@@ -26,12 +30,13 @@ class Config(Section):
     name: Name | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output: Annotated[str, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
-    objective: Annotated[str, one_of(metrics.EPOCH_METRICS)]
+    objective: str
     data: Data
     model: Model
     optimizer: Optimizer
     scheduler: Scheduler
     loss: Loss
+    metrics: Metrics = Metrics()
     trainer: Trainer
     tracking: Tracking
     launcher: Launcher
@@ -41,32 +46,66 @@ class Config(Section):
     def _sound(self) -> Self:
         if self.sweep and self.name is not None:
             raise ValueError(f"name={self.name}: a sweep is named by sweep.name")
-        if self.data.batch_size == 1 and self.model.batch_norm and 1 in shapes.convolved_sizes(self.model.blocks()):
+        self.layers()
+        if self.data.batch_size == 1 and self.model.smallest_maps(self.data.images) == 1:
             raise ValueError(
                 "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
                 "needs two; allowed there: at least 2, or model.batch_norm=false"
             )
+        if self.data.limit is not None and self.data.limit < (classes := self.data.images.classes):
+            least = f"should be greater than or equal to {classes}, one of each class"
+            raise ValueError(f"data.limit={self.data.limit}: {least}")
+        judged = {"objective": self.objective} if self.objective not in self.epoch_metrics else {}
+        if self.sweep:
+            goals, known = enumerate(self.sweep.objectives or []), self.epoch_metrics | RUN_METRICS
+            judged |= {f"sweep.objectives[{at}].metric": goal.metric for at, goal in goals if goal.metric not in known}
+            judged |= {"sweep.constraints": name for name in self.sweep.constraints or {} if name not in known}
+        for key, name in judged.items():
+            allowed = self.epoch_metrics if key == "objective" else self.epoch_metrics | RUN_METRICS
+            raise ValueError(f"{key}={name}: should be one of {', '.join(allowed)}")
         return self
+
+    def layers(self) -> list[Layer]:
+        """The table of the network's layers, for the images of the data set."""
+        return self.model.layers(self.data.images)
+
+    def extra_metrics(self) -> list[groups.Extra]:
+        """What is measured on top: the user's own metrics, and the balanced accuracy where classes may be unequal."""
+        unequal = self.data.own or self.loss.class_weights
+        extra = [groups.Extra(target="balanced_accuracy")] if unequal else []
+        return list({each.metric: each for each in [*extra, *self.metrics.functions()]}.values())
+
+    @property
+    def epoch_metrics(self) -> dict[str, Direction]:
+        """What is logged once an epoch, and which way is better."""
+        return EPOCH_METRICS | {f"val/{each.metric}": each.direction for each in self.extra_metrics()}
 
     def with_precision(self, precision: Literal[32, "bf16"]) -> "Config":
         """The same config with the precision that ``auto`` came to."""
         return self.model_copy(update={"trainer": self.trainer.model_copy(update={"precision": precision})})
 
     @property
-    def direction(self) -> metrics.Direction:
+    def direction(self) -> Direction:
         """Which way the objective is better."""
-        return metrics.EPOCH_METRICS[self.objective]
+        return self.epoch_metrics[self.objective]
 
     def plain(self) -> dict[str, Any]:
-        """The config as plain containers, as Hydra composed it."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        """The config as plain containers, as Hydra composed it; with what the files of an image set of one's own hold."""
+        content: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
+        if isinstance(self.data, groups.Folder | groups.Arrays):
+            content["data"]["contents"] = self.data.found.model_dump(mode="json")
+        return content
 
     def parameters(self) -> dict[str, Any]:
         """Every value that bears on a run, by dotted name; a group's option under the group's own, ``optimizer``."""
-        parts = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "name", "launcher"})
+        parts = {key: part for key, part in self.plain().items() if key not in ("sweep", "name", "launcher")}
+        if found := parts["data"].pop("contents", None):
+            parts["data"]["digest"] = found["digest"]
+        if isinstance(self.model, groups.Custom):
+            parts["model"]["arguments"] = {**self.model.defaults(), **self.model.arguments}
         values = {key: value for key, value in flattened(parts).items() if not isinstance(value, dict)}
-        found = {key.removesuffix(".name"): value for key, value in values.items()}
-        return found | ({"model": self.model.name} if options("model") else {})  # which a YAML file need not say
+        named = {key.removesuffix(".name"): value for key, value in values.items()}
+        return named | {"model": self.model.name}  # which a YAML file need not say
 
     def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
@@ -79,7 +118,7 @@ def _within(key: str, names: set[str]) -> bool:
 
 def searchable(key: str) -> bool:
     """Whether a sweep may draw this key: it is part of what is trained, and leaves trials comparable."""
-    return key.partition(".")[0] in _TRAINED and not _within(key, {*_HOW, "data.split_seed"})
+    return key.partition(".")[0] in _TRAINED and key != "data" and not _within(key, {*_HOW, *_IMAGES, "data.contents"})
 
 
 def sections_of(key: str) -> list[type[Section]]:
@@ -102,7 +141,8 @@ def _members(annotation: Any) -> list[type[Section]]:
 def options(group: str) -> dict[str, type[Section]]:
     """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
     found = sections_of(group) if group else []
-    return {get_args(section.model_fields["name"].annotation)[0]: section for section in found if len(found) > 1}
+    named = [(get_args(section.model_fields["name"].annotation) or IMAGE_SETS, section) for section in found]
+    return {name: section for names, section in named for name in names if len(found) > 1}
 
 
 def known_keys(prefix: str = "") -> set[str]:
@@ -113,6 +153,8 @@ def known_keys(prefix: str = "") -> set[str]:
 
 def fault(key: str, value: Any) -> str | None:
     """What is wrong with a value by the type and the bounds of its key alone; None where some option can have it."""
+    if key.startswith(FREE):
+        return None
     group, _, last = key.rpartition(".")
     fields = [section.model_fields[last] for section in sections_of(group) if last in section.model_fields]
     if not fields:

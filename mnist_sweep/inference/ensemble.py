@@ -98,7 +98,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     check_interrupted()
     opened = datetime.now(UTC).isoformat(timespec="seconds")
     log.info("the test set is opened (%s)", opened)
-    test = data.test_set(config.data.name, config.data.root)
+    test = data.test_images(config.data)
     tested = evaluate(network, test, "test")
     check_interrupted()
     again = [*(run.folder for run in runs), "--name", f"{folder.name}-again"]
@@ -129,7 +129,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
         mlflow.end("FAILED", "error", one_line(error))
         raise
     mlflow.end("FINISHED")
-    tracking.register(settings, mlflow.run_id, config.data.name, digest, result.metrics["test/accuracy"])
+    tracking.register(settings, mlflow.run_id, config.data.label, digest, result.metrics["test/accuracy"])
     return result
 
 

@@ -9,7 +9,7 @@ from mnist_sweep.training import trained_model
 from mnist_sweep.training.trained_model import TrainedModel
 
 #: The data sets of handwritten digits. Where no model is named it is the first of these with a champion.
-DIGITS = ("mnist", "mnist5k")
+DIGITS = ("mnist", "mnist5k", "qmnist")
 
 
 def chosen(options: argparse.Namespace) -> tuple[TrainedModel, str]:

@@ -40,7 +40,7 @@ def report(
         pictures = mistakes.pictures if mistakes else {}
         facts = [f"The front has {len(study.front())} members."]
         if winner:
-            found, *facts = summary.in_words(winner, config.data.name)
+            found, *facts = summary.in_words(winner, config.data.label)
             facts = [f"Found: {found}", *facts, f"the test set was opened {winner['test_opened_at']}"]
         facts += [f"{summary.counted(study)} trials in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study)
@@ -48,7 +48,7 @@ def report(
         pages = Environment(loader=PackageLoader("mnist_sweep", "pages"), autoescape=True, trim_blocks=True)
         pages.filters |= {"png": _png, "plot": _plot}
         html = pages.get_template(FILE).render(
-            title=f"{folder.name}: a sweep on {config.data.name}", facts=facts, several=study.several, first=first,
+            title=f"{folder.name}: a sweep on {config.data.label}", facts=facts, several=study.several, first=first,
             header=header, rows=rows, plotly=get_plotlyjs(), plots=plots.draw(study), mistakes=mistakes,
             pictures=pictures, winner=winner, network=_network(study, winner, runs, validation) if winner else None,
         )  # fmt: skip
@@ -87,7 +87,7 @@ def _network(study: Study, winner: dict[str, Any], runs: Path, validation: data.
     found = evaluate(model.network, validation, "val")
     pictures = run_report.network_pictures(model.config, result, model.network, validation)
     pictures |= run_report.part_pictures("validation", result, validation, found)
-    return {"seed": result.seed, "layers": model.config.model.layers(), "pictures": pictures}
+    return {"seed": result.seed, "layers": model.config.layers(), "pictures": pictures}
 
 
 def _plot(figure: Any, name: str) -> str:

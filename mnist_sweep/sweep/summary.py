@@ -50,7 +50,7 @@ def write(
         **({"front": [_member(study, trial) for trial in study.front()]} if study.several else {}),
         "winner": winner,
         "seconds": round(seconds, 3),
-        "dataset": config.data.name,
+        "dataset": config.data.label,
         "mlflow_run_id": run_id,
     }
     return write_json(folder / "sweep.json", content)
@@ -74,11 +74,11 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     The study has a trial that can win. The best one is left in the sweep's folder as ``experiment=best``.
     """
     config = command.config
-    for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
+    for index, line in enumerate(in_words(winner, config.data.label) if winner else []):
         _say("" if index else "found", line)
     shown = study.front() if study.several else study.contenders()[:_SHOWN]
     front = f"; the front of {len(shown)}" if study.several else ""
-    title = f"{study.name} on {config.data.name}: {counted(study)}{front}"
+    title = f"{study.name} on {config.data.label}: {counted(study)}{front}"
     rows = []
     for trial in shown:
         values = [in_digits(first_score(goal, trial)) for goal in study.goals]

