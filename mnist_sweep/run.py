@@ -136,7 +136,7 @@ def _perform(
         result.metrics.update(tested[1].metrics)
     if status == "finished" and record.mlflow.tracked:
         if found and not pictures:
-            run_report.keep_trial(record.mlflow, result, found)
+            run_report.keep_trial(record.mlflow, result, found, record.config.data.classes)
         elif found and fit.network and fit.held_out:
             run_report.keep(record.mlflow, record.config, result, fit.network, fit.held_out, found)
         if tested:

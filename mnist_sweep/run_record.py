@@ -13,8 +13,8 @@ from typing import Any
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
-from mnist_sweep.config.options import Custom, KnownSet
 from mnist_sweep.config.metrics import best_epoch
+from mnist_sweep.config.options import Custom, KnownSet
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import BEST, Result, Status
 from mnist_sweep.run_folder import Progress, RunFolder

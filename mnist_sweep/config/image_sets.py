@@ -46,15 +46,18 @@ _TRAIN_OR_NOT = ({"train": True}, {"train": False})
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _UPPER = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_FINE = tuple(
-    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
-    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
-    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
-    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
-    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail "
-    "snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout "
-    "tulip turtle wardrobe whale willow_tree wolf woman worm".split()
-)
+_FINE = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+    "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+    "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+    "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+    "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange",
+    "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine",
+    "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+    "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+    "willow_tree", "wolf", "woman", "worm",
+)  # fmt: skip
 IMAGE_SETS = {
     "mnist": ImageSource(
         "MNIST", "CC BY-SA 3.0", "LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist/",
@@ -73,7 +76,7 @@ IMAGE_SETS = {
     ),
     "digits8x8": ImageSource(
         "digits8x8", "CC BY 4.0", "Alpaydin and Kaynak 1998, doi.org/10.24432/C50P49, in the package scikit-learn",
-        1_258, 180, 359, Images(1, 8, 8), files={"digits.csv.gz": None},
+        1_262, 180, 355, Images(1, 8, 8), files={"digits.csv.gz": None},
     ),
     "emnist_balanced": ImageSource(
         "EMNIST Balanced", "public domain (NIST)", "Cohen et al. 2017, arXiv 1702.05373", 101_520, 11_280, 18_800,
@@ -105,7 +108,7 @@ IMAGE_SETS = {
         RGB32, _THINGS, "CIFAR10", _TRAIN_OR_NOT, {"cifar-10-python.tar.gz": None},
     ),
     "cifar100": ImageSource(
-        "CIFAR-100", "not stated", "Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html", 45_000, 5_000, 10_000,
-        Images(3, 32, 32, 100), _FINE, "CIFAR100", _TRAIN_OR_NOT, {"cifar-100-python.tar.gz": None},
+        "CIFAR-100", "not stated", "Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html", 45_000, 5_000,
+        10_000, Images(3, 32, 32, 100), _FINE, "CIFAR100", _TRAIN_OR_NOT, {"cifar-100-python.tar.gz": None},
     ),
 }  # fmt: skip

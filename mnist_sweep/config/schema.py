@@ -55,14 +55,18 @@ class Config(Section):
         if self.data.limit is not None and self.data.limit < (classes := self.data.images.classes):
             least = f"should be greater than or equal to {classes}, one of each class"
             raise ValueError(f"data.limit={self.data.limit}: {least}")
-        judged = {"objective": self.objective} if self.objective not in self.epoch_metrics else {}
+        for each in self.metrics.functions():
+            if f"val/{each.metric}" in EPOCH_METRICS:
+                raise ValueError(f"metrics.extra={each.target}: is measured already; allowed: another name")
+        named = [("objective", self.objective, self.epoch_metrics)]
         if self.sweep:
-            goals, known = enumerate(self.sweep.objectives or []), self.epoch_metrics | RUN_METRICS
-            judged |= {f"sweep.objectives[{at}].metric": goal.metric for at, goal in goals if goal.metric not in known}
-            judged |= {"sweep.constraints": name for name in self.sweep.constraints or {} if name not in known}
-        for key, name in judged.items():
-            allowed = self.epoch_metrics if key == "objective" else self.epoch_metrics | RUN_METRICS
-            raise ValueError(f"{key}={name}: should be one of {', '.join(allowed)}")
+            known = self.epoch_metrics | RUN_METRICS
+            goals = enumerate(self.sweep.objectives or [])
+            named += [(f"sweep.objectives[{at}].metric", goal.metric, known) for at, goal in goals]
+            named += [("sweep.constraints", name, known) for name in self.sweep.constraints or {}]
+        for key, name, allowed in named:
+            if name not in allowed:
+                raise ValueError(f"{key}={name}: should be one of {', '.join(allowed)}")
         return self
 
     def layers(self) -> list[Layer]:
@@ -90,7 +94,7 @@ class Config(Section):
         return self.epoch_metrics[self.objective]
 
     def plain(self) -> dict[str, Any]:
-        """The config as plain containers, as Hydra composed it; with what the files of an image set of one's own hold."""
+        """The config as plain containers, as Hydra composed it; with what the files of one's own image set hold."""
         content: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
         if isinstance(self.data, groups.Folder | groups.Arrays):
             content["data"]["contents"] = self.data.found.model_dump(mode="json")
@@ -126,7 +130,7 @@ def sections_of(key: str) -> list[type[Section]]:
     found: list[type[Section]] = [Config]
     for part in key.split(".") if key else []:
         fields = [section.model_fields[part] for section in found if part in section.model_fields]
-        found = [section for field in fields for section in _members(field.annotation)]
+        found = list(dict.fromkeys(section for field in fields for section in _members(field.annotation)))
     return found
 
 
@@ -141,8 +145,10 @@ def _members(annotation: Any) -> list[type[Section]]:
 def options(group: str) -> dict[str, type[Section]]:
     """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
     found = sections_of(group) if group else []
+    if len(found) < 2:
+        return {}
     named = [(get_args(section.model_fields["name"].annotation) or IMAGE_SETS, section) for section in found]
-    return {name: section for names, section in named for name in names if len(found) > 1}
+    return {name: section for names, section in named for name in names}
 
 
 def known_keys(prefix: str = "") -> set[str]:

@@ -48,7 +48,8 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
             if not usable(run):
                 raise RequestError(f"{run.folder}: the run is {run.status}; allowed: a finished one with its {BEST}")
     for key in ("name", "split_seed"):  # else a member was trained on images that the choice is made by
-        values = sorted({str(getattr(_config(run).data, key)) for run in runs})
+        own = "label" if key == "name" else key
+        values = sorted({str(getattr(_config(run).data, own)) for run in runs})
         if len(values) > 1:
             raise RequestError(f"data.{key}={' | '.join(values)}: the runs differ; allowed: one for all")
     if len(runs) < 2:

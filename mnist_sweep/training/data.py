@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.image_sets import DIGITS, IMAGE_SETS
 from mnist_sweep.config.options import Augmentation, Data, KnownSet, Pixels
-from mnist_sweep.training import datasets, own_images
-from mnist_sweep.training.own_images import part_of
+from mnist_sweep.training import datasets, kept_images, own_images
+from mnist_sweep.training.kept_images import part_of, stratified
 
 #: Batches that Lightning handles at a time.
 GROUP = 32
@@ -29,6 +29,7 @@ class ImageSet:
     pixels: torch.Tensor  # (M, C, H, W) uint8, 0 … 255
     labels: torch.Tensor  # (N,) int64, 0 … classes − 1
     rows: torch.Tensor | None = None  # (N,) int64, which of the pixels are this set's images; None = all, M = N
+    classes: Sequence[str] = DIGITS  # their names, in the order of the labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,10 +45,13 @@ class ImageSet:
 
     def subset(self, positions: torch.Tensor) -> "ImageSet":
         """The images at these positions (K,), 0 … N − 1, in this order."""
-        return ImageSet(self.pixels, self.labels[positions], positions if self.rows is None else self.rows[positions])
+        rows = positions if self.rows is None else self.rows[positions]
+        return ImageSet(self.pixels, self.labels[positions], rows, self.classes)
 
     def to(self, device: torch.device) -> "ImageSet":
-        return self if device == self.pixels.device else ImageSet(self.images.to(device), self.labels.to(device))
+        if device == self.pixels.device:
+            return self
+        return ImageSet(self.images.to(device), self.labels.to(device), classes=self.classes)
 
     @functools.cached_property
     def standardisation(self) -> tuple[Pixels, Pixels]:
@@ -81,7 +85,7 @@ def training_and_validation(
     count = IMAGE_SETS[name].validation if share is None else min(max(1, round(len(labels) * share)), len(labels) - 1)
     training, validation = part_of(labels, count, generator)
     if limit is not None and limit < len(training):
-        training = training[own_images.stratified(labels[training], limit, generator)]
+        training = training[stratified(labels[training], limit, generator)]
     return everything.subset(torch.from_numpy(training)), everything.subset(torch.from_numpy(validation))
 
 
@@ -115,9 +119,9 @@ def _read(name: str, where: str, *, test: bool) -> ImageSet:
     """The test images of a set, or all others; of one that `IMAGE_SETS` knows, from the root, else from its folder."""
     source, part = IMAGE_SETS.get(name), "test" if test else "train"
     if source is None:
-        images, labels = own_images.load(Path(where), part)
+        images, labels = kept_images.load(Path(where), part)
     elif source.arguments:
-        images, labels = own_images.load(datasets.torchvisions(name, where), part)
+        images, labels = kept_images.load(datasets.torchvisions(name, where), part)
     elif source.torchvision is None:  # every tenth or fifth image of a class is kept for the test, whatever the split
         values, every = datasets.packaged(name), 10 if name == "mnist5k" else 5  # pixels, then the class
         rank = np.zeros(len(values), dtype=int)
@@ -131,8 +135,10 @@ def _read(name: str, where: str, *, test: bool) -> ImageSet:
         # The pixels are mapped into memory rather than read: the processes of a machine share them
         images = np.memmap(f"{start}-images-idx3-ubyte", np.uint8, "c", 16)
         labels = np.fromfile(f"{start}-labels-idx1-ubyte", np.uint8, offset=8)
-    shape = images.shape[1:] if source is None else source.images.shape
-    return ImageSet(torch.from_numpy(images.reshape(-1, *shape)), torch.from_numpy(labels.astype(np.int64)))
+    shape = source.images.shape if source else images.shape[1:]
+    classes = source.classes if source else kept_images.load_classes(Path(where))
+    pixels = torch.from_numpy(images.reshape(-1, *shape))
+    return ImageSet(pixels, torch.from_numpy(labels.astype(np.int64)), classes=classes)
 
 
 @functools.cache
@@ -167,8 +173,8 @@ def augmented(images: torch.Tensor, settings: Augmentation, generator: torch.Gen
 def changed(images: torch.Tensor, settings: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Images (B, C, H, W), 0 … 1, as photographs are augmented, each by draws of its own on the CPU.
 
-    A flip of left and right; a crop of the image in a black frame, as in He et al. 2016; and a square that hides a part,
-    which may lie beyond the edge, in the image's mean colour (DeVries and Taylor 2017, arXiv 1708.04552).
+    A flip of left and right; a crop of the image in a black frame, as in He et al. 2016; and a square that hides a
+    part, and may lie beyond the edge, in the image's mean colour (DeVries and Taylor 2017, arXiv 1708.04552).
     """
     count, _, height, width = images.shape
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]  # of an image

@@ -20,7 +20,7 @@ import numpy as np
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
 from mnist_sweep.config.options import Data, KnownSet
 from mnist_sweep.errors import RequestError, one_line
-from mnist_sweep.training import own_images
+from mnist_sweep.training import kept_images, own_images
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def packaged(name: str) -> np.ndarray[Any, Any]:
 
 
 def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
-    """The folder of a set that torchvision reads, as `own_images.load` takes it, read once; what torchvision raises."""
+    """The folder of a set that torchvision reads, as `kept_images.load` takes it, read once; what torchvision raises."""
 
     def write(folder: Path) -> None:
         import torchvision
@@ -70,11 +70,11 @@ def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
         source = IMAGE_SETS[name]
         for part, arguments in zip(("train", "test"), source.arguments or (), strict=True):
             found = getattr(torchvision.datasets, str(source.torchvision))(root, **arguments, download=download)
-            own_images.save(folder, part, *_as_arrays(name, found))
+            kept_images.save(folder, part, *_as_arrays(name, found))
 
-    kept = Path(root) / "cache" / f"{name}-{own_images.VERSION}"
+    kept = Path(root) / "cache" / f"{name}-{kept_images.VERSION}"
     if not kept.is_dir():
-        own_images.keep(kept, write)
+        kept_images.keep(kept, write)
     return kept
 
 
@@ -94,7 +94,7 @@ def missing(data: Data) -> list[Path]:
     """The files of the set that are not on disk."""
     if not isinstance(data, KnownSet):
         return []
-    if IMAGE_SETS[data.name].arguments and (Path(data.root) / "cache" / f"{data.name}-{own_images.VERSION}").is_dir():
+    if IMAGE_SETS[data.name].arguments and (Path(data.root) / "cache" / f"{data.name}-{kept_images.VERSION}").is_dir():
         return []
     return [path for name in IMAGE_SETS[data.name].files if not (path := folder(data) / name).is_file()]
 

@@ -36,8 +36,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a network, images (B, C, H, W), 0 … 1 → logits (B, classes), on at least one image, in full precision.
 
-    The metrics are named after the part, ``val`` or ``test``; `extra` are further ones by name. The network is moved to the device (None = it stays where
-    it is), and stays in training where it is in training.
+    The metrics are named after the part, ``val`` or ``test``; `extra` are further ones by name. The network is moved to
+    the device (None = it stays where it is), and stays in training where it is in training.
     """
     mode, device = network.training, device or device_of(network)
     network.eval().to(device)
@@ -58,9 +58,9 @@ def evaluate(
             probabilities.append(logits.softmax(dim=1))
     network.train(mode)
     counts = confusion.reshape(classes, classes).cpu().numpy()
-    shares, labels = torch.cat(probabilities).cpu().numpy(), images.labels.cpu().numpy()
+    shares, true = torch.cat(probabilities).cpu().numpy(), images.labels.cpu().numpy()
     values = {"loss": loss.item() / len(images), **metrics.averages(counts)}
-    values |= {name: float(function(counts, shares, labels)) for name, function in (extra or {}).items()}
+    values |= {name: float(function(counts, shares, true)) for name, function in (extra or {}).items()}
     named = {f"{part}/{name}": value for name, value in values.items()}
     return Evaluation(named, counts, shares)
 

@@ -64,7 +64,9 @@ class ConvNet(Network):
         if model.global_pool:
             self.head.append(nn.AdaptiveAvgPool2d(1))
             height = width = 1
-        self.head.extend(_head(channels * height * width, model.hidden, model.activation, model.dropout, images.classes))
+        self.head.extend(
+            _head(channels * height * width, model.hidden, model.activation, model.dropout, images.classes)
+        )
         self.to(memory_format=torch.channels_last)  # faster on CPUs and tensor cores
         self._in_onednn = onednn.suits(model)
 
@@ -115,7 +117,9 @@ class ResNet(Network):
         super().__init__(mean, deviation)
         channels = model.width
         self.blocks = nn.Sequential(
-            nn.Sequential(nn.Conv2d(images.channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(images.channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+            )
         )
         for stage in range(3):
             residuals = nn.Sequential()
@@ -134,7 +138,7 @@ class ResNet(Network):
 
 
 class Residual(nn.Module):
-    """Maps (B, channels, H, W) → (B, width, H / stride, W / stride): two convolutions, added to what they were given."""
+    """Maps (B, channels, H, W) → (B, width, H / stride, W / stride): two convolutions, added to what they take."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()

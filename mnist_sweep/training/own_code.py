@@ -137,7 +137,9 @@ def check_metrics(wanted: Sequence[Extra], classes: int) -> None:
     for name, function in extra_metrics(wanted).items():
         target = next(each.target for each in wanted if each.metric == name)
         try:
-            value = float(function(np.eye(classes, dtype=np.int64), np.eye(classes, dtype=np.float32), np.arange(classes)))
+            value = float(
+                function(np.eye(classes, dtype=np.int64), np.eye(classes, dtype=np.float32), np.arange(classes))
+            )
         except Exception as error:
             called = "(confusion, probabilities, labels) of one image a class"
             raise RequestError(f"metrics.extra={target}: fails on {called} ({one_line(error, 200)})") from error

@@ -1,8 +1,4 @@
-"""Image sets of the user's own, read once: a folder of pictures, or a file of numpy's. Without torch.
-
-What is read is kept as uint8 in files that all runs and workers map into memory, in a folder that is named by a digest of
-the files: ``train-images.npy`` (N, channels, height, width), ``train-labels.npy`` (N,) int64, and the same of ``test``.
-"""
+"""Image sets of the user's own: a folder of pictures, or a file of numpy's. Without torch."""
 
 import contextlib
 import functools
@@ -10,15 +6,12 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,36 +20,16 @@ from mnist_sweep.config.options import Arrays, Contents, Folder
 from mnist_sweep.config.overrides import text
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.training import pictures
+from mnist_sweep.training.kept_images import VERSION, Array, keep, part_of, save, writable
 from mnist_sweep.training.pictures import PictureError
 
 log = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, Any]
 Own = Folder | Arrays
 
 MOST_CLASSES = 1_000
 #: Names that a part of an image set has, and hardly a class.
 _PARTS = {"train", "test", "val", "valid", "validation"}
-#: Of how files are read: another number makes the kept ones void.
-VERSION = 1
-
-
-def stratified(labels: Array, count: int, generator: np.random.Generator) -> Array:
-    """Sorted positions (count,) of a part of labels (N,), in which each class has its share (largest remainder)."""
-    classes, sizes = np.unique(labels, return_counts=True)
-    shares = sizes * count / len(labels)
-    quotas = np.floor(shares).astype(int)
-    quotas[np.argsort(quotas - shares, kind="stable")[: count - quotas.sum()]] += 1
-    members = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
-    return np.sort(np.concatenate([each[:quota] for each, quota in zip(members, quotas, strict=True)]))
-
-
-def part_of(labels: Array, count: int, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Positions of labels (N,) without a `stratified` part of about `count`, and that part; no class is taken whole."""
-    part = stratified(labels, count, generator)
-    rest = np.setdiff1d(np.arange(len(labels)), part)
-    part = part[np.isin(labels[part], labels[rest])]
-    return np.setdiff1d(np.arange(len(labels)), part), part
 
 
 def contents(settings: Own) -> Contents:
@@ -71,50 +44,20 @@ def decoded(settings: Own) -> Path:
         return folder  # of a run that was made; its pictures may be gone
     found = contents(settings)
     if not (folder := cache / found.digest).is_dir():
-        keep(folder, _source(settings).write)
-    with _writable(cache):
+        source = _source(settings)
+
+        def write(scratch: Path) -> None:
+            source.write(scratch)
+            (scratch / "classes.json").write_text(json.dumps(found.classes), encoding="utf-8")
+
+        keep(folder, write)
+    with writable(cache):
         listing = cache / f"{_identity(settings)[1]}.json"
         if not listing.is_file():
             part = listing.with_suffix(f".{os.getpid()}")
             part.write_text(found.model_dump_json(), encoding="utf-8")
             part.replace(listing)
     return folder
-
-
-def keep(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, which is there whole or not at all; another process may make the same one."""
-    with _writable(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
-        try:
-            write(scratch)
-            scratch.chmod(0o755)
-            with contextlib.suppress(OSError):
-                scratch.rename(folder)
-            if not folder.is_dir():
-                raise OSError(None, "cannot be made", str(folder))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _writable(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = f"{error.filename or cache} cannot be written ({error.strerror or error})"
-        raise RequestError(f"data.cache={cache}: {why}; allowed: a folder that can") from error
-
-
-def save(folder: Path, part: str, images: Array, labels: Array) -> None:
-    """Keep a part: images (N, channels, height, width) uint8, labels (N,)."""
-    np.save(folder / f"{part}-images.npy", np.ascontiguousarray(images))
-    np.save(folder / f"{part}-labels.npy", labels.astype(np.int64))
-
-
-def load(folder: Path, part: str) -> tuple[Array, Array]:
-    """A kept part; its images are mapped into memory, so that the processes of a machine share them."""
-    return np.load(folder / f"{part}-images.npy", mmap_mode="c"), np.load(folder / f"{part}-labels.npy")
 
 
 def _refused(settings: Own, why: str, allowed: str) -> RequestError:
@@ -211,7 +154,9 @@ def _folder(settings: Folder) -> _Source:
     try:
         top = {each.name for each in os.scandir(path) if each.is_dir()} & _PARTS
     except OSError as error:
-        raise _refused(settings, f"cannot be read ({error.strerror})", "a folder with a folder for each class") from error
+        raise _refused(
+            settings, f"cannot be read ({error.strerror})", "a folder with a folder for each class"
+        ) from error
     if top and top != {"train", "test"}:
         both = f"{path}/train and {path}/test, or a folder for each class"
         raise _refused(settings, f"there are {', '.join(sorted(top))}", both)
@@ -234,7 +179,7 @@ def _folder(settings: Folder) -> _Source:
             except PictureError as error:
                 bad.append((file, error))
                 continue
-            digest.update(f"{part}\0{file[len(str(path)):]}\0".encode("utf-8", "surrogateescape"))
+            digest.update(f"{part}\0{file[len(str(path)) :]}\0".encode("utf-8", "surrogateescape"))
             digest.update(hashlib.sha256(content).digest())
             sizes.setdefault(pictures.size_of(picture), file)
             grey = grey and pictures.is_grey(picture)
@@ -310,12 +255,12 @@ def _decode(settings: Folder, found: Contents, parts: dict[str, list[tuple[str, 
 def _arrays(settings: Arrays) -> _Source:
     path, allowed = Path(settings.path), "a file of numpy.savez with images and labels"
     try:
-        with np.load(path, allow_pickle=False) as file:  # a pickled object could be any code
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)  # a pickled object could be any code
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _refused(settings, "a single array", allowed)
-            known = ("images", "labels", "test_images", "test_labels", "class_names")
-            found = {name: file[name] for name in known if name in file.files}
-            names = file.files
+            names, known = archive.files, ("images", "labels", "test_images", "test_labels", "class_names")
+            found = {name: archive[name] for name in known if name in names}
         digest = hashlib.sha256(_options(settings).encode() + path.read_bytes()).hexdigest()[:32]
     except OSError as error:
         raise _refused(settings, f"cannot be read ({error.strerror or one_line(error, 100)})", allowed) from error
@@ -340,7 +285,9 @@ def _arrays(settings: Arrays) -> _Source:
             are = f"test_images of {test_images.shape[1:]}, labels to {test_labels.max()}"
             raise _refused(settings, are, f"as images and labels, {images.shape[1:]} and at most {classes - 1}")
     else:
-        parts = dict(zip(parts | {"test": 0}, ((images[at], labels[at]) for at in _split(settings, labels)), strict=True))
+        parts = dict(
+            zip(parts | {"test": 0}, ((images[at], labels[at]) for at in _split(settings, labels)), strict=True)
+        )
     called = [str(name) for name in found.get("class_names", np.arange(classes))]
     if len(called) != classes:
         raise _refused(settings, f"{len(called)} class_names for {classes} classes", "one for each")
@@ -367,7 +314,9 @@ def _checked(settings: Arrays, found: dict[str, Array], of: str) -> tuple[Array,
         raise _refused(settings, f"{of}images is {text(list(shape))} {images.dtype}", form)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and int(labels.min()) < 0):
         low = f", lowest {labels.min()}" if labels.dtype.kind in "iu" and labels.size else ""
-        raise _refused(settings, f"{of}labels is {text(list(labels.shape))} {labels.dtype}{low}", "(N,) integers from 0")
+        raise _refused(
+            settings, f"{of}labels is {text(list(labels.shape))} {labels.dtype}{low}", "(N,) integers from 0"
+        )
     if len(images) != len(labels):
         raise _refused(settings, f"{len(images):,} {of}images and {len(labels):,} {of}labels", "as many of each")
     return images, labels

@@ -50,7 +50,7 @@ class Ensemble(nn.Module):
 
 
 def served(network: nn.Module) -> nn.Module:
-    """A copy as it is exported, on the CPU, to be used only: images (B, C, H, W), 0 … 1 → probabilities (B, classes)."""
+    """A copy for use only, on the CPU, as it is exported: images (B, C, H, W), 0 … 1 → probabilities (B, classes)."""
     return nn.Sequential(copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_sweep.config.options import Augmentation
-from mnist_sweep.training import data
+from mnist_sweep.training import data, kept_images
 
 PLAIN = Augmentation(rotation=0.0, shift=0.0, scale=0.0)
 
@@ -19,7 +19,7 @@ PLAIN = Augmentation(rotation=0.0, shift=0.0, scale=0.0)
 def test_each_class_has_its_share(labels: list[int], more: st.DataObject) -> None:
     count = more.draw(st.integers(0, len(labels)))
     array = np.array(labels)
-    chosen = data.stratified(array, count, np.random.default_rng(0))
+    chosen = kept_images.stratified(array, count, np.random.default_rng(0))
     assert len(chosen) == len(set(chosen.tolist())) == count
     for label in set(labels):
         share = (array == label).sum() * count / len(array)
