@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_sweep.config.command import CommandLine
+from tests.conftest import SMALL
 
 NETS = """
 import torch
@@ -76,3 +77,9 @@ def folder(path: Path, counts: Mapping[str, int], size: tuple[int, int] = (8, 8)
 def of_folder(path: Path, *items: str) -> CommandLine:
     """The command line of a run on a folder, whose images are kept beside it."""
     return CommandLine.of(["data=folder", f"data.path={path}", f"data.cache={path.parent / 'cache'}", *items])
+
+
+def small(output: Path, *items: str) -> CommandLine:
+    """A run of a second with any network."""
+    kept = [item for item in SMALL if not item.startswith("model.")]
+    return CommandLine.of(kept).add(f"output={output}", "name=it", *items)

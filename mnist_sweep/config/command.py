@@ -88,7 +88,7 @@ class CommandLine:
         """With further overrides; each takes the place of the earlier ones of the same key."""
         places = {_place(item) for item in overrides}
         kept = [item for item in self.overrides if _place(item) not in places]
-        return CommandLine((*kept, *overrides), self.config_dir)
+        return CommandLine((*kept, *map(added, overrides)), self.config_dir)
 
     def with_(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> "CommandLine":
         """With these values: ``with_({"optimizer.lr": 0.1}, seed=3)``."""

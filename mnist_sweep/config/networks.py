@@ -129,7 +129,7 @@ class Custom(_Network):
 
     module = "Custom"
     name: Literal["custom"]
-    target: Target
+    target: Annotated[Target, Field(pattern=r"^.+:[A-Za-z_][\w.]*$")]
     arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Any]
     batch_norm: Literal[False] = False
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mnist_sweep.config.image_data import Arrays, Augmentation, Contents, Data, Folder, KnownSet
 from mnist_sweep.config.networks import MLP, ConvNet, Custom, Model, Pixels, ResNet
@@ -173,10 +173,16 @@ class Loss(Section):
     class_weights: Literal["balanced"] | None = None
 
 
-class Extra(Section):
-    """A metric of the user's own."""
+def _metric(target: str) -> str:
+    if target != "balanced_accuracy" and ":" not in target:
+        raise ValueError("should be balanced_accuracy, or MODULE:NAME or FILE.py:NAME of a function")
+    return target
 
-    target: Annotated[Literal["balanced_accuracy"] | Target, Field(union_mode="left_to_right")]
+
+class Extra(Section):
+    """A metric besides those that are always measured."""
+
+    target: Annotated[Target, AfterValidator(_metric)]
     direction: Literal["maximize", "minimize"] = "maximize"
 
     @property
@@ -186,10 +192,8 @@ class Extra(Section):
 
 
 class Metrics(Section):
-    extra: tuple[str | Extra, ...] | list[str | Extra] = ()
-
-    def functions(self) -> list[Extra]:
-        return [item if isinstance(item, Extra) else Extra(target=item) for item in self.extra]
+    #: As a text, the target alone.
+    extra: list[Annotated[Extra, BeforeValidator(lambda item: {"target": item} if isinstance(item, str) else item)]]
 
 
 class Trainer(Section):

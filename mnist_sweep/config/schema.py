@@ -36,7 +36,7 @@ class Config(Section):
     optimizer: Optimizer
     scheduler: Scheduler
     loss: Loss
-    metrics: Metrics = Metrics()
+    metrics: Metrics = Metrics(extra=[])
     trainer: Trainer
     tracking: Tracking
     launcher: Launcher
@@ -55,7 +55,7 @@ class Config(Section):
         if self.data.limit is not None and self.data.limit < (classes := self.data.images.classes):
             least = f"should be greater than or equal to {classes}, one of each class"
             raise ValueError(f"data.limit={self.data.limit}: {least}")
-        for each in self.metrics.functions():
+        for each in self.metrics.extra:
             if f"val/{each.metric}" in EPOCH_METRICS:
                 raise ValueError(f"metrics.extra={each.target}: is measured already; allowed: another name")
         named = [("objective", self.objective, self.epoch_metrics)]
@@ -77,7 +77,7 @@ class Config(Section):
         """What is measured on top: the user's own metrics, and the balanced accuracy where classes may be unequal."""
         unequal = self.data.own or self.loss.class_weights
         extra = [groups.Extra(target="balanced_accuracy")] if unequal else []
-        return list({each.metric: each for each in [*extra, *self.metrics.functions()]}.values())
+        return list({each.metric: each for each in [*extra, *self.metrics.extra]}.values())
 
     @property
     def epoch_metrics(self) -> dict[str, Direction]:

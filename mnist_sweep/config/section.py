@@ -25,7 +25,7 @@ def _found_anywhere(target: str) -> str:
 
 
 #: Code of the user's own: MODULE:NAME, or FILE.py:NAME.
-Target = Annotated[str, Field(pattern=r"^.+:[A-Za-z_][\w.]*$"), AfterValidator(_found_anywhere)]
+Target = Annotated[str, AfterValidator(_found_anywhere)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 

@@ -18,6 +18,7 @@ from tests.own_sets import blobs, folder, of_folder
 
 
 def test_a_folder_describes_itself_and_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     settings = of_folder(folder(tmp_path / "fruit", {"apple": 20, "fig": 10, "pear": 40}, (8, 6))).config.data
     assert settings.images == Images(3, 8, 6, 3)
     assert (settings.label, list(settings.classes)) == ("folder-fruit", ["apple", "fig", "pear"])
