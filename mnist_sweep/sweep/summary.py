@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Console
@@ -124,10 +125,13 @@ def export_best(best: FrozenTrial, score: str, folder: Path, config_dir: Path | 
     """
     trained = CommandLine.of(best.user_attrs["result"]["overrides"], config_dir).without("name", "tracking", "output")
     config = trained.config.plain()
+    config["data"].pop("contents", None)  # which the files say themselves
     names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
-    defaults = CommandLine().config.plain()
-    chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}
-    stated = _differences(config, CommandLine().with_(chosen).config.plain())
+    defaults = CommandLine().config.parameters()
+    chosen = {group: option for group, option in names.items() if option != defaults.get(group, names[group])}
+    # as Hydra composes it: a group's option may ask for values that only this run has
+    base: Any = OmegaConf.to_container(CommandLine().with_(chosen).composed, resolve=True)
+    stated = _differences(config, base)
     groups = [{f"override /{group}": option} for group, option in chosen.items()]
     content = yaml.safe_dump({"defaults": [*groups, "_self_"], **stated}, sort_keys=False, allow_unicode=True)
     file = folder / "conf" / "experiment" / "best.yaml"
