@@ -1,5 +1,6 @@
 """Files: verified, named when damaged, had in another way when missing."""
 
+import gzip
 import shutil
 import socket
 import urllib.request
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import torchvision
 
+from mnist_sweep import api
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IDX_BYTES
 from mnist_sweep.config.options import Data
 from mnist_sweep.errors import RequestError
 from mnist_sweep.training import datasets
 
+#: Where Debian's package dataset-fashion-mnist puts its files.
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 PIXELS, LABELS = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
@@ -98,6 +102,34 @@ def test_a_download_that_stands_still_is_given_up(
         proxy(server.getsockname()[1])
         assert datasets.obtain(data(tmp_path)) == "mnist5k"
     assert socket.getdefaulttimeout() is None
+
+
+def test_archives_beside_the_missing_files_are_unpacked(mnist: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in IDX_BYTES:  # MNIST's in their place
+        content = (mnist / "MNIST" / "raw" / file).read_bytes()
+        (raw / f"{file}.gz").write_bytes(gzip.compress(content, 1))
+    assert datasets.obtain(data(tmp_path, "data=fashion_mnist")) == "fashion_mnist"
+    assert (raw / LABELS).read_bytes() == (mnist / "MNIST" / "raw" / LABELS).read_bytes()
+    (raw / LABELS).unlink()
+    (raw / f"{LABELS}.gz").write_bytes(b"no archive")
+    with pytest.raises(RequestError, match=rf"{LABELS}\.gz cannot be unpacked \(BadGzipFile"):
+        datasets.obtain(data(tmp_path, "data=fashion_mnist"))
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_learned_from_debians_files(tmp_path: Path) -> None:
+    """Real data of another set: at least 88.5% of its test images after four epochs."""
+    if not FASHION.is_dir():
+        pytest.skip(f"{FASHION} is not there: the package dataset-fashion-mnist is not installed")
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in FASHION.glob("*.gz"):
+        shutil.copyfile(file, raw / file.name)
+    items = ["data=fashion_mnist", f"data.root={tmp_path}", "tracking=none", "trainer.max_epochs=4"]
+    result = api.train(*items, f"output={tmp_path}")
+    assert result.metrics["test/accuracy"] >= 0.885
 
 
 def test_a_download_is_moved_into_place(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
