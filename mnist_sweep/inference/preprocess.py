@@ -15,7 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from mnist_sweep.errors import one_line
-from mnist_sweep.training.pictures import MOST_PIXELS, PictureError, to_grey
+from mnist_sweep.training.pictures import MOST_PIXELS, to_grey
+from mnist_sweep.training.pictures import PictureError as PictureError
 
 Array = np.ndarray[Any, Any]
 

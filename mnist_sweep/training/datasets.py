@@ -62,7 +62,7 @@ def packaged(name: str) -> np.ndarray[Any, Any]:
 
 
 def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
-    """The folder of a set that torchvision reads, as `kept_images.load` takes it, read once; what torchvision raises."""
+    """The folder of a set that torchvision reads once, for `kept_images.load`; it raises what torchvision does."""
 
     def write(folder: Path) -> None:
         import torchvision

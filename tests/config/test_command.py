@@ -161,7 +161,7 @@ def test_single_values_change_a_composed_config_as_hydra_would(values: dict[str,
             return str(error)
 
     base = CommandLine.of(["tracking=mlflow", "model.filters=[4]", "model={dropout: 0.1}"])
-    assert base.config.model.filters == [4]
+    assert base.config.parameters()["model.filters"] == [4]
     changed = base.with_(values)
     assert outcome(changed) == outcome(CommandLine.of(changed.overrides))
 

@@ -90,7 +90,7 @@ def moved(row: int, column: int, **settings: float) -> tuple[torch.Tensor, torch
     """Where a white square of 3 × 3 pixels is before, (1, 2), and after 500 draws, (500, 2), seen from the middle."""
     picture = torch.zeros(1, 1, 28, 28)
     picture[..., row - 1 : row + 2, column - 1 : column + 2] = 1
-    wanted = Augmentation(**{"rotation": 0.0, "shift": 0.0, "scale": 0.0, **settings})
+    wanted = Augmentation.model_validate({"rotation": 0.0, "shift": 0.0, "scale": 0.0, **settings})
     pictures = data.augmented(picture.expand(500, -1, -1, -1), wanted, torch.Generator().manual_seed(0))
     axis, found = torch.arange(28) - 13.5, []
     for each in (picture, pictures):
@@ -121,9 +121,9 @@ def photographs(count: int) -> torch.Tensor:
     return torch.rand(count, 3, 6, 8, generator=torch.Generator().manual_seed(1)) + 0.1  # none is black
 
 
-def drawn(images: torch.Tensor, seed: int = 0, **settings: Any) -> torch.Tensor:
+def drawn(images: torch.Tensor, **settings: Any) -> torch.Tensor:
     own = Augmentation(rotation=0.0, shift=0.0, scale=0.0, **settings)
-    return data.changed(images, own, torch.Generator().manual_seed(seed))
+    return data.changed(images, own, torch.Generator().manual_seed(0))
 
 
 def test_half_of_the_images_are_flipped_each_by_its_own_draw() -> None:

@@ -125,7 +125,9 @@ SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0",
 
 def network_of(*items: str) -> ConvNet:
     """In training."""
-    return ConvNet(CommandLine.of(items).config.model, 0.13, 0.31)
+    model = CommandLine.of(items).config.model
+    assert isinstance(model, options.ConvNet)
+    return ConvNet(model, 0.13, 0.31)
 
 
 @pytest.mark.parametrize(

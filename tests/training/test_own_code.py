@@ -1,5 +1,6 @@
 """Networks and metrics of the user's own, and the networks of the group besides the convolutional one."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,8 @@ def test_it_is_trained_judged_by_a_metric_of_ones_own_and_loaded(nets: str, tmp_
     from mnist_sweep.training import own_code
 
     own_code._network_class.cache_clear()
-    for name in [name for name in own_code.sys.modules if name.endswith(nets)]:
-        del own_code.sys.modules[name]
+    for name in [name for name in sys.modules if name.endswith(nets)]:
+        del sys.modules[name]
     own_code._layer.cache_clear()
     with pytest.raises(RequestError, match=r"model\.target=.*cannot be imported .*which a checkpoint of it needs"):
         trained_model.read(checkpoint)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.network_shapes import Images
+from mnist_sweep.config.options import Folder
 from mnist_sweep.errors import RequestError
 from mnist_sweep.training import data, datasets, kept_images, own_images
 from tests.own_sets import blobs, folder, of_folder
@@ -43,16 +44,22 @@ def test_a_folder_describes_itself_and_is_read_once(tmp_path: Path, caplog: pyte
     assert caplog.text.count("decoding the 70 pictures") == 1
 
 
+def digest_of(path: Path, *items: str) -> str:
+    settings = of_folder(path, *items).config.data
+    assert isinstance(settings, Folder)
+    return settings.found.digest
+
+
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     fruit = folder(tmp_path / "fruit", {"apple": 4, "pear": 4})
-    digest = of_folder(fruit).config.data.found.digest
+    digest = digest_of(fruit)
     fruit.rename(tmp_path / "moved")
     for file in (tmp_path / "moved").rglob("*.png"):
         os.utime(file, (1, 1))
-    assert of_folder(tmp_path / "moved").config.data.found.digest == digest
-    assert of_folder(tmp_path / "moved", "data.channels=1").config.data.found.digest != digest
+    assert digest_of(tmp_path / "moved") == digest
+    assert digest_of(tmp_path / "moved", "data.channels=1") != digest
     Image.new("RGB", (8, 8)).save(tmp_path / "moved" / "pear" / "0000.png")
-    assert of_folder(tmp_path / "moved").config.data.found.digest != digest
+    assert digest_of(tmp_path / "moved") != digest
 
 
 def test_train_and_test_folders_grey_pictures_and_another_size(tmp_path: Path) -> None:
