@@ -49,7 +49,9 @@ class Space:
         drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
         for parameter in drawn.values():
             self._check_options(parameter, drawn)
-        if "model" in self.base.keys() - drawn.keys():  # so much is settled, and no news: one space serves several networks
+        if (
+            "model" in self.base.keys() - drawn.keys()
+        ):  # so much is settled, and no news: one space serves several networks
             drawn = {key: own for key, each in drawn.items() if (own := self._for_the_network(each))}
         # sorted, so that neither the hash of a text nor the order in the file has a say in the order of draws
         needs = {key: sorted(drawn[key].needs() & drawn.keys() - {key}) for key in sorted(drawn)}
