@@ -93,7 +93,7 @@ def perform(options: argparse.Namespace) -> int:
         part = Path(folder) / file.name
         model, name = load.chosen(options)
         if options.to == "onnx":
-            checked = "checked with ONNX Runtime"
+            checked = f"checked with ONNX Runtime on at most {CHECKED} images"
             log.info("%s: %s, greatest difference of a probability %.2g", name, checked, onnx(model, part))
         else:
             log.info("%s: %d tensors, the config in the metadata", name, safetensors(model, part))

@@ -62,14 +62,17 @@ def packaged(name: str) -> np.ndarray[Any, Any]:
 
 
 def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
-    """The folder of a set that torchvision reads once, for `kept_images.load`; it raises what torchvision does."""
+    """The folder of a set that torchvision reads once, for `kept_images.load`; RuntimeError where torchvision fails."""
 
     def write(folder: Path) -> None:
         import torchvision
 
         source = IMAGE_SETS[name]
         for part, arguments in zip(("train", "test"), source.arguments or (), strict=True):
-            found = getattr(torchvision.datasets, str(source.torchvision))(root, **arguments, download=download)
+            try:
+                found = getattr(torchvision.datasets, str(source.torchvision))(root, **arguments, download=download)
+            except OSError as error:  # of the network or of the set, not of what is kept of it
+                raise RuntimeError(str(error)) from error
             kept_images.save(folder, part, *_as_arrays(name, found))
 
     kept = Path(root) / "cache" / f"{name}-{kept_images.VERSION}"

@@ -33,7 +33,7 @@ FORMS = st.builds(Images, st.sampled_from([1, 3]), st.integers(4, 40), st.intege
 
 
 @settings(max_examples=15, deadline=None)
-@given(FORMS, st.integers(1, 3), st.integers(1, 8))
+@given(FORMS, st.integers(1, 3), st.integers(8, 12))
 def test_the_arithmetic_of_a_residual_network_is_that_of_its_module(images: Images, depth: int, width: int) -> None:
     model = ResNet(name="resnet", depth=depth, width=width, dropout=0.1)
     mean, deviation = (0.1, 0.3) if images.channels == 1 else ([0.1, 0.2, 0.3], [0.3, 0.3, 0.3])
