@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from mnist_sweep import api, cli
 from mnist_sweep.config.command import CONF, PROGRAM, CommandLine, not_composed
-from mnist_sweep.config.overrides import assigned, key_of, override, text, with_path_quoted
+from mnist_sweep.config.overrides import added, assigned, key_of, override, text, with_path_quoted
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _run(command: CommandLine, grid: "list[Result] | None") -> int:
     from mnist_sweep import run
 
     config = command.config
-    log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.name, config.trainer.max_epochs)
+    log.info("%s: %s, trainer.max_epochs=%d", config.name, config.data.label, config.trainer.max_epochs)
     test = grid is None if config.test is None else config.test
     result = run.train(command, test=test, progress=True, resume=True)
     if grid is not None:
@@ -83,7 +83,7 @@ def _show(grid: "Sequence[Result]") -> None:
     from mnist_sweep.sweep.summary import print_table
 
     def rank(result: "Result") -> tuple[bool, float]:
-        lower = EPOCH_METRICS[str(result.objective_metric)] == "minimize"
+        lower = EPOCH_METRICS.get(str(result.objective_metric)) == "minimize"
         return result.objective is None, (1 if lower else -1) * (result.objective or 0.0)
 
     drawn = [assigned(result.overrides) for result in grid]
@@ -170,6 +170,7 @@ def main() -> int:
     if flags.multirun and not flags.cfg:  # where Hydra keeps what it knows of the grid
         sys.argv.append(override("hydra.sweep.dir", f"{commands[0].config.output}/multirun"))
     here = Path.cwd()
+    sys.argv[1:] = map(added, sys.argv[1:])  # which Hydra composes once more
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own way to hand on exceptions rather than to print them and exit
     codes: list[int] = []
     grid: list[Result] | None = [] if flags.multirun else None

@@ -91,9 +91,10 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
 
 
 def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
-    """A trained network, on the CPU: images (B, 1, 28, 28), 0 … 1, white on black → probabilities (B, 10).
+    """A trained network, on the CPU: images (B, C, H, W), 0 … 1, MNIST's (B, 1, 28, 28) → probabilities (B, classes).
 
-    Its ``dataset`` is the name of the set that it was trained on.
+    Its ``dataset`` is the name of the set that it was trained on, ``classes`` are the names of the classes, and
+    ``data`` is the config of that set. A network of one's own, ``model=custom``, needs its code where it was.
 
     Args:
         source: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the path of a run's best.ckpt.
@@ -108,8 +109,9 @@ def load(source: str | Path, tracking_uri: str | None = None) -> "nn.Module":
     in_mlflow = str(source).startswith("models:/")
     store = expanded(tracking_uri) if tracking_uri else default_store()
     model = registered(str(source), store) if in_mlflow else trained_model.read(Path(expanded(str(source))))
-    network = trained_model.served(model.network, model.config.data.name)
-    network.dataset = model.config.data.name  # type: ignore[assignment]  # torch declares modules and tensors only
+    data: Any = model.config.data
+    network = trained_model.served(model.network, data.name)
+    vars(network).update({"dataset": data.label, "classes": list(data.classes), "data": data})
     return network
 
 
@@ -122,7 +124,7 @@ def predict(network: "nn.Module", paths: Sequence[str | Path]) -> "list[Predicti
     from mnist_sweep.inference.predict import Prediction, predictions
 
     found: list[Prediction] = []
-    for result in predictions(network, str(network.dataset), [Path(path) for path in paths]):
+    for result in predictions(network, vars(network)["data"], [Path(path) for path in paths]):
         if not isinstance(result, Prediction):
             raise result
         found.append(result)
@@ -168,6 +170,10 @@ def check(command: CommandLine) -> None:
         session.prepared(command)
     elif config.name is not None:
         RunFolder.of(config).check(config)
+    if config.metrics.extra:
+        from mnist_sweep.training.own_code import check_metrics
+
+        check_metrics(config.extra_metrics(), config.data.images.classes)
     datasets.verify(config.data)
     if config.tracking.name == "mlflow" and tracking.is_server(config.tracking.uri):
         tracking.check_server(config.tracking.uri)

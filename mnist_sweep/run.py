@@ -25,6 +25,7 @@ from mnist_sweep.run_record import RunRecord, scores, settle
 from mnist_sweep.tracking import MLflowRun
 from mnist_sweep.training import data, trained_model, trainer
 from mnist_sweep.training.evaluate import Evaluation, evaluate
+from mnist_sweep.training.own_code import extra_metrics
 from mnist_sweep.training.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _perform(
         result.metrics.update(tested[1].metrics)
     if status == "finished" and record.mlflow.tracked:
         if found and not pictures:
-            run_report.keep_trial(record.mlflow, result, found)
+            run_report.keep_trial(record.mlflow, result, found, record.config.data.classes)
         elif found and fit.network and fit.held_out:
             run_report.keep(record.mlflow, record.config, result, fit.network, fit.held_out, found)
         if tested:
@@ -164,8 +165,8 @@ def _test(record: RunRecord, network: nn.Module) -> tuple[data.ImageSet, Evaluat
     record.test_opened_at, settings = _now(), record.config.data
     record.mlflow.tags({"test.opened_at": record.test_opened_at})
     log.info("the test set is opened (%s)", record.test_opened_at)
-    images = data.test_set(settings.name, settings.root)
-    return images, evaluate(network, images, "test")
+    images, extra = data.test_images(settings), extra_metrics(record.config.extra_metrics())
+    return images, evaluate(network, images, "test", extra=extra)
 
 
 def _now() -> str:
@@ -205,8 +206,8 @@ def _tested(result: Result, model: TrainedModel, opened: str, session: schema.Co
     """A finished run's result, completed by its measures on the test set."""
     folder = RunFolder(Path(result.folder))
     config = folder.config(session) or session or model.config
-    images = data.test_set(config.data.name, config.data.root)
-    found = evaluate(model.network, images, "test", _device(result.device))
+    images, extra = data.test_images(config.data), extra_metrics(config.extra_metrics())
+    found = evaluate(model.network, images, "test", _device(result.device), extra)
     tracking = config.tracking if result.mlflow_run_id else None
     run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
     run_id, metrics = run.run_id or result.mlflow_run_id, {**result.metrics, **found.metrics}

@@ -14,7 +14,7 @@ from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import best_epoch
-from mnist_sweep.config.options import MLflow, Tracking
+from mnist_sweep.config.options import Custom, KnownSet, MLflow, Tracking
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import BEST, STATES, Result, Status, is_run_of
 from mnist_sweep.run_folder import Progress, RunFolder
@@ -36,17 +36,21 @@ class RunRecord:
         self, command: CommandLine, config: schema.Config, device: str, threads: int, folder: RunFolder | None = None
     ) -> None:
         self.config, self.device, self.threads = config, device, threads
-        exact = {
+        exact: dict[str, Any] = {
             "seed": config.seed,
-            "data.fallback": None,
+            **({"data.fallback": None} if isinstance(config.data, KnownSet) else {}),
             "trainer.threads": threads,
             "trainer.precision": config.trainer.precision,
             "trainer.accelerator": "cpu" if device == "cpu" else "gpu",
         }
-        if IMAGE_SETS[config.data.name].torchvision:
+        if not isinstance(config.data, KnownSet):
+            exact |= {"data.path": config.data.path, "data.cache": str(Path(config.data.cache).resolve())}
+        elif IMAGE_SETS[config.data.name].torchvision:
             exact["data.root"] = str(Path(command.assigned().get("data.root", config.data.root)).resolve())
         if config.trainer.init_from:
             exact["trainer.init_from"] = str(Path(config.trainer.init_from).resolve())
+        if isinstance(config.model, Custom) and "model.target" in command.assigned():
+            exact["model.target"] = config.model.target
         #: Repeats the run anywhere: all that bears on the numbers is written out.
         self.command = command.without("name").with_(exact)
         self.folder = folder or RunFolder.of(config)
@@ -78,10 +82,10 @@ class RunRecord:
             for epoch, values in enumerate(progress.history, start=1):
                 run.metrics(values, epoch)
         run.parameters(config.parameters())
-        layers, attempts = config.model.layers(), progress.attempts
+        layers, attempts = config.layers(), progress.attempts
         described = {"command": self.command.shell(), "device": self.device, "threads": self.threads}
         described |= {"mlflow.source.name": described["command"], "mlflow.source.type": "LOCAL"}
-        described |= {"dataset": config.data.name, "parameters": sum(layer.parameters for layer in layers)}
+        described |= {"dataset": config.data.label, "parameters": sum(layer.parameters for layer in layers)}
         described |= {"role": tags.get("role", "run"), "state": "running"}
         run.tags({**described, "attempts": attempts if attempts > 1 else None, **versions()})
         run.file(path / "config.yaml")
@@ -104,7 +108,7 @@ class RunRecord:
         self, status: Status, reason: str | None, detail: str | None, confusion: list[list[int]] | None = None
     ) -> Result:
         """The result of the run as it stands."""
-        config, progress, layers = self.config, self.progress, self.config.model.layers()
+        config, progress, layers = self.config, self.progress, self.config.layers()
         history = [scores(epoch) for epoch in progress.history]
         rates = [epoch["lr"] for epoch in progress.history if "lr" in epoch]  # which earlier versions did not keep
         best = best_epoch([epoch[config.objective] for epoch in history], config.direction)
@@ -115,7 +119,7 @@ class RunRecord:
             best_epoch=best, epochs=len(history),
             seconds=self.seconds(), train_seconds=round(progress.train_seconds, 3),
             parameters=sum(layer.parameters for layer in layers),
-            dataset=config.data.name, seed=config.seed,
+            dataset=config.data.label, seed=config.seed,
             device=self.device, threads=self.threads, precision=str(config.trainer.precision),
             mlflow_run_id=self.mlflow.run_id, overrides=self.command.written(), command=self.command.shell(),
             folder=str(self.folder.path), checkpoint=str(BEST) if self.folder.best.is_file() else None,

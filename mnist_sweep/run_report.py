@@ -1,5 +1,6 @@
 """What a finished run shows in MLflow: curves, tables, pictures, a note, the model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def keep(
 ) -> None:
     """Keep all that a finished run shows, except the test set.
 
-    The network has the best epoch's weights: images (B, 1, 28, 28), 0 … 1 → logits (B, 10). The images are those of
+    The network has the best epoch's weights: images (B, C, H, W), 0 … 1 → logits (B, classes). The images are those of
     validation, and `found` is what it does on them.
     """
     with harmless("the pictures of this run could not be drawn"):
@@ -33,11 +34,11 @@ def keep(
     keep_model(run, result, network, images)
 
 
-def keep_trial(run: MLflowRun, result: Result, found: Evaluation) -> None:
+def keep_trial(run: MLflowRun, result: Result, found: Evaluation, names: Sequence[str] | None = None) -> None:
     """Keep what a finished trial shows besides its metrics: the confusion matrix of the validation images."""
     run.document(found.confusion.tolist(), "validation/confusion_matrix.json")
     with harmless("the confusion matrix could not be drawn"):
-        picture = figures.confusion_matrix(found.confusion, _title("validation", result, found))
+        picture = figures.confusion_matrix(found.confusion, _title("validation", result, found), names)
         run.figure(picture, "validation/confusion_matrix.png")
 
 
@@ -63,7 +64,9 @@ def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found
     """
     run.document(found.confusion.tolist(), f"{part}/confusion_matrix.json")
     classes = {key: values.tolist() for key, values in metrics.per_class(found.confusion).items()}
-    run.table({"class": list(range(len(found.confusion))), **classes}, f"{part}/per_class.json")
+    labels = list(range(len(found.confusion)))
+    names = [images.classes[label] for label in labels]
+    run.table({"class": labels, "name": names, **classes}, f"{part}/per_class.json")
     bins = metrics.calibration(found.probabilities, images.labels.cpu().numpy())
     run.document({key: values.tolist() for key, values in bins.items()}, f"{part}/calibration.json")
     error = {f"{'val' if part == 'validation' else part}/calibration_error": metrics.calibration_error(bins)}
@@ -81,16 +84,18 @@ def network_pictures(config: schema.Config, result: Result, network: nn.Module, 
     if len(kernels):
         of = "" if len(kernels) <= 64 else f" (64 of {len(kernels)})"
         drawn["filters"] = figures.filters(kernels, f"first block's filters{of}, {title}")
-    chosen = np.unique(images.labels.cpu().numpy(), return_index=True)[1].tolist()  # the first image of each class
+    chosen = np.unique(images.labels.cpu().numpy(), return_index=True)[1].tolist()[:10]  # the first of each class
     if maps := trained_model.activation_maps(network, images.take(torch.as_tensor(chosen))):
-        digits, labels = trained_model.images_at(images, chosen), images.labels[chosen].tolist()
-        drawn["activations"] = figures.activations(digits, labels, maps, f"activation maps, {title}")
+        shown, labels = trained_model.images_at(images, chosen), images.labels[chosen].tolist()
+        names = [images.classes[label] for label in labels]
+        drawn["activations"] = figures.activations(shown, names, maps, f"activation maps, {title}")
     return drawn
 
 
 def part_pictures(part: str, result: Result, images: ImageSet, found: Evaluation) -> dict[str, Figure]:
     """Matrices, mistakes and calibration by name; the arguments are those of `keep_part`."""
-    drawn = {f"confusion_matrix_{part}": figures.confusion_matrix(found.confusion, _title(part, result, found))}
+    title, names = _title(part, result, found), np.array(images.classes)
+    drawn = {f"confusion_matrix_{part}": figures.confusion_matrix(found.confusion, title, images.classes)}
     labels, probabilities = images.labels.cpu().numpy(), found.probabilities
     wrong = metrics.confident_mistakes(probabilities, labels, _MISTAKES)
     if len(wrong):
@@ -98,7 +103,7 @@ def part_pictures(part: str, result: Result, images: ImageSet, found: Evaluation
         of = int(found.confusion.sum() - found.confusion.trace())
         which = f"the {len(wrong)} most confident of {of}" if len(wrong) < of else f"all {of}"
         shown, title = trained_model.images_at(images, wrong.tolist()), f"{which} mistakes on the {part} images"
-        drawn[f"mistakes_{part}"] = figures.mistakes(shown, labels[wrong], predicted, sure, title)
+        drawn[f"mistakes_{part}"] = figures.mistakes(shown, names[labels[wrong]], names[predicted], sure, title)
     bins = metrics.calibration(probabilities, labels)
     error = metrics.calibration_error(bins)
     drawn[f"calibration_{part}"] = figures.calibration(bins, error, f"{result.dataset}, {part}")
@@ -118,7 +123,7 @@ def note(config: schema.Config, result: Result) -> str:
     if "test/accuracy" in result.metrics:
         lines.append(f"\n**test/accuracy {result.metrics['test/accuracy']:.4f}** (opened {result.test_opened_at})")
     lines += ["", "| layer | output | parameters | multiply-adds |", "|---|---|---:|---:|"]
-    for layer in config.model.layers():
+    for layer in config.layers():
         output = " × ".join(map(str, layer.output))
         lines.append(f"| {layer.name} | {output} | {layer.parameters:,} | {layer.multiply_adds:,} |")
     lines.append(f"| **all** | | **{result.parameters:,}** | **{result.multiply_adds:,}** |\n")

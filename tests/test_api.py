@@ -17,9 +17,9 @@ import mnist_sweep as ms
 from mnist_sweep.api import prepare
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
-from mnist_sweep.inference.paper import PictureError
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import data, datasets, trained_model
+from mnist_sweep.training.pictures import PictureError
 from tests import styles
 from tests.conftest import ROOT, SMALL
 from tests.notebook import Shown, shown

@@ -18,10 +18,10 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mnist_sweep.config import schema
-from mnist_sweep.config.overrides import assigned, key_of, override, text, with_path_quoted
+from mnist_sweep.config.overrides import FREE, added, assigned, key_of, override, text, with_path_quoted
 from mnist_sweep.errors import RequestError, without_passwords
 
 PROGRAM = "python -m mnist_sweep"
@@ -52,16 +52,15 @@ class CommandLine:
 
     @classmethod
     def of(cls, overrides: Iterable[str], config_dir: str | Path | None = None) -> "CommandLine":
-        return cls(
-            tuple(map(with_path_quoted, overrides)), Path(config_dir).expanduser() if config_dir is not None else None
-        )
+        further = Path(config_dir).expanduser() if config_dir is not None else None
+        return cls(tuple(added(with_path_quoted(item)) for item in overrides), further)
 
     @functools.cached_property
     def config(self) -> schema.Config:
         """The composed config; RequestError for an unknown key or option, a wrong value, an impossible network."""
         plain: Any = None
         try:
-            plain = OmegaConf.to_container(self.composed, resolve=True)
+            plain = OmegaConf.to_container(self.composed, resolve=True, throw_on_missing=True)
             plain.pop("experiment", None)  # an option, no value
             return schema.Config.model_validate(plain)
         except pydantic.ValidationError as error:
@@ -78,7 +77,7 @@ class CommandLine:
             with contextlib.suppress(RequestError, OmegaConfBaseException):  # Hydra is to say what is wrong
                 composed = copy.deepcopy(base.composed)
                 for key, value in changed.items():
-                    OmegaConf.update(composed, key, value)
+                    OmegaConf.update(composed, key, value, force_add=key.startswith(FREE))
                 return composed
         if self.config_dir is not None and not self.config_dir.is_dir():  # Hydra goes on without it
             raise RequestError(f"--config-dir={self.config_dir}: no such folder")
@@ -97,7 +96,7 @@ class CommandLine:
         """With further overrides; each takes the place of the earlier ones of the same key."""
         places = {_place(item) for item in overrides}
         kept = [item for item in self.overrides if _place(item) not in places]
-        return CommandLine((*kept, *overrides), self.config_dir)
+        return CommandLine((*kept, *map(added, overrides)), self.config_dir)
 
     def with_(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> "CommandLine":
         """With these values: ``with_({"optimizer.lr": 0.1}, seed=3)``."""
@@ -177,6 +176,8 @@ def not_composed(error: Exception, overrides: Sequence[str]) -> str:
     line = " ".join(re.split(r"\n\s*(?:full_key|See https|Config search)", str(error))[0].split())
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override KEY=VALUE; special characters need quotes, as \"KEY='VALUE'\""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing; allowed: {error.full_key}=…, see conf/ for what it means"
     quoted = re.findall(r"'(.*?)'(?!\w)", line)
     nulls = [key_of(item) for item in overrides if item.endswith("=null") and (CONF / key_of(item)).is_dir()]
     key: str = getattr(error, "full_key", None) or next(iter(quoted or nulls), "")  # of a null Hydra names no group
@@ -235,6 +236,9 @@ def _not_valid(error: pydantic.ValidationError, composed: dict[str, Any], overri
         case "missing":
             of_sweep = key.startswith("sweep.") and "name" not in composed["sweep"]
             return f"{key} is missing" + (": a sweep's config comes with +sweep=optuna" if of_sweep else "")
+        case "union_tag_invalid":
+            tags = fault["ctx"]["expected_tags"].replace("'", "")
+            return f"{key}.name={text(fault['ctx']['tag'])}: should be one of {tags}"
         case "value_error":
             reason = str(fault["ctx"]["error"])
             if "=" in reason.split(":")[0]:  # it names its key itself

@@ -75,6 +75,12 @@ def averages(confusion: "Array") -> dict[str, float]:
     return {"accuracy": float(confusion.trace() / confusion.sum()), **means}
 
 
+def balanced_accuracy(confusion: "Array", *_: "Array") -> float:
+    """The mean over the classes that occur of the share that is recognised (scikit-learn's balanced_accuracy_score)."""
+    true = confusion.sum(axis=1)
+    return float((confusion.diagonal()[true > 0] / true[true > 0]).mean())
+
+
 def calibration(probabilities: "Array", labels: "Array", bins: int = 15) -> dict[str, "Array"]:
     """A reliability diagram (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 

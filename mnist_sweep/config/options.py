@@ -3,98 +3,54 @@
 A new option is one class here and one YAML file. Torch is imported only where something is built.
 """
 
-import pkgutil
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.image_data import Arrays, Augmentation, Contents, Data, Folder, KnownSet
+from mnist_sweep.config.networks import MLP, ConvNet, Custom, Model, Pixels, ResNet
 from mnist_sweep.config.paths import PathText
-from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, one_of
+from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, Target
+
+__all__ = [  # what is defined here, and the networks and image sets, which have files of their own
+    "MLP",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Arrays",
+    "Augmentation",
+    "Contents",
+    "ConvNet",
+    "Cosine",
+    "Custom",
+    "Data",
+    "Extra",
+    "Folder",
+    "InlineLauncher",
+    "KnownSet",
+    "Launcher",
+    "LocalLauncher",
+    "Loss",
+    "MLflow",
+    "Metrics",
+    "Model",
+    "Nothing",
+    "OneCycle",
+    "Optimizer",
+    "Pixels",
+    "RMSprop",
+    "ResNet",
+    "Scheduler",
+    "Step",
+    "Tracking",
+    "Trainer",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
     from torch.optim.lr_scheduler import LRScheduler
-
-
-def _odd(kernel: int) -> int:
-    if kernel % 2 == 0:
-        raise ValueError("should be odd, so that it can be centred on a pixel (1, 3, 5, 7, …)")
-    return kernel
-
-
-Each = TypeVar("Each")
-#: One number for all blocks, or a list with one number a block.
-PerBlock = Annotated[
-    Annotated[Each, Tag("number")] | Annotated[list[Each], Tag("list")],
-    Discriminator(lambda value: "list" if isinstance(value, list) else "number"),
-]
-Width = Annotated[int, Field(ge=1, le=100_000)]
-
-
-class ConvNet(Section):
-    """Blocks of convolution, activation and pooling, then fully connected layers; see conf/model/convnet.yaml."""
-
-    name: Literal["convnet"] = "convnet"
-    filters: list[Width]
-    kernel_size: PerBlock[Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE - 1), AfterValidator(_odd)]]
-    pool_size: PerBlock[Annotated[int, Field(ge=1, le=shapes.IMAGE_SIZE)]]
-    convolutions: PerBlock[Annotated[int, Field(ge=1, le=100)]]
-    padding: Literal["same", "valid"]
-    pool: Literal["max", "avg"]
-    activation: Literal["relu", "sigmoid", "tanh", "gelu", "silu"]
-    batch_norm: bool
-    global_pool: bool
-    hidden: list[Width]
-    dropout: Fraction
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        self.layers()
-        return self
-
-    def layers(self) -> list[shapes.Layer]:
-        """The table of the network's layers, see `network_shapes.layers`."""
-        return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden)
-
-    def blocks(self) -> list[shapes.Block]:
-        """The convolutional blocks."""
-        kernels, pools, counts = (
-            shapes.per_block(f"model.{key}", getattr(self, key), len(self.filters))
-            for key in ("kernel_size", "pool_size", "convolutions")
-        )
-        return [
-            shapes.Block(width, kernel, pool, count, kernel // 2 if self.padding == "same" else 0)
-            for width, kernel, pool, count in zip(self.filters, kernels, pools, counts, strict=True)
-        ]
-
-    def build(self, mean: float, deviation: float) -> "torch.nn.Module":
-        """The network with fresh weights, see `training.models.ConvNet`: by name, since training is above config."""
-        network = pkgutil.resolve_name("mnist_sweep.training.models:ConvNet")(self, mean, deviation)
-        return cast("torch.nn.Module", network)
-
-
-#: With a second network this becomes a union by name. Its discriminator is a function, since the name may be left out:
-#: Annotated[Annotated[ConvNet, Tag("convnet")] | Annotated[ResNet, Tag("resnet")], Discriminator(name_or_convnet)].
-Model = ConvNet
-
-
-class Augmentation(Section):
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    shift: Fraction
-    scale: Fraction
-
-
-class Data(Section):
-    name: Annotated[str, one_of(IMAGE_SETS)]
-    fallback: Literal["mnist5k"] | None
-    root: PathText
-    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
-    limit: Annotated[int, Field(ge=shapes.CLASSES)] | None
-    batch_size: Positive
-    augmentation: Augmentation
 
 
 class _Optimizer(Section):
@@ -215,6 +171,30 @@ Scheduler = Annotated[Nothing | Step | Cosine | OneCycle, Field(discriminator="n
 
 class Loss(Section):
     label_smoothing: Fraction
+    class_weights: Literal["balanced"] | None = None
+
+
+def _metric(target: str) -> str:
+    if target != "balanced_accuracy" and ":" not in target:
+        raise ValueError("should be balanced_accuracy, or MODULE:NAME or FILE.py:NAME of a function")
+    return target
+
+
+class Extra(Section):
+    """A metric besides those that are always measured."""
+
+    target: Annotated[Target, AfterValidator(_metric)]
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    @property
+    def metric(self) -> str:
+        """The last part of its name: top3 of my_package.metrics:top3."""
+        return re.split("[:.]", self.target)[-1]
+
+
+class Metrics(Section):
+    #: As a text, the target alone.
+    extra: list[Annotated[Extra, BeforeValidator(lambda item: {"target": item} if isinstance(item, str) else item)]]
 
 
 class Trainer(Section):

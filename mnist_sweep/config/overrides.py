@@ -12,6 +12,8 @@ _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*")
 _REST = r"[^'\",(){}\[\]$]*"
 _URL = rf"(?:sqlite(?:\+\w+)?:///)?~{_REST}|\w[\w+.-]*://{_REST}[=&;~!]{_REST}"
 _PATH = re.compile(rf"([+]{{0,2}}[\w.]+=)({_URL})")
+#: Below this lie keys that no YAML file lists: the arguments of a network of the user's own.
+FREE = "model.arguments."
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 
 
@@ -44,7 +46,12 @@ def with_path_quoted(item: str) -> str:
 
 def override(key: str, value: Any) -> str:
     """``key=value`` in Hydra's grammar."""
-    return f"{key}={text(value)}"
+    return added(f"{key}={text(value)}")
+
+
+def added(item: str) -> str:
+    """An override of a key that no YAML file lists, so that Hydra adds it; any other as it is."""
+    return f"++{item}" if item.startswith(FREE) else item
 
 
 def key_of(item: str) -> str:

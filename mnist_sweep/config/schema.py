@@ -2,25 +2,30 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnist_sweep.config import metrics
-from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config.options import Data, Launcher, Loss, MLflow, Model, Optimizer, Scheduler, Tracking, Trainer
-from mnist_sweep.config.overrides import flattened, text
+from mnist_sweep.config import options as groups
+from mnist_sweep.config.image_sets import IMAGE_SETS
+from mnist_sweep.config.metrics import EPOCH_METRICS, RUN_METRICS, Direction
+from mnist_sweep.config.network_shapes import Layer
+from mnist_sweep.config.options import Data, Launcher, Loss, Metrics, Model, Optimizer, Scheduler, Tracking, Trainer
+from mnist_sweep.config.overrides import FREE, flattened, text
 from mnist_sweep.config.paths import PathText
-from mnist_sweep.config.section import Name, Section, one_of
+from mnist_sweep.config.section import Name, Section
 from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import without_passwords
 
 #: The parts of the config that describe what is trained.
 _TRAINED = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 #: Keys that say where and how a run is performed, not what it trains.
-PLACE = {"output", "tracking", "data.root", "data.fallback"}
+PLACE = {"output", "tracking", "data.root", "data.fallback", "data.path", "data.cache"}
 PLACE |= {"trainer.threads", "trainer.accelerator", "trainer.cuda_graphs"}
+#: Keys that say which images there are, without which trials do not compare.
+_IMAGES = {f"data.{key}" for key in ("split_seed", "validation_share", "test_share", "size", "channels", "skip_bad")}
 
 
 class Config(Section):
@@ -29,13 +34,14 @@ class Config(Section):
     name: Name | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output: Annotated[PathText, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
-    objective: Annotated[str, one_of(metrics.EPOCH_METRICS)]
+    objective: str
     test: bool | None = None
     data: Data
     model: Model
     optimizer: Optimizer
     scheduler: Scheduler
     loss: Loss
+    metrics: Metrics = Metrics(extra=[])
     trainer: Trainer
     tracking: Tracking
     launcher: Launcher
@@ -47,33 +53,69 @@ class Config(Section):
             raise ValueError(f"name={self.name}: a sweep is named by sweep.name")
         if self.sweep and self.test is not None:
             raise ValueError(f"test={text(self.test)}: a sweep opens the test set for its winner; allowed: null")
-        if self.data.batch_size == 1 and self.model.batch_norm and 1 in shapes.convolved_sizes(self.model.blocks()):
+        self.layers()
+        if self.data.batch_size == 1 and self.model.smallest_maps(self.data.images) == 1:
             raise ValueError(
                 "data.batch_size=1: a convolution of the network makes 1 × 1 maps, of which model.batch_norm=true "
                 "needs two; allowed there: at least 2, or model.batch_norm=false"
             )
+        if self.data.limit is not None and self.data.limit < (classes := self.data.images.classes):
+            least = f"should be greater than or equal to {classes}, one of each class"
+            raise ValueError(f"data.limit={self.data.limit}: {least}")
+        for each in self.metrics.extra:
+            if f"val/{each.metric}" in EPOCH_METRICS:
+                raise ValueError(f"metrics.extra={each.target}: is measured already; allowed: another name")
+        named = [("objective", self.objective, self.epoch_metrics)]
+        if self.sweep:
+            known = self.epoch_metrics | RUN_METRICS
+            goals = enumerate(self.sweep.objectives or [])
+            named += [(f"sweep.objectives[{at}].metric", goal.metric, known) for at, goal in goals]
+            named += [("sweep.constraints", name, known) for name in self.sweep.constraints or {}]
+        for key, name, allowed in named:
+            if name not in allowed:
+                raise ValueError(f"{key}={name}: should be one of {', '.join(allowed)}")
         return self
+
+    def layers(self) -> list[Layer]:
+        """The table of the network's layers, for the images of the data set."""
+        return self.model.layers(self.data.images)
+
+    def extra_metrics(self) -> list[groups.Extra]:
+        """What is measured on top: the user's own metrics, and the balanced accuracy where classes may be unequal."""
+        unequal = self.data.own or self.loss.class_weights
+        extra = [groups.Extra(target="balanced_accuracy")] if unequal else []
+        return list({each.metric: each for each in [*extra, *self.metrics.extra]}.values())
+
+    @property
+    def epoch_metrics(self) -> dict[str, Direction]:
+        """What is logged once an epoch, and which way is better."""
+        return EPOCH_METRICS | {f"val/{each.metric}": each.direction for each in self.extra_metrics()}
 
     def with_precision(self, precision: Literal[32, "bf16"]) -> "Config":
         """The same config with the precision that ``auto`` came to."""
         return self.model_copy(update={"trainer": self.trainer.model_copy(update={"precision": precision})})
 
     @property
-    def direction(self) -> metrics.Direction:
+    def direction(self) -> Direction:
         """Which way the objective is better."""
-        return metrics.EPOCH_METRICS[self.objective]
+        return self.epoch_metrics[self.objective]
 
     def plain(self) -> dict[str, Any]:
-        """The config as plain containers, as Hydra composed it, without passwords."""
-        content = self.model_dump(mode="json", exclude_unset=True)
-        if isinstance(self.tracking, MLflow):
+        """The config as plain containers, as Hydra composed it, without passwords; with what one's own files hold."""
+        content: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
+        if isinstance(self.data, groups.Folder | groups.Arrays):
+            content["data"]["contents"] = self.data.found.model_dump(mode="json")
+        if isinstance(self.tracking, groups.MLflow):
             content["tracking"]["uri"] = without_passwords(self.tracking.uri)
         return content
 
     def trained(self) -> dict[str, Any]:
         """The same without where the data, the runs and their store are: what a network takes along with it."""
         content = self.plain()
-        del content["data"]["root"], content["output"], content["tracking"]
+        del content["output"], content["tracking"]
+        del content["data"]["root"]
+        if self.data.own:  # by whose name the network is known
+            content["data"] |= {"path": Path(content["data"]["path"]).name, "cache": "cache"}
         return content
 
     @classmethod
@@ -85,12 +127,14 @@ class Config(Section):
 
     def parameters(self) -> dict[str, Any]:
         """Every value that bears on a run, by dotted name; a group's option under the group's own, ``optimizer``."""
-        parts = self.model_dump(mode="json", exclude_unset=True, exclude={"sweep", "name", "launcher", "test"})
+        parts = {key: part for key, part in self.plain().items() if key not in ("sweep", "name", "launcher", "test")}
+        if found := parts["data"].pop("contents", None):
+            parts["data"]["digest"] = found["digest"]
+        if isinstance(self.model, groups.Custom):
+            parts["model"]["arguments"] = {**self.model.defaults(), **self.model.arguments}
         values = {key: value for key, value in flattened(parts).items() if not isinstance(value, dict)}
-        found = {key.removesuffix(".name"): value for key, value in values.items()}
-        if isinstance(self.tracking, MLflow):
-            found["tracking.uri"] = without_passwords(self.tracking.uri)
-        return found | ({"model": self.model.name} if options("model") else {})  # which a YAML file need not say
+        named = {key.removesuffix(".name"): value for key, value in values.items()}
+        return named | {"model": self.model.name}  # which a YAML file need not say
 
     def relevant(self) -> dict[str, Any]:
         """Of the `parameters`, those that change what a run's numbers mean."""
@@ -104,7 +148,7 @@ def within(key: str, names: Iterable[str]) -> bool:
 
 def searchable(key: str) -> bool:
     """Whether a sweep may draw this key: it is part of what is trained, and leaves trials comparable."""
-    return key.partition(".")[0] in _TRAINED and not within(key, {*PLACE, "data.split_seed"})
+    return key.partition(".")[0] in _TRAINED and key != "data" and not within(key, {*PLACE, *_IMAGES, "data.contents"})
 
 
 def sections_of(key: str) -> list[type[Section]]:
@@ -112,7 +156,7 @@ def sections_of(key: str) -> list[type[Section]]:
     found: list[type[Section]] = [Config]
     for part in key.split(".") if key else []:
         fields = [section.model_fields[part] for section in found if part in section.model_fields]
-        found = [section for field in fields for section in _members(field.annotation)]
+        found = list(dict.fromkeys(section for field in fields for section in _members(field.annotation)))
     return found
 
 
@@ -127,7 +171,10 @@ def _members(annotation: Any) -> list[type[Section]]:
 def options(group: str) -> dict[str, type[Section]]:
     """The sections that a group such as ``optimizer`` can be, by the option's name; empty where there is no choice."""
     found = sections_of(group) if group else []
-    return {get_args(section.model_fields["name"].annotation)[0]: section for section in found if len(found) > 1}
+    if len(found) < 2:
+        return {}
+    named = [(get_args(section.model_fields["name"].annotation) or IMAGE_SETS, section) for section in found]
+    return {name: section for names, section in named for name in names}
 
 
 def known_keys(prefix: str = "") -> set[str]:
@@ -138,6 +185,8 @@ def known_keys(prefix: str = "") -> set[str]:
 
 def fault(key: str, value: Any) -> str | None:
     """What is wrong with a value by the type and the bounds of its key alone; None where some option can have it."""
+    if key.startswith(FREE):
+        return None
     group, _, last = key.rpartition(".")
     fields = [section.model_fields[last] for section in sections_of(group) if last in section.model_fields]
     if not fields:

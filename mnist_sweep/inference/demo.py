@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnist_sweep.config.image_sets import DIGITS
+from mnist_sweep.config.image_sets import HANDWRITTEN
 from mnist_sweep.errors import RequestError, check_interrupted
 from mnist_sweep.inference import load, preprocess
-from mnist_sweep.inference.paper import PictureError
+from mnist_sweep.training import pictures
 from mnist_sweep.training.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def look(model: TrainedModel, drawing: Any) -> tuple[dict[str, float], Any]:
     Returns:
         The probability of each class by its name; the picture that the network saw, 8 times as large.
     """
-    digit = preprocess.normalised(np.asarray(preprocess.to_grey(drawing)))
+    digit = preprocess.normalised(np.asarray(pictures.to_grey(drawing)))
     (row,) = model.probabilities(torch.from_numpy(digit)[None, None])
     large = np.kron(255 - digit, np.ones((8, 8), dtype=np.uint8))
     return {str(label): float(share) for label, share in enumerate(row)}, large
@@ -50,7 +50,7 @@ def page(model: TrainedModel, name: str) -> Any:
     def answer(sketch: Any) -> tuple[Any, Any]:
         try:
             return look(model, sketch["composite"])
-        except (PictureError, TypeError):  # nothing has been drawn yet, or it was wiped out
+        except (pictures.PictureError, TypeError):  # nothing has been drawn yet, or it was wiped out
             return None, None
 
     with gradio.Blocks(title="mnist_sweep", analytics_enabled=False) as blocks:
@@ -71,8 +71,8 @@ def page(model: TrainedModel, name: str) -> Any:
 def perform(options: argparse.Namespace) -> int:
     """Show the page until Ctrl-C."""
     model, name = load.chosen(options)
-    if (trained := model.config.data.name) not in DIGITS:
-        allowed = ", ".join(DIGITS)
+    if (trained := model.config.data.name) not in HANDWRITTEN:
+        allowed = ", ".join(HANDWRITTEN)
         raise RequestError(f"{name}: this network was trained on {trained}; allowed for drawn digits: {allowed}")
     shown = page(model, name)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -48,7 +48,8 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
             if not usable(run):
                 raise RequestError(f"{run.folder}: the run is {run.status}; allowed: a finished one with its {BEST}")
     for key in ("name", "split_seed"):  # else a member was trained on images that the choice is made by
-        values = sorted({str(getattr(_config(run).data, key)) for run in runs})
+        own = "label" if key == "name" else key
+        values = sorted({str(getattr(_config(run).data, own)) for run in runs})
         if len(values) > 1:
             raise RequestError(f"data.{key}={' | '.join(values)}: the runs differ; allowed: one for all")
     if len(runs) < 2:
@@ -98,7 +99,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     check_interrupted()
     opened = datetime.now(UTC).isoformat(timespec="seconds")
     log.info("the test set is opened (%s)", opened)
-    test = data.test_set(config.data.name, config.data.root)
+    test = data.test_images(config.data)
     tested = evaluate(network, test, "test")
     check_interrupted()
     again = [*(run.folder for run in runs), "--name", f"{folder.name}-again"]
@@ -138,7 +139,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     mlflow.end("FINISHED")
     scores_of, split = result.metrics, f"{digest}, split_seed {config.data.split_seed}"
     measured = tracking.Measured(scores_of["val/accuracy"], 1, split, scores_of["test/accuracy"])
-    tracking.register(settings, mlflow.run_id, config.data.name, measured)
+    tracking.register(settings, mlflow.run_id, config.data.label, measured)
     return result
 
 

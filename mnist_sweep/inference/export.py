@@ -17,10 +17,13 @@ from onnx import save
 from onnx.helper import set_model_props
 from safetensors.torch import save_file
 
-from mnist_sweep.config import network_shapes as shapes
+from mnist_sweep.config.image_sets import HANDWRITTEN
+from mnist_sweep.config.network_shapes import GREY28
+from mnist_sweep.config.options import Data
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.inference import load
-from mnist_sweep.training import data, datasets
+from mnist_sweep.training import datasets
+from mnist_sweep.training.data import parts
 from mnist_sweep.training.trained_model import TrainedModel, served
 from mnist_sweep.version import __version__
 
@@ -33,9 +36,10 @@ TOLERANCE = 1e-4
 
 
 def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[float, str]:
-    """Write a network as ONNX: ``images`` (B, 1, 28, 28) float32, 0 … 1 → ``probabilities`` (B, 10).
+    """Write a network as ONNX: ``images`` (B, C, H, W) float32, 0 … 1 → ``probabilities`` (B, classes).
 
     Its metadata has the classes, the data set, what goes in and comes out, and the version of this package.
+
     Args:
         opset: the version of ONNX's operators, 18 … 23; None = that which torch's exporter writes.
 
@@ -45,10 +49,8 @@ def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[flo
     Raises:
         RunFailure: the difference is above `TOLERANCE`, or the network cannot be written with these operators.
     """
-    own = model.config.data.model_copy(update={"limit": None})
-    datasets.verify(own)
-    training, _ = data.parts(own.model_copy(update={"name": "mnist5k"}) if datasets.missing(own) else own)
-    network, images = served(model.network, own.name), training.take(torch.arange(CHECKED)).float() / 255
+    data = model.config.data
+    network, images = served(model.network, data.name), _images(data).float() / 255
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -61,13 +63,14 @@ def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[flo
     if opset not in (None, written):
         raise RunFailure("error", f"--opset={opset}: torch writes this network with opset {written} only")
     program.save(str(file))
-    written = loaded(file)
-    set_model_props(written, {
-        "classes": ",".join(map(str, range(shapes.CLASSES))), "dataset": model.config.data.name,
-        "input": "images (B, 1, 28, 28) float32, 0 … 1, white on black", "output": "probabilities (B, 10)",
-        "version": __version__,
+    described, form = loaded(file), data.images
+    light = ", white on black" if data.name in HANDWRITTEN else ""
+    set_model_props(described, {
+        "classes": ",".join(data.classes), "dataset": data.label, "version": __version__,
+        "input": f"images (B, {form.channels}, {form.height}, {form.width}) float32, 0 … 1{light}",
+        "output": f"probabilities (B, {form.classes})",
     })  # fmt: skip
-    save(written, file)
+    save(described, file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (probabilities,) = session.run(["probabilities"], {"images": images.numpy()})
     with torch.inference_mode():
@@ -75,6 +78,21 @@ def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[flo
     if not difference <= TOLERANCE:
         raise RunFailure("error", f"the ONNX file differs from the network by {difference:.2g}; nothing is left of it")
     return difference, f"opset {written}, IR version {program.model.ir_version}"
+
+
+def _images(settings: Data) -> torch.Tensor:
+    """At most `CHECKED` training images (N, C, H, W) uint8, or others of their form where these are not at hand."""
+    own, form = settings.model_copy(update={"limit": None}), settings.images
+    if not settings.own:
+        datasets.verify(own)
+    if datasets.missing(own) and form == GREY28:
+        own = own.model_copy(update={"name": "mnist5k"})
+    try:
+        training, _ = parts(own)
+    except (RequestError, OSError):
+        noise = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (CHECKED, *form.shape), dtype=torch.uint8, generator=noise)
+    return training.take(torch.arange(min(CHECKED, len(training))))
 
 
 def safetensors(model: TrainedModel, file: Path) -> int:
@@ -104,7 +122,7 @@ def perform(options: argparse.Namespace) -> int:
         part = Path(folder) / file.name
         model, name = load.chosen(options)
         if options.to == "onnx":
-            (difference, versions), checked = onnx(model, part, options.opset), f"checked on {CHECKED} images"
+            (difference, versions), checked = onnx(model, part, options.opset), f"checked on at most {CHECKED} images"
             log.info("%s: %s, %s, greatest difference of a probability %.2g", name, versions, checked, difference)
         else:
             log.info("%s: %d tensors, the config in the metadata", name, safetensors(model, part))

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from mnist_sweep import tracking
-from mnist_sweep.config.image_sets import DIGITS
+from mnist_sweep.config.image_sets import HANDWRITTEN
 from mnist_sweep.training import trained_model
 from mnist_sweep.training.trained_model import TrainedModel
 
@@ -18,7 +18,7 @@ def chosen(options: argparse.Namespace) -> tuple[TrainedModel, str]:
     """
     if options.checkpoint:
         return trained_model.read(options.checkpoint), str(options.checkpoint)
-    names = [tracking.registered_name(dataset) for dataset in DIGITS]
+    names = [tracking.registered_name(dataset) for dataset in HANDWRITTEN]
     uri = options.model or tracking.registered(options.tracking_uri, names) or f"models:/{names[0]}@champion"
     return registered(uri, options.tracking_uri), uri
 

@@ -7,15 +7,13 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from mnist_sweep.training.pictures import PictureError
+
 Array = np.ndarray[Any, Any]
 
 LONGEST = 560  #: the side that is worked with: 28 × 28 pixels can show no more of a larger picture
 FAINTEST = 24.0  #: a difference between ink and paper below this (of 255) is noise
 _COARSE = 280  # the side at which a sheet of paper is told from the desk below it
-
-
-class PictureError(ValueError):
-    """The file is no picture of a digit; the text says why, in one line."""
 
 
 def reduced(grey: Array, side: int) -> Array:

@@ -16,16 +16,17 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from mnist_sweep.config.network_shapes import IMAGE_SIZE
 from mnist_sweep.errors import one_line
 from mnist_sweep.inference import paper
-from mnist_sweep.inference.paper import FAINTEST, LONGEST, PictureError, extent, otsu, reduced
+from mnist_sweep.inference.paper import FAINTEST, LONGEST, extent, otsu, reduced
+from mnist_sweep.training.pictures import MOST_PIXELS
+from mnist_sweep.training.pictures import PictureError as PictureError
 
 Array = np.ndarray[Any, Any]
 
+IMAGE_SIZE = 28  #: the side of MNIST's images
 SUFFIXES = (".png", ".jpg", ".jpeg")
 BOX = 20  #: the side of the box that a digit is scaled into
-_MOST_PIXELS = 100_000_000  # more than any camera's: a few bytes can claim to be a picture that fills the memory
 _FINEST = 2240  # the side at which a small digit is looked for on a page
 _FULL = 1.2  # of the darkest place: the ink of MNIST is white over the whole width of a stroke
 _SPECK = 0.08  # parts of the ink smaller than this share of the largest are specks
@@ -67,8 +68,8 @@ def decode(content: bytes) -> Array:
 def _load(picture: Image.Image) -> None:
     """Read the pixels of a picture that has been opened; a PictureError where there are too many."""
     width, height = picture.size
-    if width * height > _MOST_PIXELS:
-        raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {_MOST_PIXELS:,} in all")
+    if width * height > MOST_PIXELS:
+        raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {MOST_PIXELS:,} in all")
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
         raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
@@ -94,12 +95,19 @@ def to_grey(picture: Image.Image) -> Image.Image:
     return picture.convert("L")
 
 
-def as_it_is(grey: Array) -> Array:
-    """The same picture, for a network of another data set; a PictureError where it is not 28 × 28."""
-    if grey.shape != (IMAGE_SIZE, IMAGE_SIZE):
-        size, own = f"{grey.shape[1]} × {grey.shape[0]} pixels", f"{IMAGE_SIZE} × {IMAGE_SIZE}, as in its data set"
-        raise PictureError(f"{size}; allowed for a network that was not trained on MNIST's digits: {own}")
+def as_it_is(grey: Array, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Array:
+    """The same picture, for a network of another data set; a PictureError where it has not this height and width."""
+    if grey.shape != size:
+        is_, own = f"{grey.shape[1]} × {grey.shape[0]} pixels", f"{size[1]} × {size[0]}, as in its data set"
+        raise PictureError(f"{is_}; allowed for a network that was not trained on MNIST's digits: {own}")
     return grey
+
+
+def tight(grey: Array, size: tuple[int, int]) -> Array:
+    """A picture of one digit as sets without a margin have it, (height, width) uint8; raises as `normalised` does."""
+    margin = (IMAGE_SIZE - BOX) // 2
+    box = Image.fromarray(normalised(grey)[margin : margin + BOX, margin : margin + BOX])
+    return np.asarray(box.resize(size[::-1], Image.Resampling.BOX))
 
 
 def normalised(grey: Array) -> Array:

@@ -46,7 +46,7 @@ class Candidates:
         base = self._bases.setdefault(text(options), self.common.with_(options))
         command = base.with_({key: value for key, value in values.items() if key not in options})
         config = command.config
-        layers = config.model.layers()
+        layers = config.layers()
         costs = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "multiply_adds")}
         for name, bound in self.constraints.items():
             if name in costs and bound.violation(costs[name]) > 0:

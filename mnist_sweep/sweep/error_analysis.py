@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Mistakes:
     confusions: list[tuple[int, int, int]]  # count, true and predicted class, over all of them, the most frequent first
     missed: int  # images that each of them gets wrong
     pictures: dict[str, Figure]  # by name
+    names: Sequence[str]  # of the classes
 
 
 def within_reach(study: Study, winner: int | None, images: int) -> tuple[list[FrozenTrial], float]:
@@ -71,16 +73,19 @@ def common_mistakes(study: Study, runs: Path, images: ImageSet, winner: int | No
     who = f"the {len(found)} best models" if len(found) > 1 else "the best model"
     added, each = (", counts added up", ", each") if len(found) > 1 else ("", "")
     counts = np.sum([evaluation.confusion for evaluation in found.values()], axis=0)
-    pictures = {"confusion_of_the_best": figures.confusion_matrix(counts, f"{who} on validation{added}")}
+    pictures = {
+        "confusion_of_the_best": figures.confusion_matrix(counts, f"{who} on validation{added}", images.classes)
+    }
     labels = images.labels.cpu().numpy()
-    probabilities = np.stack([evaluation.probabilities for evaluation in found.values()])  # (networks, N, 10)
+    probabilities = np.stack([evaluation.probabilities for evaluation in found.values()])  # (networks, N, classes)
     missed = np.flatnonzero((probabilities.argmax(axis=2) != labels).all(axis=0))
     if len(missed):
-        mean = probabilities[:, missed].mean(axis=0)  # (missed, 10)
+        mean = probabilities[:, missed].mean(axis=0)  # (missed, classes)
         mean[np.arange(len(missed)), labels[missed]] = 0.0  # the true class may still have the greatest mean
         order = np.argsort(-mean.max(axis=1), kind="stable")[:_SHOWN]  # the most confident mistakes first
         mean, shown = mean[order], trained_model.images_at(images, missed[order].tolist())
-        said = labels[missed[order]], mean.argmax(axis=1), mean.max(axis=1)
+        names = np.array(images.classes)
+        said = names[labels[missed[order]]], names[mean.argmax(axis=1)], mean.max(axis=1)
         pictures["missed_by_all"] = figures.mistakes(shown, *said, f"missed by {who}{each}")
     pairs = [(int(counts[i, j]), int(i), int(j)) for i, j in np.argwhere(counts) if i != j]
-    return Mistakes(list(found), least, sorted(pairs, reverse=True), len(missed), pictures)
+    return Mistakes(list(found), least, sorted(pairs, reverse=True), len(missed), pictures, images.classes)

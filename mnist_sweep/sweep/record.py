@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import hardware, tracking
@@ -62,7 +63,7 @@ def content(command: CommandLine, study: Study, winner: Mapping[str, Any] | None
         "best": _member(study, best) if best else None,
         **({"front": [_member(study, trial) for trial in study.front()]} if study.several else {}),
         "winner": winner,
-        "dataset": config.data.name,
+        "dataset": config.data.label,
         "search": searched(command, study),
         "machine": hardware.machine(),
         "versions": tracking.versions(),
@@ -190,12 +191,15 @@ def _differences_of(trial: FrozenTrial, config_dir: Path | None) -> tuple[dict[s
     """
     command = CommandLine.of(trial.user_attrs["result"]["overrides"], config_dir)
     config = command.without("name", "tracking", "output").config.plain()
+    config["data"].pop("contents", None)  # which the files say themselves
     for group, keys in _MACHINE.items():
         config[group] = {key: value for key, value in config[group].items() if key not in keys}
     names = {key: part["name"] for key, part in config.items() if isinstance(part, dict) and "name" in part}
-    defaults = CommandLine().config.plain()
-    chosen = {group: option for group, option in names.items() if option != defaults[group]["name"]}
-    return chosen, dict(_differing(config, CommandLine().with_(chosen).config.plain()))
+    defaults = CommandLine().config.parameters()
+    chosen = {group: option for group, option in names.items() if option != defaults.get(group, option)}
+    # as Hydra composes it: a group's option may ask for values that only this trial has
+    base: Any = OmegaConf.to_container(CommandLine().with_(chosen).composed, resolve=True)
+    return chosen, dict(_differing(config, base))
 
 
 def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -48,7 +48,7 @@ def report(
         facts = [f"{len(study.front())} Pareto-optimal trials"] if study.several else [f"Best: trial {first.number}"]
         shown, again = first.number, first.user_attrs["result"]["command"]
         if winner:
-            found, *facts = summary.in_words(winner, config.data.name)
+            found, *facts = summary.in_words(winner, config.data.label)
             facts = [found[0].upper() + found[1:], *facts, f"the test set was opened {winner['test_opened_at']}"]
             shown, again = winner["trial"], winner["command"]
         facts += [f"trials: {summary.counted(study)}; in {seconds / 60:.1f} minutes; seed {config.seed}"]
@@ -56,7 +56,7 @@ def report(
         pages = Environment(loader=PackageLoader("mnist_sweep", "pages"), autoescape=True, trim_blocks=True)
         pages.filters |= {"png": _png, "plot": _plot}
         html = pages.get_template(FILE).render(
-            title=f"{folder.name}: a sweep on {config.data.name}", facts=facts, several=study.several, shown=shown,
+            title=f"{folder.name}: a sweep on {config.data.label}", facts=facts, several=study.several, shown=shown,
             again=again, header=header, rows=rows, plotly=get_plotlyjs(), plots=plots.draw(study, number),
             metric=study.goals[0].metric, fewest=plots.FEWEST, mistakes=mistakes, pictures=pictures, winner=winner,
             validation=len(validation), race=_race(winner) if winner else None, searched=_searched(command),
@@ -162,7 +162,7 @@ def _network(study: Study, winner: dict[str, Any], runs: Path, validation: data.
     pictures = run_report.network_pictures(model.config, result, model.network, validation)
     pictures |= run_report.part_pictures("validation", result, validation, found)
     which = f"seed {result.seed}" + (f", the median of {len(ranked)} by {goal.metric}" if len(ranked) > 1 else "")
-    return {"which": which, "layers": model.config.model.layers(), "pictures": pictures}
+    return {"which": which, "layers": model.config.layers(), "pictures": pictures}
 
 
 def _plot(figure: Any, name: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 from optuna.trial import TrialState
 
 from mnist_sweep import hardware, tracking
-from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
 from mnist_sweep.result import BEST, STATES, Result, Status, run_name
@@ -79,7 +78,7 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     if config.trainer.cuda_graphs is True and not resources.gpus:  # said once, rather than by each trial
         common["trainer.cuda_graphs"] = False
         explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")
-    judged = [goal.metric for goal in goals if goal.metric in metrics.EPOCH_METRICS]
+    judged = [goal.metric for goal in goals if goal.metric in config.epoch_metrics]
     if judged and judged[0] != config.objective:  # so that the best epoch and its checkpoint go by it
         common["objective"] = judged[0]
     shared = command.without("sweep", "name", "launcher").with_(common)
@@ -249,14 +248,14 @@ class Session:
         self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
-            known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
+            known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.label}
             space = {f"sweep.space.{key}": drawn for key, drawn, _ in self.space.describe()}
             self.mlflow.parameters(known | space)
         self.mlflow.tags({"mlflow.source.name": self.command.shell()})
         limits = {"sweep.trials": self.settings.trials, "sweep.budget_epochs": self.settings.budget_epochs}
         machine = {f"machine.{key}": value for key, value in hardware.machine().items()}
         divided: dict[str, Any] = {"workers": self.resources.workers, "threads": self.resources.threads}
-        divided |= {"state": "running", "dataset": config.data.name, "command": self.command.shell()}
+        divided |= {"state": "running", "dataset": config.data.label, "command": self.command.shell()}
         self.mlflow.tags({**limits, **divided, **machine, **tracking.versions()})
         for file in ("config.yaml", "overrides.yaml"):
             self.mlflow.file(self.folder / file)

@@ -26,7 +26,7 @@ from optuna.trial import FixedTrial
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine, suggested
-from mnist_sweep.config.overrides import override, text
+from mnist_sweep.config.overrides import FREE, override, text
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.sweep import parameters
 from mnist_sweep.sweep.parameters import ROOT, Choose, Distribution, Parameter, contains, key_of, length_of
@@ -50,6 +50,10 @@ class Space:
         drawn = {key: parameter for key, parameter in found.items() if key not in self.fixed}
         for parameter in drawn.values():
             self._check_options(parameter, drawn)
+        if (
+            "model" in self.base.keys() - drawn.keys()
+        ):  # so much is settled, and no news: one space serves several networks
+            drawn = {key: own for key, each in drawn.items() if (own := self._for_the_network(each))}
         # sorted, so that neither the hash of a text nor the order in the file has a say in the order of draws
         needs = {key: sorted(drawn[key].needs() & drawn.keys() - {key}) for key in sorted(drawn)}
         try:
@@ -88,10 +92,15 @@ class Space:
         if not sections or (group not in drawn and group in parameter.when):
             return
         options = drawn[group].ends() if group in drawn else [self.base[group]]
-        fitting = [option for option in options if key in sections[option].model_fields]
+        fitting = [option for option in options if key.partition(".")[0] in sections[option].model_fields]
         if lacking := [each for each in options if each not in fitting and each in parameter.when.get(group, options)]:
             allowed = f"when: {text({group: fitting})}" if fitting else "leave it out"
             raise RequestError(f"{ROOT}.{parameter.key}: {group}={lacking[0]} has no {key}; allowed: {allowed}")
+
+    def _for_the_network(self, parameter: Parameter) -> Parameter | None:
+        """The same without a condition on which network it is; None where it is another's."""
+        when = dict(parameter.when)
+        return replace(parameter, when=when) if self.base["model"] in when.pop("model", [self.base["model"]]) else None
 
     def _can_be_active(self, parameter: Parameter) -> bool:
         """Whether a key is drawn in some trial, by its conditions on keys that are not drawn before it."""
@@ -242,7 +251,7 @@ def _check_key(parameter: Parameter) -> None:
     """Refuse a key that does not exist, or is no part of what is trained."""
     names = {key for key in schema.known_keys() if not key.endswith(".name")}
     for name in [parameter.key, *parameter.needs()]:
-        if name not in names:
+        if name not in names and not name.startswith(FREE):
             where = name if name == parameter.key else f"{parameter.key}: {name}"
             raise RequestError(f"{ROOT}.{where}: unknown key{suggested(name, names)}")
     if parameter.key == "seed":

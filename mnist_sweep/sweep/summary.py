@@ -35,11 +35,11 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
     MLflow's UI, is the one that shows the runs.
     """
     config = command.config
-    for index, line in enumerate(in_words(winner, config.data.name) if winner else []):
+    for index, line in enumerate(in_words(winner, config.data.label) if winner else []):
         _say("" if index else "found", line)
     shown = study.front() if study.several else study.contenders()[:_SHOWN]
     front = f"; {len(shown)} Pareto-optimal" if study.several else ""
-    title = f"{study.name} on {config.data.name}: {counted(study)}{front}"
+    title = f"{study.name} on {config.data.label}: {counted(study)}{front}"
     rows = []
     for trial in shown:
         values = [in_digits(first_score(goal, trial)) for goal in study.goals]

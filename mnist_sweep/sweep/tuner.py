@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import run_record
-from mnist_sweep.config import metrics, schema
+from mnist_sweep.config import schema
 from mnist_sweep.config.pruners import ASHA
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.result import Result, run_name
@@ -76,7 +76,7 @@ class Tuner:
             self._longest, pruner = int(self.space.largest("trainer.max_epochs")), self.settings.pruner
             self.study.study.pruner = pruner.build(self._longest)
         goal = self.study.goals[0].metric
-        self._pruned_by = goal if goal in metrics.EPOCH_METRICS and not self.study.several else None
+        self._pruned_by = goal if goal in self.config.epoch_metrics and not self.study.several else None
         self._promotion: Promotion | None = None
         if self._pruned_by and isinstance(pruner, ASHA):
             sign = self.study.goals[0].sign

@@ -257,7 +257,7 @@ def _ablated(
         found.append({**difference, "worse_by": None})
         command = common.with_({name: value for name, value in values.items() if name != key})
         try:
-            command.config.model.layers()
+            command.config.layers()
         except RequestError as error:  # such as two kernel sizes beside one block
             found[-1]["why"] = str(error)
             continue
@@ -310,5 +310,5 @@ def _registered(config: schema.Config, goal: Objective, checkpoints: Sequence[st
     best, split = best_run(goal, results), f"{datasets.verify(config.data)}, split_seed {config.data.split_seed}"
     mean = statistics.fmean(result.metrics["val/accuracy"] for result in results)
     measured = tracking.Measured(mean, len(results), split, best.metrics["test/accuracy"])
-    model = tracking.register(config.tracking, best.mlflow_run_id, config.data.name, measured)
+    model = tracking.register(config.tracking, best.mlflow_run_id, config.data.label, measured)
     return model and {**model, "run": Path(best.folder).name, "seed": best.seed}

@@ -24,17 +24,23 @@ def _axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple
     return figure, list(np.ravel(figure.subplots(rows, columns)))
 
 
-def confusion_matrix(confusion: Array, title: str) -> Figure:
-    """Counts (classes, classes), a row for each true class; the shading is logarithmic, so that rare mistakes show."""
+def confusion_matrix(confusion: Array, title: str, names: Sequence[str] | None = None) -> Figure:
+    """Counts (classes, classes), a row for each true class; the shading is logarithmic, so that rare mistakes show.
+
+    The names are those of the classes; None = their numbers. Of more than 30 classes no counts are written.
+    """
     classes = range(len(confusion))
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     shade = 1 + np.log10(np.maximum(share, 1e-4)) / 4  # 0 for a ten-thousandth of the row and less, 1 for all of it
     figure, (axes,) = _axes(7.2, 6.0)
     picture = axes.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for row, column in np.argwhere(confusion).tolist():
+    for row, column in np.argwhere(confusion).tolist() if len(confusion) <= 30 else []:
         ink = "white" if shade[row, column] > 0.62 else "black"
         axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=ink, fontsize=9)
-    axes.set(xticks=classes, yticks=classes, xlabel="predicted", ylabel="true", title=title)
+    labels, size = list(names or map(str, classes)), 10 if len(confusion) <= 30 else 4
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set_xticks(classes, labels, rotation=90 if max(map(len, labels)) > 3 else 0, fontsize=size)
+    axes.set_yticks(classes, labels, fontsize=size)
     axes.tick_params(length=0)
     bar = figure.colorbar(picture, ax=axes, label="share of the images of a true class (logarithmic)")
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["≤ 0.01%", "0.1%", "1%", "10%", "100%"])
@@ -78,22 +84,34 @@ def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str,
 
 
 def _sheet(tiles: Array, columns: int) -> Array:
-    """Tiles (N, H, W) beside each other as one picture, since an axes for each would take ten times as long."""
-    rows, (height, width) = math.ceil(len(tiles) / columns), tiles.shape[1:]
-    whole = np.full((rows * columns, height, width), np.nan)
+    """Tiles (N, H, W) beside each other as one picture, since an axes for each would take ten times as long.
+
+    Tiles in colour are (N, H, W, 3), 0 … 1; where there is none, that picture is white.
+    """
+    rows, (height, width), colours = math.ceil(len(tiles) / columns), tiles.shape[1:3], tiles.shape[3:]
+    whole = np.full((rows * columns, height, width, *colours), 1.0 if colours else np.nan)
     whole[: len(tiles)] = tiles
-    return whole.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    whole = whole.reshape(rows, columns, height, width, *colours).swapaxes(1, 2)
+    return whole.reshape(rows * height, columns * width, *colours)
 
 
 def mistakes(images: Array, true: Array, predicted: Array, probability: Array, title: str) -> Figure:
-    """Images (N, 28, 28), 0 … 255, N ≥ 1, with the true class, the predicted one and its probability, (N,) each."""
+    """Images (N, H, W), 0 … 255, or (N, H, W, 3), N ≥ 1, with the true class, the predicted one and its probability.
+
+    These are (N,) each. Grey images that are mostly black are shown as ink on paper.
+    """
     columns = min(6, len(images))
     figure, (axes,) = _axes(max(1.5 * columns, 5.0), 1.35 * math.ceil(len(images) / columns) + 0.6)
-    tiles = np.pad(255.0 - images, ((0, 0), (9, 1), (8, 8)), constant_values=255.0)
-    axes.imshow(_sheet(tiles, columns), cmap="gray", vmin=0, vmax=255)
+    shown = _at(images, 28) / 255.0
+    shown = 1.0 - shown if shown.ndim == 3 and shown.mean() < 0.5 else shown
+    tiles = np.pad(shown, ((0, 0), (9, 1), (8, 8), *[(0, 0)] * (shown.ndim - 3)), constant_values=0.85)
+    axes.imshow(_sheet(tiles, columns), cmap="gray", vmin=0, vmax=1)
     for index, (truth, said, sure) in enumerate(zip(true, predicted, probability, strict=True)):
         left, top = 44 * (index % columns) + 21.5, 38 * (index // columns) + 6.5
-        axes.text(left, top, f"{truth} taken for {said}: {100 * sure:.0f}%", ha="center", va="bottom", fontsize=8)
+        words, size = f"{truth} taken for {said}: {100 * sure:.0f}%", 8
+        if len(words) > 24:  # of names, which are longer than numbers
+            words, size = f"{str(truth)[:22]}\n→ {str(said)[:16]}: {100 * sure:.0f}%", 6
+        axes.text(left, top, words, ha="center", va="bottom", fontsize=size)
     axes.set_axis_off()
     axes.set_title(title)
     return figure
@@ -132,28 +150,29 @@ def filters(kernels: Array, title: str) -> Figure:
     return figure
 
 
-def activations(digits: Array, labels: Sequence[int], blocks: Sequence[Array], title: str) -> Figure:
+def activations(images: Array, labels: Sequence[str], blocks: Sequence[Array], title: str) -> Figure:
     """What each block makes of some images: a row for each image, the five maps of a block that vary most.
 
     Args:
-        digits: (N, 28, 28), 0 … 255.
-        labels: N classes.
-        blocks: for each block (N, filters, S, S); at least one.
+        images: (N, H, W), 0 … 255, or (N, H, W, 3), which are shown in grey.
+        labels: the names of N classes.
+        blocks: for each block (N, filters, H, W); at least one.
     """
-    columns, middles = [_framed(1 - digits / 255)], {15.0: "image"}
+    grey = images.mean(axis=3) if images.ndim == 4 else images
+    columns, middles = [_framed(1 - grey / 255)], {15.0: "image"}
     for number, maps in enumerate(blocks, start=1):
         shown = maps[:, np.sort(np.argsort(-maps.std(axis=(0, 2, 3)), kind="stable")[:5])]
         low, high = shown.min(axis=(0, 2, 3), keepdims=True), shown.max(axis=(0, 2, 3), keepdims=True)
         dark = (high - shown) / np.where(high > low, high - low, 1)
-        count, side = shown.shape[1], maps.shape[-1]
+        count, (height, width) = shown.shape[1], maps.shape[2:]
         columns.append(np.ones_like(columns[0]))
-        what = f"{count} of {maps.shape[1]} {'maps' if count > 1 else 'map'}, {side} × {side}"
+        what = f"{count} of {maps.shape[1]} {'maps' if count > 1 else 'map'}, {height} × {width}"
         middles[30 * (len(columns) + count / 2)] = f"block {number}\n{what}"
         columns += [_framed(dark[:, index]) for index in range(count)]
-    figure, (axes,) = _axes(0.6 * len(columns) + 0.6, 0.6 * len(digits) + 1.0)
+    figure, (axes,) = _axes(0.6 * len(columns) + 0.6, 0.6 * len(grey) + 1.0)
     sheet = _sheet(np.concatenate(np.stack(columns, axis=1)), len(columns))
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xticks=list(middles), yticks=[30 * row + 15 for row in range(len(digits))], title=title)
+    axes.set(xticks=list(middles), yticks=[30 * row + 15 for row in range(len(grey))], title=title)
     axes.set_xticklabels(list(middles.values()), fontsize=9)
     axes.set_yticklabels(list(map(str, labels)))
     axes.xaxis.tick_top()
@@ -163,6 +182,11 @@ def activations(digits: Array, labels: Sequence[int], blocks: Sequence[Array], t
 
 
 def _framed(pictures: Array) -> Array:
-    """Pictures (N, S, S), 0 … 1, enlarged to (N, 30, 30) by repeating pixels, with a light frame."""
-    at = np.arange(28) * pictures.shape[-1] // 28
-    return np.pad(pictures[:, at][:, :, at], ((0, 0), (1, 1), (1, 1)), constant_values=0.85)
+    """Pictures (N, H, W), 0 … 1, brought to (N, 30, 30) by repeating pixels, with a light frame."""
+    return np.pad(_at(pictures, 28), ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
+
+
+def _at(pictures: Array, side: int) -> Array:
+    """Pictures (N, H, W, …) as (N, side, side, …) by repeating or leaving out pixels."""
+    rows, columns = (np.arange(side) * size // side for size in pictures.shape[1:3])
+    return pictures[:, rows][:, :, columns]

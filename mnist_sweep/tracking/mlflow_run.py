@@ -170,8 +170,8 @@ class MLflowRun:
         """Keep a network as the run's model: a graph without pickle, with the run's parameters and its metrics.
 
         Args:
-            module: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10); in evaluation mode, on the CPU.
-            images: an example, an array (B, 1, 28, 28) float32 with B > 1, so that a batch of any size is taken.
+            module: images (B, C, H, W), 0 … 1 → probabilities (B, classes); in evaluation mode, on the CPU.
+            images: an example, an array (B, C, H, W) float32 with B > 1, so that a batch of any size is taken.
             checkpoint: our own file of the same network.
             step: the epoch that it is from, counted from 1; the metrics are those that were logged for it.
         """

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
 
-#: A step: images (B, 1, 28, 28) and labels (B,) → the mean loss before it, a scalar, and the predicted classes (B,).
+#: A step: images (B, C, H, W) and labels (B,) → the mean loss before it, a scalar, and the predicted classes (B,).
 Outputs = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[[torch.Tensor, torch.Tensor], Outputs]
 

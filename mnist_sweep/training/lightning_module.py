@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mnist_sweep.config import schema
-from mnist_sweep.training import cuda_graphs
+from mnist_sweep.training import cuda_graphs, own_code
 from mnist_sweep.training.data import Batch, ImageSet
 from mnist_sweep.training.evaluate import Evaluation, evaluate
 
@@ -34,12 +34,16 @@ class Classifier(pl.LightningModule):
 
     What Lightning does around each call would be a good part of a small network's step. So it gives the batches in
     groups, and the steps within a group are made here ("manual optimization"). The network, see `Fit`, is on its
-    device; the config has a fixed precision; the schedule is stretched over all steps.
+    device; the config has a fixed precision; the schedule is stretched over all steps. The weights (classes,) are those
+    of the classes in the loss; None = each image counts the same.
     """
 
-    def __init__(self, network: nn.Module, config: schema.Config, steps: int) -> None:
+    def __init__(
+        self, network: nn.Module, config: schema.Config, steps: int, weights: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self._weights, self.extra = weights, own_code.extra_metrics(config.extra_metrics())
         self.network, self.config = network, config
         self.optimizer = config.optimizer.build(network.parameters())
         self._schedule = config.scheduler.build(self.optimizer, steps, config.trainer.max_epochs)
@@ -59,7 +63,7 @@ class Classifier(pl.LightningModule):
         return self.optimizer
 
     def training_step(self, group: list[Batch], _: int) -> None:
-        """A step of the optimizer for each batch: images (B, 1, 28, 28), 0 … 1, and labels (B,)."""
+        """A step of the optimizer for each batch: images (B, C, H, W), 0 … 1, and labels (B,)."""
         if not self._counts:  # the rate with which the epoch begins, as Lightning's LearningRateMonitor logs it
             self._rate = float(self.optimizer.param_groups[0]["lr"])
         if self._step is None:
@@ -86,7 +90,8 @@ class Classifier(pl.LightningModule):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.network(images)
         logits = logits.float()
-        loss: torch.Tensor = cross_entropy(logits, labels, label_smoothing=self.config.loss.label_smoothing)
+        smoothing = self.config.loss.label_smoothing
+        loss: torch.Tensor = cross_entropy(logits, labels, self._weights, label_smoothing=smoothing)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.gradient_clip is not None:
@@ -96,7 +101,7 @@ class Classifier(pl.LightningModule):
 
     def end_epoch(self, validation: ImageSet) -> tuple[dict[str, float], Evaluation]:
         """Close an epoch: its metrics by name, and the evaluation on the validation images."""
-        evaluation = evaluate(self.trained, validation, "val")
+        evaluation = evaluate(self.trained, validation, "val", extra=self.extra)
         seen, right, loss = (sum(counts) for counts in zip(*self._counts, strict=True))
         self._counts.clear()
         values = {"train/loss": float(loss) / seen, "train/accuracy": float(right) / seen, **evaluation.metrics}

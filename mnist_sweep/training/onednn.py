@@ -38,7 +38,7 @@ def _avx2() -> bool:
 
 
 def takes(images: torch.Tensor) -> bool:
-    """Whether it can be computed with images (B, 1, 28, 28): on a processor, which in bf16 needs AVX-512 or alike."""
+    """Whether it can be computed with images (B, C, H, W): on a processor, which in bf16 needs AVX-512 or alike."""
     here = images.device.type == "cpu" and images.dtype == torch.float32
     return here and (not torch.is_autocast_enabled("cpu") or _takes_bf16())
 
@@ -53,7 +53,7 @@ def _takes_bf16() -> bool:
 
 
 def features(blocks: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
-    """What `blocks` makes of images (B, 1, 28, 28), with gradients: maps (B, C, S, S) in the ordinary layout.
+    """What `blocks` makes of images (B, C, H, W), with gradients: maps (B, C', H', W') in the ordinary layout.
 
     Under autocast it computes in autocast's type, as the blocks themselves would.
     """
@@ -80,7 +80,7 @@ def _convolve(layer: nn.Conv2d, maps: torch.Tensor, kind: torch.dtype) -> torch.
     weight, padding = layer.weight, layer.padding
     assert not isinstance(padding, str)
     if not maps.is_mkldnn:
-        if _avx2():
+        if _avx2() and maps.shape[1] == 1:
             maps, weight, padding = _rows_as_channels(maps, weight, padding[0])
         maps = maps.to_mkldnn(kind)
     bias = None if layer.bias is None else layer.bias.to(kind)

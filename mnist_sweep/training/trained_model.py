@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config import schema
-from mnist_sweep.config.image_sets import DIGITS
+from mnist_sweep.config.image_sets import HANDWRITTEN
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import BATCH, device_of
@@ -25,22 +24,22 @@ Array = np.ndarray[Any, Any]
 class TrainedModel:
     """A trained network, or an ensemble of several."""
 
-    network: nn.Module  # images (B, 1, 28, 28), 0 … 1 → logits (B, 10)
+    network: nn.Module  # images (B, C, H, W), 0 … 1 → logits (B, classes)
     config: schema.Config  # of the run that trained it; of an ensemble, the first member's
     members: tuple["TrainedModel", ...] = ()  # of an ensemble
 
     @torch.inference_mode()
     def probabilities(self, images: torch.Tensor) -> Array:
-        """Probabilities (N, 10) float32, each row summing to 1, of images (N, 1, 28, 28) uint8, 0 … 255."""
+        """Probabilities (N, classes) float32, each row summing to 1, of images (N, C, H, W) uint8, 0 … 255."""
         network, device = self.network.eval(), device_of(self.network)
-        batches = [np.zeros((0, shapes.CLASSES), np.float32)]
+        batches = [np.zeros((0, self.config.data.images.classes), np.float32)]
         for batch in torch.split(images, BATCH[device.type]):
             batches.append(network(batch.to(device).float() / 255).float().softmax(dim=1).cpu().numpy())
         return np.concatenate(batches)
 
 
 class Ensemble(nn.Module):
-    """Networks that answer together: images (B, 1, 28, 28), 0 … 1 → the log of their mean probabilities (B, 10)."""
+    """Networks that answer together: images (B, C, H, W), 0 … 1 → the log of their mean probabilities (B, classes)."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class Ensemble(nn.Module):
 
 
 class AsTrained(nn.Module):
-    """Images (B, 1, H, W) as callers have them → as the network was trained on: those of 0 … 255 are divided by 255.
+    """Images (B, C, H, W) as callers have them → as the network was trained on: those of 0 … 255 are divided by 255.
 
     Of `digits`, dark ink on light paper becomes white on black: no digit fills the edge of its picture.
     """
@@ -70,11 +69,11 @@ class AsTrained(nn.Module):
 
 
 def served(network: nn.Module, dataset: str = "") -> nn.Module:
-    """A copy as it is exported, on the CPU, to be used only: images (B, 1, 28, 28), 0 … 1 → probabilities (B, 10).
+    """A copy as it is exported, on the CPU, to be used only: images (B, C, H, W), 0 … 1 → probabilities (B, classes).
 
     See `AsTrained` for what else it takes; `dataset` is the one that it was trained on.
     """
-    return nn.Sequential(AsTrained(dataset in DIGITS), copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
+    return nn.Sequential(AsTrained(dataset in HANDWRITTEN), copy.deepcopy(network).cpu(), nn.Softmax(dim=1)).eval()
 
 
 def save(path: Path, network: nn.Module, config: schema.Config) -> None:
@@ -137,20 +136,25 @@ def _model(content: dict[str, Any]) -> TrainedModel:
         content = {"config": content["hyper_parameters"]["config"], "network": state}
     state = content["network"]
     config = schema.Config.of_trained(content["config"])
-    network = config.model.build(float(state["mean"]), float(state["deviation"]))
+    mean, deviation = (state[name].flatten().tolist() for name in ("mean", "deviation"))
+    single = len(mean) == 1  # grey images
+    network = config.model.build(mean[0] if single else mean, deviation[0] if single else deviation, config.data.images)
     network.load_state_dict(state)
     return TrainedModel(network.eval(), config)
 
 
 def first_filters(network: nn.Module) -> Array:
-    """The first convolution's kernels (C, K, K), of an ensemble the first member's; (0, 1, 1) without convolutions."""
+    """The first convolution's kernels (N, K, K), of an ensemble the first member's; (0, 1, 1) without convolutions.
+
+    Of a convolution of several channels, the mean over them.
+    """
     weights = [module.weight.detach() for module in network.modules() if isinstance(module, nn.Conv2d)]
-    return cast(Array, weights[0][:, 0].float().cpu().numpy()) if weights else np.zeros((0, 1, 1), np.float32)
+    return cast(Array, weights[0].mean(dim=1).float().cpu().numpy()) if weights else np.zeros((0, 1, 1), np.float32)
 
 
 @torch.inference_mode()
 def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
-    """What each block of a network in evaluation mode makes of images (N, 1, 28, 28) uint8, 0 … 255: (N, C, S, S).
+    """What each block of a network in evaluation mode makes of images (N, C, H, W) uint8, 0 … 255: (N, C', H', W').
 
     Of an ensemble, the first member is looked at. A network without blocks has none.
     """
@@ -164,5 +168,6 @@ def activation_maps(network: nn.Module, images: torch.Tensor) -> list[Array]:
 
 
 def images_at(images: ImageSet, positions: Sequence[int]) -> Array:
-    """Some images as an array (K, 28, 28) uint8."""
-    return images.take(torch.as_tensor(positions, dtype=torch.int64))[:, 0].cpu().numpy()
+    """Some images as an array (K, H, W) uint8; coloured ones (K, H, W, 3)."""
+    found = images.take(torch.as_tensor(positions, dtype=torch.int64)).permute(0, 2, 3, 1).cpu().numpy()
+    return found[..., 0] if found.shape[3] == 1 else found

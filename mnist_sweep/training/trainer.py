@@ -52,7 +52,7 @@ class Fit(Callback):
     on_epoch: Callable[[int, dict[str, float]], Decision]  # hears of each epoch, from 1, and its metrics
     check: Callable[[], None]  # is called between groups of batches, and raises where the training must end
     bar: bool = False  # show one, on standard error
-    # images (B, 1, 28, 28), 0 … 1 → logits (B, 10), and the validation images; None until they are there
+    # images (B, C, H, W), 0 … 1 → logits (B, classes), and the validation images; None until they are there
     network: nn.Module | None = field(default=None, init=False)  # it ends with the best epoch's weights
     held_out: ImageSet | None = field(default=None, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)  # each epoch's metrics by name
@@ -71,13 +71,17 @@ class Fit(Callback):
         torch.backends.cudnn.allow_tf32 = False  # in which a GPU convolves with a mantissa of ten bits
         pl.seed_everything(self.config.seed, verbose=False)
         images, self.held_out = data.parts(part)
-        self.network = self.config.model.build(*images.standardisation)
+        self.network = self.config.model.build(*images.standardisation, part.images)
         if settings.init_from:
             trained_model.start_from(settings.init_from, self.network)
         self.network.to(self.device)
         self._validation = self.held_out.to(self.device)
         batches = data.Batches(images.to(self.device), part.batch_size, self._order, part.augmentation)
-        self._classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps)
+        weights = None
+        if self.config.loss.class_weights:
+            counts = torch.bincount(images.labels, minlength=part.images.classes)
+            weights = (len(images) / (len(counts) * counts.clamp_min(1))).float().to(self.device)
+        self._classifier = Classifier(self.network, self.config, settings.max_epochs * batches.steps, weights)
         self._resume()
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's, by Lightning
@@ -117,7 +121,7 @@ class Fit(Callback):
         """Measure the epoch, keep the best one, and decide whether there is another."""
         values, evaluation = self._classifier.end_epoch(self._validation)
         done, objective, settings = len(self.history) + 1, self.config.objective, self.config.trainer
-        for name in ("train/loss", "val/loss"):
+        for name in values:
             if not math.isfinite(values[name]):
                 raise RunFailure("diverged", f"{name} became {values[name]} in epoch {done}")
         self.history.append(values)
@@ -164,7 +168,7 @@ class Fit(Callback):
         for name, part in self._classifier.parts().items():
             part.load_state_dict(states[name])
         self.history, self.train_seconds = state["history"], state["seconds"]
-        self.validation = evaluate(best, self._validation, "val", self.device)
+        self.validation = evaluate(best, self._validation, "val", self.device, self._classifier.extra)
         self._order.set_state(state["order"])
         torch.set_rng_state(state["torch"])
         if state["cuda"] is not None and self.device.type == "cuda":

@@ -90,7 +90,9 @@ def test_what_is_wrong_with_a_value_by_itself(key: str, value: Any, fault: str |
 
 def test_what_a_sweep_may_draw() -> None:
     assert list(schema.options("optimizer")) == ["adam", "adamw", "sgd", "rmsprop"]
-    assert schema.options("model") == schema.options("seed") == schema.options("nothing") == {}
+    assert list(schema.options("model")) == ["convnet", "mlp", "resnet", "custom"]
+    assert schema.options("seed") == schema.options("nothing") == schema.options("data.augmentation") == {}
     keys = {key for key in schema.known_keys() if schema.searchable(key)}
     assert {"optimizer.momentum", "model.filters", "data.augmentation.shift", "trainer.max_epochs"} <= keys
-    assert not {"data.split_seed", "data.root", "trainer.threads", "seed", "output", "sweep.trials"} & keys
+    assert not {"data", "data.split_seed", "data.root", "data.path", "data.size", "data.contents.size"} & keys
+    assert not {"data.fallback", "trainer.threads", "seed", "output", "sweep.trials"} & keys

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_sweep.inference.paper import PictureError
 from mnist_sweep.inference.preprocess import Array, decode, normalised
 from mnist_sweep.training import data
+from mnist_sweep.training.pictures import PictureError
 from tests.styles import STYLES
 
 KINDS = [style for style in STYLES if style not in ("original", "inverted", "small_noisy", "two_digits")]

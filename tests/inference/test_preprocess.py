@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from mnist_sweep.inference.paper import PictureError
 from mnist_sweep.inference.preprocess import BOX, Array, decode, normalised, read
 from mnist_sweep.training import data
+from mnist_sweep.training.pictures import PictureError
 from tests.styles import STYLES
 
 

@@ -51,7 +51,7 @@ LEAF = {"low": 1, "high": 2}
         ({"model": {"pool": {**LEAF, "when": {"optimiser": "sgd"}}}}, "optimiser: unknown key; the nearest"),
         ({"model": {"filters": {"length": -1, "each": LEAF}}}, "length=-1: allowed: a whole number from 0"),
         ({"model": {"filters": {"length": 2, "each": {**LEAF, "when": {}}}}}, "when: Extra inputs are not permitted"),
-        ({"model": {"filters": {"length": "model.depth", "each": LEAF}}}, "model.depth: unknown key"),
+        ({"model": {"filters": {"length": "model.deep", "each": LEAF}}}, "model.deep: unknown key"),
         ({"model": {"hidden": {"length": "model.dropout", "each": LEAF}}}, "length=model.dropout: is no list"),
         (
             {"optimizer": {"_group_": ["adam", "sgd"], "momentum": {"low": 0.1, "high": 0.9}}},
@@ -61,7 +61,9 @@ LEAF = {"low": 1, "high": 2}
             {"optimizer": {"_group_": ["adam", "adagrad"]}},
             "sweep.space.optimizer._group_=[adam,adagrad]: no option adagrad; allowed: adam, adamw, sgd",
         ),
-        ({"model": {"_group_": ["mlp"]}}, "model._group_=[mlp]: no option mlp; allowed: leaves of the keys of model"),
+        ({"seed": {"_group_": ["mlp"]}}, "seed._group_=[mlp]: no option mlp; allowed: leaves of the keys of seed"),
+        ({"data": {"_group_": ["mnist", "kmnist"]}}, "sweep.space.data: not searched, being no part of what is"),
+        ({"model": {"depth": LEAF}}, "sweep.space.model.depth: model=convnet has no depth; allowed: leave it out"),
         (
             {"model": {"pool": {**LEAF, "when": {"model.padding": "same"}},
                        "padding": {**LEAF, "when": {"model.pool": "max"}}}},

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_sweep.config.options import Augmentation
-from mnist_sweep.training import data
+from mnist_sweep.training import data, kept_images
 
 PLAIN = Augmentation(rotation=0.0, shift=0.0, scale=0.0)
 
@@ -19,7 +20,7 @@ PLAIN = Augmentation(rotation=0.0, shift=0.0, scale=0.0)
 def test_each_class_has_its_share(labels: list[int], more: st.DataObject) -> None:
     count = more.draw(st.integers(0, len(labels)))
     array = np.array(labels)
-    chosen = data.stratified(array, count, np.random.default_rng(0))
+    chosen = kept_images.stratified(array, count, np.random.default_rng(0))
     assert len(chosen) == len(set(chosen.tolist())) == count
     for label in set(labels):
         share = (array == label).sum() * count / len(array)
@@ -89,7 +90,7 @@ def moved(row: int, column: int, **settings: float) -> tuple[torch.Tensor, torch
     """Where a white square of 3 × 3 pixels is before, (1, 2), and after 500 draws, (500, 2), seen from the middle."""
     picture = torch.zeros(1, 1, 28, 28)
     picture[..., row - 1 : row + 2, column - 1 : column + 2] = 1
-    wanted = Augmentation(**{"rotation": 0.0, "shift": 0.0, "scale": 0.0, **settings})
+    wanted = Augmentation.model_validate({"rotation": 0.0, "shift": 0.0, "scale": 0.0, **settings})
     pictures = data.augmented(picture.expand(500, -1, -1, -1), wanted, torch.Generator().manual_seed(0))
     axis, found = torch.arange(28) - 13.5, []
     for each in (picture, pictures):
@@ -114,3 +115,55 @@ def test_every_image_is_moved_turned_and_scaled_by_a_draw_of_its_own_within_the_
     sizes = moved(13, 20, scale=0.2)[1][:, 1] / 6.5
     assert 0.78 < sizes.min() < 0.85
     assert 1.15 < sizes.max() < 1.22
+
+
+def photographs(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 6, 8, generator=torch.Generator().manual_seed(1)) + 0.1  # none is black
+
+
+def drawn(images: torch.Tensor, **settings: Any) -> torch.Tensor:
+    own = Augmentation(rotation=0.0, shift=0.0, scale=0.0, **settings)
+    return data.changed(images, own, torch.Generator().manual_seed(0))
+
+
+def test_half_of_the_images_are_flipped_each_by_its_own_draw() -> None:
+    images = photographs(200)
+    changed = drawn(images, flip=0.5)
+    flipped = [torch.equal(one, other.flip(2)) for one, other in zip(changed, images, strict=True)]
+    same = [torch.equal(one, other) for one, other in zip(changed, images, strict=True)]
+    assert all(one != other for one, other in zip(flipped, same, strict=True))
+    assert 70 < sum(flipped) < 130
+    assert torch.equal(drawn(images, flip=1.0), images.flip(3))
+
+
+def test_a_crop_moves_each_image_by_whole_pixels_and_black_comes_in() -> None:
+    images = photographs(60)
+    framed = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    found = set()
+    for image, frame in zip(drawn(images, crop=2), framed, strict=True):
+        places = [(y, x) for y in range(5) for x in range(5) if torch.equal(frame[:, y : y + 6, x : x + 8], image)]
+        assert len(places) == 1
+        found.add(places[0])
+    assert len(found) > 15
+
+
+def test_cutout_hides_a_square_in_the_mean_colour() -> None:
+    images = photographs(60)
+    corners = set()
+    for before, after in zip(images, drawn(images, cutout=4), strict=True):
+        hidden = (before != after).any(dim=0)
+        assert torch.allclose(after[:, hidden], before.mean(dim=(1, 2))[:, None])
+        rows, columns = hidden.any(dim=1).nonzero().flatten(), hidden.any(dim=0).nonzero().flatten()
+        assert hidden.sum() == len(rows) * len(columns)
+        assert 2 <= len(rows) <= 4
+        assert 2 <= len(columns) <= 4
+        corners.add((int(rows[0]), int(columns[0])))
+    assert len(corners) > 10
+
+
+def test_augmentation_is_off_by_default_and_does_not_change_its_images() -> None:
+    images = photographs(4)
+    before = images.clone()
+    assert torch.equal(drawn(images), images)
+    drawn(images, flip=1.0, crop=3, cutout=3)
+    assert torch.equal(images, before)

@@ -27,7 +27,7 @@ def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
         return draw(numbers | st.lists(numbers, min_size=depth, max_size=depth))
 
     try:
-        return options.ConvNet(
+        model = options.ConvNet(
             filters=draw(st.lists(widths, min_size=depth, max_size=depth)),
             kernel_size=per_block(st.sampled_from([1, 3, 5])),
             pool_size=per_block(st.integers(1, 3)),
@@ -40,6 +40,8 @@ def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
             hidden=draw(st.lists(st.integers(1, 8), max_size=2)),
             dropout=0.5,
         )
+        model.layers()
+        return model
     except ValueError:  # valid convolutions leave nothing of a map
         reject()
 
@@ -123,7 +125,9 @@ SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0",
 
 def network_of(*items: str) -> ConvNet:
     """In training."""
-    return ConvNet(CommandLine.of(items).config.model, 0.13, 0.31)
+    model = CommandLine.of(items).config.model
+    assert isinstance(model, options.ConvNet)
+    return ConvNet(model, 0.13, 0.31)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_file_of_version_1_gives_the_numbers_that_version_1_measured(tmp_path:
 def test_an_ensemble_in_one_file(small: Any, tmp_path: Path) -> None:
     trained_model.save_ensemble([best(small), VERSION_1], tmp_path / "both.ckpt")
     model = trained_model.read(tmp_path / "both.ckpt")
-    assert [member.config.model.filters for member in model.members] == [[4], [2]]
+    assert [member.config.parameters()["model.filters"] for member in model.members] == [[4], [2]]
     assert model.config.relevant() == small.config.relevant()
     images = data.test_set("mnist5k", "").images[:70]
     each = [member.probabilities(images) for member in model.members]
