@@ -143,7 +143,7 @@ def _interruptible() -> Iterator[None]:
 
 def check(command: CommandLine) -> None:
     """Raise a RequestError for what can be known to be wrong with a request before anything is written."""
-    from mnist_sweep import hardware
+    from mnist_sweep import hardware, tracking
     from mnist_sweep.training import datasets
 
     config = command.config
@@ -163,6 +163,8 @@ def check(command: CommandLine) -> None:
     elif config.name is not None and (runs / config.name).exists():
         raise RequestError(f"name={config.name}: {runs / config.name} is there already; allowed: a name not yet taken")
     datasets.verify(config.data)
+    if config.tracking.name == "mlflow":
+        tracking.check_store(config.tracking)
 
 
 def prepare(command: CommandLine) -> CommandLine:

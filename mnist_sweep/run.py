@@ -87,7 +87,7 @@ def train(
     def check() -> None:
         if signum := stopped():
             raise Interrupted(signum)
-        if limit_seconds is not None and time.monotonic() - started > limit_seconds:
+        if limit_seconds is not None and time.monotonic() - started - record.mlflow.waited > limit_seconds:
             done = len(fit.history)
             raise RunFailure("timeout", f"longer than {limit_seconds:g} s ({done} epoch{'s' * (done != 1)} done)")
 

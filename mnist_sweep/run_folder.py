@@ -48,6 +48,7 @@ class Progress:
     device: str = "cpu"
     threads: int = 1
     mlflow_run_id: str | None = None
+    key: str | None = None  #: by which MLflow's run is found where its id is not known
     seconds: float = 0.0
     train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)

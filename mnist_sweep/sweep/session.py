@@ -17,7 +17,7 @@ from mnist_sweep import hardware, tracking
 from mnist_sweep.config import metrics
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
-from mnist_sweep.result import BEST, STATES, Result, Status, run_name
+from mnist_sweep.result import BEST, STATES, Result, Status, is_run_of, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import initial_trials, record, samplers, storage, summary, winner
 from mnist_sweep.sweep.candidates import Candidates
@@ -189,6 +189,7 @@ class Session:
                 continue
             left = Result.found(self.folder.parent / run_name(self.settings.name, trial.number))
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
+        self._send_unsent()
         self._close_runs()
         if added := ", ".join(map(str, self.study.foreign())):
             log.warning("trials %s were not made by this program: they are neither counted nor ranked", added)
@@ -234,7 +235,8 @@ class Session:
         config, study, name = self.config, self.study, self.settings.name
         tags: dict[str, Any] = {"study": name, "study.id": study.id, "role": "sweep"}
         resumed = study.recall("mlflow_run_id")
-        self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
+        where = config.tracking, Path(config.output), name
+        self.mlflow = tracking.MLflowRun(*where, tags=tags, resume=resumed, key=study.id)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
             known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.name}
@@ -248,6 +250,16 @@ class Session:
         for file in ("config.yaml", "overrides.yaml"):
             self.mlflow.file(self.folder / file)
 
+    def _send_unsent(self) -> None:
+        """Tell MLflow what it could not be told of this sweep's trials."""
+        runs = [path.parent for path in self.folder.parent.glob("*/unsent.jsonl")]
+        if kept := sorted(path for path in runs if is_run_of(self.folder.name, path.name)):
+            from mnist_sweep import run_report  # and with it torch, which takes seconds
+
+            sent = [run_report.send(RunFolder(path)) for path in kept]
+            if not all(sent):
+                log.warning("tracking: MLflow lacks something of %d runs; mnist-sweep sync sends it", sent.count(False))
+
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
         tracking.close_running(self.config.tracking, self.study.id, "interrupted", self.mlflow.run_id, "KILLED")
@@ -258,6 +270,7 @@ class Session:
         """Write ``sweep.json`` and the report, and end the MLflow run; the two files."""
         seconds = self.seconds()
         self.study.remember("seconds", seconds)
+        self._send_unsent()
         if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
             self._close_runs()
         status = _STATUS[state]

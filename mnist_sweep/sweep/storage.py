@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.distributions import check_distribution_compatibility
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
@@ -25,6 +26,8 @@ from mnist_sweep.sweep.study import Study, objectives
 
 #: User attribute of a study: what it was begun with.
 _BEGUN = "begun with"
+#: How long a database in a file is waited for while another program holds it.
+_SECONDS = 120
 #: What must never change between two sessions: the study's values would mean different things.
 _FIXED = {"objective", "data", "data digest", "data.split_seed"}
 
@@ -71,7 +74,8 @@ def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
 def database(settings: Sweep) -> Iterator[BaseStorage]:
     """The database of ``sweep.storage``; a RequestError where it cannot be opened, or what the block does fails."""
     try:
-        storage = RDBStorage(settings.storage)
+        with _alone(storage_file(settings)):
+            storage = RDBStorage(settings.storage, engine_kwargs={"connect_args": _patience(settings)})
         if storage_file(settings):
             event.listen(storage.engine, "connect", _write_ahead)
             storage.engine.dispose()  # the connections that were opened before
@@ -80,6 +84,25 @@ def database(settings: Sweep) -> Iterator[BaseStorage]:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own
         raise _not_opened(settings, error) from error
+
+
+@contextlib.contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """Within, no other process makes the tables of this database. A folder that is read only has its database."""
+    held = file and FileLock(file.with_name(f".{file.name}.lock"))
+    with contextlib.suppress(PermissionError):
+        if held:
+            held.acquire()
+    try:
+        yield
+    finally:
+        if held:
+            held.release()
+
+
+def _patience(settings: Sweep) -> dict[str, Any]:
+    """What SQLite connects with: another program, such as a backup, may hold the file for a while."""
+    return {"timeout": _SECONDS} if storage_file(settings) and "timeout" not in settings.storage else {}
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
@@ -108,6 +131,9 @@ def storage_file(settings: Sweep) -> Path | None:
 
 def _not_opened(settings: Sweep, error: Exception) -> RequestError:
     said = f"sweep.storage={settings.storage}: cannot be opened ({' '.join(str(error).split())[:200]})"
+    if isinstance(cause := error.__cause__ or error, DatabaseError) or isinstance(error, DatabaseError):
+        damaged = any(word in str(cause) for word in ("malformed", "not a database", "disk image"))
+        said += "; the file is damaged, and stays as it is: move it away, or recover it (sqlite3 FILE .recover)" * damaged
     return RequestError(f"{said}; allowed: a URL such as sqlite:///FILE")
 
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line
+from mnist_sweep.tracking.check import half_made
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where only the result's path is to stand
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what does not get through is kept, and sent later
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
 }
 
 
@@ -63,6 +64,11 @@ def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
     database = settings.uri.removeprefix("sqlite:///")  # the lock lies beside it, whatever the output
     file = output / "mlflow.db" if database == settings.uri else Path(database)
     with FileLock(file.with_name(f".{file.name}.lock")):
+        if database != settings.uri and (not file.exists() or half_made(file)):
+            part = file.with_name(f".{file.name}.part")  # else a process that is killed would leave it half made
+            part.unlink(missing_ok=True)
+            client_of(f"sqlite:///{part}").search_experiments()
+            part.replace(file)
         client = client_of(settings.uri)
         if found := client.get_experiment_by_name(settings.experiment):
             return client, str(found.experiment_id)
