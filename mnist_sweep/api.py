@@ -143,7 +143,7 @@ def _interruptible() -> Iterator[None]:
 
 def check(command: CommandLine) -> None:
     """Raise a RequestError for what can be known to be wrong with a request before anything is written."""
-    from mnist_sweep import hardware, tracking
+    from mnist_sweep import errors, hardware, tracking
     from mnist_sweep.training import datasets
 
     config = command.config
@@ -153,7 +153,7 @@ def check(command: CommandLine) -> None:
             folder = folder.parent
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        why = f"{folder} cannot be written ({error.strerror})"
+        why = f"{folder} cannot be written ({errors.why(error)})"
         raise RequestError(f"output={config.output}: {why}; allowed: a folder that can") from error
     hardware.check_accelerator(config.trainer.accelerator)
     if config.sweep:

@@ -80,6 +80,12 @@ def signals_as_flag() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def why(error: OSError) -> str:
+    """What the system says of a file, with a remedy where it belongs to somebody else."""
+    shared = "; in a folder that several people share, each needs: umask 002" * isinstance(error, PermissionError)
+    return f"{error.strerror or error}{shared}"
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The type and the text of an exception in one line of at most `limit` characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:limit]

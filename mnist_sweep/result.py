@@ -78,12 +78,16 @@ class Result:
 def write_json(path: Path, content: Any) -> Path:
     """Write plain data to a file that is there whole or not at all, also when the power fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mnist_sweep.config import options, overrides, schema
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, why
 from mnist_sweep.result import BEST, Result
 
 
@@ -24,14 +24,14 @@ def lock(file: Path, message: str) -> Iterator[None]:
 
     A RequestError says, with the message, that another process holds it, or that it cannot be written.
     """
-    held = FileLock(file, timeout=0)
+    held = FileLock(file, timeout=0, mode=0o666)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout as error:
         raise RequestError(message) from error
     except OSError as error:  # which a Timeout is, too
-        raise RequestError(f"{file} cannot be written ({error.strerror}); allowed: a folder that can") from error
+        raise RequestError(f"{file} cannot be written ({why(error)}); allowed: a folder that can") from error
     try:
         yield
     finally:
@@ -92,7 +92,7 @@ class RunFolder:
             raise RequestError(f"{where} is there already; allowed: a name not yet taken") from error
         except OSError as error:
             where = f"output={config.output}: {self.path}"
-            raise RequestError(f"{where} cannot be written ({error.strerror}); allowed: a folder that can") from error
+            raise RequestError(f"{where} cannot be written ({why(error)}); allowed: a folder that can") from error
 
     def describe(self, config: schema.Config, items: Sequence[str]) -> None:
         """Write ``config.yaml`` and ``overrides.yaml``, of a run or a sweep; an OSError where that fails."""

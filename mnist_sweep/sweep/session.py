@@ -33,6 +33,8 @@ from mnist_sweep.training import datasets
 
 log = logging.getLogger(__name__)
 
+#: Study attribute: the seconds of the search that are within those of the sessions that ended.
+_COUNTED = "counted_seconds"
 _STATUS: dict[tracking.State, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
 
@@ -145,6 +147,9 @@ class Session:
         assert self.config.sweep is not None
         self.settings, self.started = self.config.sweep, time.monotonic()
         self.total = samplers.total(self.settings, self.space)
+        recall = self.study.recall
+        killed = recall("search_seconds", 0.0) - recall(_COUNTED, 0.0)  # of sessions that could not say how they ended
+        self.before: float = recall("seconds", 0.0) + max(0.0, killed)
         self.mlflow = tracking.MLflowRun(None, self.folder, self.folder.name)
 
     def run(self, launch: Callable[[], Workers] | None = None) -> Path:
@@ -228,7 +233,7 @@ class Session:
 
     def seconds(self) -> float:
         """That all sessions have taken."""
-        return float(self.study.recall("seconds", 0.0)) + time.monotonic() - self.started
+        return self.before + time.monotonic() - self.started
 
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
@@ -269,7 +274,9 @@ class Session:
     ) -> tuple[Path, Path | None]:
         """Write ``sweep.json`` and the report, and end the MLflow run; the two files."""
         seconds = self.seconds()
-        self.study.remember("seconds", seconds)
+        with contextlib.suppress(RunFailure):  # the disk is full; what is possible is done
+            self.study.remember("seconds", seconds)
+            self.study.remember(_COUNTED, self.study.recall("search_seconds", 0.0))
         self._send_unsent()
         if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
             self._close_runs()
@@ -282,12 +289,15 @@ class Session:
             "seconds": round(seconds, 3),
             "mlflow_run_id": self.mlflow.run_id,
         }
-        path = record.write(self.folder, content)
-        page = None
-        if has_best(self.study):  # also of a sweep that was interrupted
-            if state == "KILLED":
-                log.info("stopping; the report is made of what there is (a second Ctrl-C ends without it)")
-            page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
+        try:
+            path, page = record.write(self.folder, content), None
+            if has_best(self.study):  # also of a sweep that was interrupted
+                if state == "KILLED":
+                    log.info("stopping; the report is made of what there is (a second Ctrl-C ends without it)")
+                page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
+        except OSError as error:
+            self.mlflow.end("FAILED", "error", one_line(error))
+            raise RunFailure("error", f"{self.folder} cannot be written ({error.strerror or error})") from error
         self.mlflow.file(path)
         self.mlflow.metrics(record.sortable(content), self.study.counted())
         self.mlflow.tags({"state": STATES[status]})

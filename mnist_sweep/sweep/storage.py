@@ -89,7 +89,7 @@ def database(settings: Sweep) -> Iterator[BaseStorage]:
 @contextlib.contextmanager
 def _alone(file: Path | None) -> Iterator[None]:
     """Within, no other process makes the tables of this database. A folder that is read only has its database."""
-    held = file and FileLock(file.with_name(f".{file.name}.lock"))
+    held = file and FileLock(file.with_name(f".{file.name}.lock"), mode=0o666)
     with contextlib.suppress(PermissionError):
         if held:
             held.acquire()
@@ -130,10 +130,14 @@ def storage_file(settings: Sweep) -> Path | None:
 
 
 def _not_opened(settings: Sweep, error: Exception) -> RequestError:
-    said = f"sweep.storage={settings.storage}: cannot be opened ({' '.join(str(error).split())[:200]})"
-    if isinstance(cause := error.__cause__ or error, DatabaseError) or isinstance(error, DatabaseError):
-        damaged = any(word in str(cause) for word in ("malformed", "not a database", "disk image"))
-        said += "; the file is damaged, and stays as it is: move it away, or recover it (sqlite3 FILE .recover)" * damaged
+    cause: BaseException = error
+    while cause.__cause__:  # what the driver of the database says
+        cause = cause.__cause__
+    said = f"sweep.storage={settings.storage}: cannot be opened ({' '.join(str(cause).split())[:200]})"
+    if "malformed" in said or "is not a database" in said:
+        said += "; the file is damaged, and stays as it is: move it away, or recover it (sqlite3 FILE .recover)"
+    if "readonly" in said:
+        said += "; in a folder that several people share, each needs: umask 002"
     return RequestError(f"{said}; allowed: a URL such as sqlite:///FILE")
 
 

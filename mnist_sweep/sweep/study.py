@@ -1,18 +1,22 @@
 """Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.sweep_options import Bound, Objective
+from mnist_sweep.errors import RunFailure, one_line
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.promotion import paused
 from mnist_sweep.sweep.samplers_view import SamplersView, measured, reason
@@ -107,7 +111,8 @@ class Study:
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
         self.study.set_user_attr(key, value)
-        self._storage.set_study_user_attr(self._stored, key, value)
+        with _written():
+            self._storage.set_study_user_attr(self._stored, key, value)
 
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
@@ -166,7 +171,14 @@ class Study:
         return TrialState.WAITING
 
     def save(self, number: int) -> None:
-        """Write to the database what is new of a trial, and what its sampler noted of the study."""
+        """Write to the database what is new of a trial, and what its sampler noted of the study.
+
+        A RunFailure says that it cannot be written, as on a full disk.
+        """
+        with _written():
+            self._save(number)
+
+    def _save(self, number: int) -> None:
         storage, trial = self._storage, self.trials()[number]
         noted = self._memory.get_study_system_attrs(self._here), storage.get_study_system_attrs(self._stored)
         _write_new(*noted, partial(storage.set_study_system_attr, self._stored))
@@ -297,6 +309,18 @@ class Study:
     def _costs(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Its values, with signs by which lower is better."""
         return tuple(-goal.sign * value for goal, value in zip(self.goals, trial.values, strict=True))
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Within, an error of the database becomes a RunFailure with its cause in a line."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        raise RunFailure("error", f"sweep.storage cannot be written ({one_line(cause, 200)})") from error
 
 
 def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import re
 import sqlite3
 from pathlib import Path
@@ -21,6 +22,9 @@ def check_store(settings: options.MLflow) -> None:
     if not settings.uri.startswith("sqlite:///") or not file.is_file() or file.stat().st_size == 0:
         return
     where = f"tracking.uri={settings.uri}"
+    if not os.access(file, os.W_OK):
+        shared = "in a folder that several people share, each needs: umask 002"
+        raise RequestError(f"{where}: {file} cannot be written; {shared}; {_ALLOWED}")
     try:
         with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=1)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

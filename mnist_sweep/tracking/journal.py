@@ -85,7 +85,7 @@ class Journal:
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".unsent.lock", timeout=60)
+        lock = FileLock(self.folder / ".unsent.lock", timeout=60, mode=0o666)
         with lock:
             yield
             if not self.file.exists():

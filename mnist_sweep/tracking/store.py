@@ -63,7 +63,7 @@ def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
     output.mkdir(parents=True, exist_ok=True)
     database = settings.uri.removeprefix("sqlite:///")  # the lock lies beside it, whatever the output
     file = output / "mlflow.db" if database == settings.uri else Path(database)
-    with FileLock(file.with_name(f".{file.name}.lock")):
+    with FileLock(file.with_name(f".{file.name}.lock"), mode=0o666):
         if database != settings.uri and (not file.exists() or half_made(file)):
             part = file.with_name(f".{file.name}.part")  # else a process that is killed would leave it half made
             part.unlink(missing_ok=True)

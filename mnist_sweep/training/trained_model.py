@@ -1,6 +1,7 @@
 """Trained networks: how they are kept in files, put together, served, and looked into."""
 
 import copy
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,9 +69,14 @@ def save_ensemble(paths: Sequence[Path], file: Path) -> None:
 def write(path: Path, content: dict[str, Any]) -> None:
     """Keep tensors and plain data in a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)
+    part, buffer = path.with_suffix(".part"), io.BytesIO()
+    torch.save(content, buffer)  # which, into a file, says of a full disk that it is at another position
+    try:
+        part.write_bytes(buffer.getbuffer())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> TrainedModel:
