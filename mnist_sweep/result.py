@@ -1,12 +1,15 @@
 """What a run returns, and the names of the runs of a sweep."""
 
 import contextlib
+import functools
 import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 Status = Literal["finished", "pruned", "failed", "interrupted"]
 #: What a run or a trial came to in ``sweep.json`` and in MLflow's tag ``state``, by the status of its result.
@@ -65,14 +68,19 @@ class Result:
     @classmethod
     def read(cls, folder: Path) -> "Result":
         """The result in a run's folder; a FileNotFoundError, ValueError or TypeError where there is none to be read."""
-        return cls(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        return _result().validate_python(json.loads((folder / "result.json").read_text(encoding="utf-8")))
 
     @classmethod
     def found(cls, folder: Path) -> "Result | None":
         """The same; None where there is none that can be read."""
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        with contextlib.suppress(FileNotFoundError, RecursionError, ValueError, TypeError):
             return cls.read(folder)
         return None
+
+
+@functools.cache
+def _result() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
 
 
 def write_json(path: Path, content: Any) -> Path:

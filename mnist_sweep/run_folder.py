@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from mnist_sweep.config import options, overrides, schema
 from mnist_sweep.errors import RequestError, why
@@ -52,6 +53,10 @@ class Progress:
     seconds: float = 0.0
     train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+_LINE, _VALUES = TypeAdapter(dict[str, Any]), TypeAdapter(dict[str, float])
+_PROGRESS = TypeAdapter(Progress)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class RunFolder:
 
     def overrides(self) -> list[str]:
         """The overrides that repeat the run."""
-        return self._read("overrides.yaml") or []
+        items = self._read("overrides.yaml")
+        return [str(item) for item in items] if isinstance(items, list) else []
 
     def differences(self, config: schema.Config) -> list[str]:
         """How the run in the folder was begun otherwise, in what bears on its numbers: ``KEY: VALUE → VALUE``."""
@@ -144,7 +150,7 @@ class RunFolder:
         """Plain data; None where the file is not there or damaged, as by a process that was killed while it wrote."""
         try:
             return yaml.safe_load((self.path / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, RecursionError, ValueError, yaml.YAMLError):
             return None
 
     def note(self, **line: Any) -> None:
@@ -155,13 +161,15 @@ class RunFolder:
     def progress(self) -> Progress:
         """How far the run has come, by ``history.jsonl``; an epoch that was trained again takes its old place."""
         found = Progress()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             for text in (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # a process was killed while it wrote the line
-                    line = json.loads(text)
+                with contextlib.suppress(RecursionError, ValueError):  # a process was killed while it wrote the line
+                    line = _LINE.validate_json(text)
                     done, known = line.pop("epoch", 0), {key: line.pop(key) for key in vars(found) if key in line}
+                    _PROGRESS.validate_python(known)
                     if done:
-                        found.history[done - 1 :] = [line]
+                        values = _VALUES.validate_python(line)
+                        found.history[int(done) - 1 :] = [values]
                     for key, value in known.items():
                         setattr(found, key, value)
         return found

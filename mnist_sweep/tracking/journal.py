@@ -17,6 +17,8 @@ from filelock import FileLock
 
 #: Seconds for which a process leaves a store alone that did not answer.
 LEFT_ALONE = 20.0
+#: What reading a damaged line raises.
+_DAMAGED = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 _silent: dict[str, float] = {}  # until when, on the monotonic clock, by address
 
 
@@ -56,9 +58,11 @@ class Journal:
 
     def run(self) -> dict[str, Any]:
         """What the run is made of; empty where all has been sent, or the file is damaged."""
-        with contextlib.suppress(IndexError, TypeError, ValueError):
-            call, arguments = json.loads(self._lines()[0])
-            return dict(arguments) if call == "run" else {}
+        with contextlib.suppress(*_DAMAGED):
+            call, known = json.loads(self._lines()[0])
+            tags = {str(key): str(value) for key, value in known["tags"].items()}
+            if call == "run" and isinstance(known["resume"], str | None):
+                return {"tags": tags, "resume": known["resume"], "started": int(known["started"])}
         return {}
 
     def send(self, perform: Callable[[str, dict[str, Any]], bool]) -> bool:
@@ -73,7 +77,7 @@ class Journal:
                 while lines:
                     try:
                         call, arguments = json.loads(lines[0])
-                    except ValueError:  # a process was killed while it wrote the line
+                    except _DAMAGED:  # by whatever has been at the file
                         call, arguments = "begin", {}
                     if not perform(call, arguments):
                         stay.append(lines[0])

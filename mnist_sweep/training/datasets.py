@@ -9,11 +9,13 @@ import logging
 import re
 import shutil
 import socket
+import struct
 import sys
 import tempfile
 from pathlib import Path
 
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
+from mnist_sweep.config.network_shapes import CLASSES
 from mnist_sweep.config.options import Data
 from mnist_sweep.errors import RequestError, one_line
 
@@ -54,6 +56,8 @@ def verify(data: Data) -> str:
                 fault = f"{path} is damaged: {size:,} bytes, allowed: {IDX_BYTES[name]:,}"
             elif published and found != published:
                 fault = f"{path} is damaged: its bytes are not those published (MD5 {found}, allowed: {published})"
+            elif not published and name in IDX_BYTES and not _is_idx(path, size):
+                fault = f"{path} is damaged: it is no IDX file of {'images' if 'images' in name else 'labels 0 … 9'}"
             if fault:
                 raise RequestError(f"data.root={data.root}: {fault}; delete it to have it downloaded again")
             digest.update(found.encode())
@@ -88,6 +92,14 @@ def obtain(data: Data) -> str:
         f"  Point data.root or MNIST_SWEEP_DATA at a copy; data.fallback=null makes this an error.\n{'*' * 110}"
     )
     return data.fallback
+
+
+def _is_idx(path: Path, size: int) -> bool:
+    """Whether a file of this size begins as one of images 28 × 28 or of labels does, and labels are 0 … 9."""
+    with path.open("rb") as file:
+        if "images" in path.name:
+            return file.read(16) == struct.pack(">4i", 2051, (size - 16) // 784, 28, 28)
+        return file.read(8) == struct.pack(">2i", 2049, size - 8) and max(file.read()) < CLASSES
 
 
 @functools.lru_cache(maxsize=64)

@@ -111,6 +111,9 @@ def _model(content: dict[str, Any]) -> TrainedModel:
         content = {"config": content["hyper_parameters"]["config"], "network": state}
     state = content["network"]
     config = schema.Config.model_validate({**content["config"], "sweep": None})
+    held = sum(value.untyped_storage().nbytes() for value in state.values())
+    if 4 * sum(layer.parameters for layer in config.model.layers()) > held:  # else a few bytes could ask for terabytes
+        raise ValueError(f"{held:,} bytes of weights are too few for the network of its config")
     network = config.model.build(float(state["mean"]), float(state["deviation"]))
     network.load_state_dict(state)
     return TrainedModel(network.eval(), config)

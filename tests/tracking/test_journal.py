@@ -14,9 +14,10 @@ from mnist_sweep.tracking.store import client_of
 
 def test_calls_are_sent_in_order_and_those_after_an_error_stay(tmp_path: Path) -> None:
     journal, sent = Journal(tmp_path / "run"), list[Any]()
+    made_of = {"tags": {"role": "run"}, "resume": None, "started": 3}
     for number in range(4):
-        journal.add("tags", {"number": number}, {"name": "it"})
-    assert journal.run() == {"name": "it"}
+        journal.add("tags", {"number": number}, {**made_of, "name": "it"})
+    assert journal.run() == made_of
 
     def perform(_: str, known: dict[str, Any]) -> bool:
         if known["number"] == 2 and len(sent) < 3:
