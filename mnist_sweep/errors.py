@@ -14,6 +14,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class RequestError(Exception):
     """The request cannot be carried out. The text is one line: the key, the value and what is allowed."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.splitlines()))  # a value may have several
+
 
 class RunFailure(Exception):  # noqa: N818  # "failure" is the word in results and in MLflow
     """A run cannot go on.

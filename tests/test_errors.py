@@ -23,6 +23,7 @@ def _handlers_come_back() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: int) -> None:
     signal.signal(signum, lambda *_: pytest.fail("the handler of before"))
@@ -39,6 +40,7 @@ def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: in
         signal.raise_signal(signum)
 
 
+@pytest.mark.fault(4)
 def test_a_second_signal_ends_the_process_at_once() -> None:
     script = """if True:
         import signal

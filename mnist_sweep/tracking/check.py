@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import RequestError, one_line
+from mnist_sweep.tracking.journal import leave_alone
 
 _ALLOWED = "allowed: another tracking.uri, or tracking=none"
 
@@ -18,36 +19,54 @@ def check_store(settings: options.MLflow) -> None:
 
     One that was half made when its process was killed, and that holds no run, is not refused: see `half_made`.
     """
-    file = Path(settings.uri.removeprefix("sqlite:///"))
-    if not settings.uri.startswith("sqlite:///") or not file.is_file() or file.stat().st_size == 0:
-        return
-    where = f"tracking.uri={settings.uri}"
+    deleted = _deleted_in_file(settings) if settings.uri.startswith("sqlite:///") else _deleted_on_server(settings)
+    if deleted:
+        restore = f"MLFLOW_TRACKING_URI={settings.uri} mlflow experiments restore --experiment-id {deleted}"
+        where = f"tracking.experiment={settings.experiment}: it was deleted in {settings.uri}"
+        raise RequestError(f"{where}; to have it back: {restore}; allowed: another name, or tracking=none")
+
+
+def _deleted_on_server(settings: options.MLflow) -> str | None:
+    """The id of the experiment if it was deleted; None also where the server does not answer now."""
+    from mnist_sweep.tracking.store import client_of
+
+    try:
+        found = client_of(settings.uri).get_experiment_by_name(settings.experiment)
+    except Exception:  # MLflow's, and those of what it stands on
+        leave_alone(settings.uri)
+        return None
+    return str(found.experiment_id) if found and found.lifecycle_stage == "deleted" else None
+
+
+def _deleted_in_file(settings: options.MLflow) -> str | None:
+    """The id of the experiment if it was deleted."""
+    file, where = Path(settings.uri.removeprefix("sqlite:///")), f"tracking.uri={settings.uri}"
+    if not file.is_file() or file.stat().st_size == 0:
+        return None
     if not os.access(file, os.W_OK):
         shared = "in a folder that several people share, each needs: umask 002"
         raise RequestError(f"{where}: {file} cannot be written; {shared}; {_ALLOWED}")
     try:
         with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=1)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            revision = _revision(database, tables)
-            if revision != (newest := _revisions()[-1]) and not _empty(database, tables):
-                known = revision in _revisions() or revision is None
+            revision, known = _revision(database, tables), _revisions()
+            if revision != known[-1]:
+                if _empty(database, tables):
+                    return None
                 upgrade = f"mlflow db upgrade {settings.uri} (after a backup)"
-                remedy = upgrade if known else "pip install --upgrade mlflow"
-                of = f"is of another version of MLflow (schema {revision}, allowed: {newest})"
+                remedy = upgrade if revision is None or revision in known else "pip install --upgrade mlflow"
+                of = f"is of another version of MLflow (schema {revision}, allowed: {known[-1]})"
                 raise RequestError(f"{where}: {of}; to use it: {remedy}; or {_ALLOWED}")
             query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'deleted'"
-            found = database.execute(query, [settings.experiment]).fetchone() if revision == newest else None
+            found = database.execute(query, [settings.experiment]).fetchone()
+            return str(found[0]) if found else None
     except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):  # it is in use, and waited for later
-            return
+        if "locked" in str(error):  # it is in use, and waited for later
+            return None
         raise RequestError(f"{where}: cannot be read ({error}); {_ALLOWED}") from error
     except sqlite3.DatabaseError as error:
         way = f"it stays as it is; move it away to begin anew, or recover it with: sqlite3 {file} .recover"
         raise RequestError(f"{where}: the database is damaged ({one_line(error)}); {way}; {_ALLOWED}") from error
-    if found:
-        restore = f"MLFLOW_TRACKING_URI={settings.uri} mlflow experiments restore --experiment-id {found[0]}"
-        where = f"tracking.experiment={settings.experiment}: it was deleted in {settings.uri}"
-        raise RequestError(f"{where}; to have it back: {restore}; allowed: another name, or tracking=none")
 
 
 def half_made(file: Path) -> bool:

@@ -23,6 +23,8 @@ State = Literal["FINISHED", "FAILED", "KILLED"]
 
 #: What a served model needs; the versions are those that it was trained with.
 _REQUIRED = ("mlflow", "torch", "numpy")
+#: The tag by which MLflow's UI finds tables.
+_TABLES = "mlflow.loggedArtifacts"
 #: Answers that stay the same when a call is sent again, but for those that a user can mend at the server.
 _REFUSED = set(range(400, 500)) - {401, 403, 408, 429}
 
@@ -195,7 +197,7 @@ class MLflowRun:
     def _perform(
         self, call: str, known: dict[str, Any], model: Callable[[], tuple[Any, Any, Path, int]] | None = None
     ) -> bool:
-        """Carry out a call by its name and arguments; False where it has to wait for a model."""
+        """Carry out a call; False where it has to wait for a model."""
         from mlflow.entities import Metric, Param, RunTag
 
         client, run_id = self._client, self.run_id
@@ -283,12 +285,12 @@ class MLflowRun:
         self._send("table", columns={name: list(values) for name, values in columns.items()}, file=file)
 
     def _log_table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        there = [each.path for each in self._client.list_artifacts(self.run_id, file.rpartition("/")[0])]
-        if file in there:  # MLflow would add the rows to it
-            rows = [list(row) for row in zip(*columns.values(), strict=True)]
-            self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
-        else:
-            self._client.log_table(self.run_id, dict(columns), file)
+        """As MLflow's own `log_table`, which adds rows to a table that is there, and needs a server of MLflow 3."""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
+        shown = self._client.get_run(self.run_id).data.tags.get(_TABLES, "[]")
+        if (table := {"path": file, "type": "table"}) not in json.loads(shown):
+            self._client.set_tag(self.run_id, _TABLES, json.dumps([*json.loads(shown), table]))
 
     def model(self, module: Any, images: Any, checkpoint: Path, step: int) -> None:
         """Keep a network as the run's model: a graph without pickle, with the run's parameters and its metrics.

@@ -56,7 +56,11 @@ def copy(tmp_path: Path, empty_store: Path) -> Path:
 @pytest.mark.fault(10)
 @pytest.mark.parametrize(
     "left",
-    [["DROP TABLE alembic_version"], ["DELETE FROM alembic_version", "DROP TABLE trace_info"], ["DROP TABLE experiments"]],
+    [
+        ["DROP TABLE alembic_version"],
+        ["DELETE FROM alembic_version", "DROP TABLE trace_info"],
+        ["DROP TABLE experiments"],
+    ],
 )
 def test_a_store_that_was_half_made_is_made_anew(copy: Path, left: Sequence[str]) -> None:
     execute(copy, "PRAGMA foreign_keys=OFF", *left, "CREATE TABLE another_half (id INTEGER)")
