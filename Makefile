@@ -4,6 +4,7 @@
 # make setup    only the environment
 # make docs     the documentation, as a site in docs/_build
 # make bench    how fast networks are trained on this machine, against plain PyTorch and a template (about 15 minutes)
+# make chaos    every fault of docs/promises.md, with 200 kills at random moments, and a table of what held (about 15 minutes)
 # make screenshots   the README's pictures, of the sweep in the mlruns of this folder: that of `make sweep` (needs Chromium)
 PYTHON ?= python3
 VENV   ?= .venv
@@ -16,7 +17,7 @@ PYTEST  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reo
 # Names of ours may begin with an underscore, those of the libraries below not.
 PRIVATE := optuna\.[a-z_.]*\._|hydra\._internal|(from|import) pytorch_lightning.*_internal|mlflow\.[a-z_.]*\._[a-z]
 
-.PHONY: setup sweep demo cluster test check docs screenshots bench lint lock wheel clean
+.PHONY: setup sweep demo cluster test check docs screenshots bench chaos lint lock wheel clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +35,9 @@ docs: $(VENV)/.installed-dev
 
 bench: setup
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+chaos: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
 screenshots: $(VENV)/.installed-dev
 	@SCREENSHOTS=docs SCREENSHOTS_OF=$(CURDIR) $(BIN)/python -m pytest -m browser $(ARGS)

@@ -148,7 +148,7 @@ def _interruptible() -> Iterator[None]:
 
 def check(command: CommandLine) -> None:
     """Raise a RequestError for what can be known to be wrong with a request before anything is written."""
-    from mnist_sweep import hardware, tracking
+    from mnist_sweep import errors, hardware, tracking
     from mnist_sweep.run_folder import RunFolder
     from mnist_sweep.training import datasets
 
@@ -158,7 +158,7 @@ def check(command: CommandLine) -> None:
             folder = folder.parent
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        why = f"{folder} cannot be written ({error.strerror})"
+        why = f"{folder} cannot be written ({errors.why(error)})"
         raise RequestError(f"output={config.output}: {why}; allowed: a folder that can") from error
     if (start := config.trainer.init_from) and not Path(start).is_file():
         raise RequestError(f"trainer.init_from={start}: no such file; allowed: a run's checkpoints/best.ckpt")
@@ -175,8 +175,8 @@ def check(command: CommandLine) -> None:
 
         check_metrics(config.extra_metrics(), config.data.images.classes)
     datasets.verify(config.data)
-    if config.tracking.name == "mlflow" and tracking.is_server(config.tracking.uri):
-        tracking.check_server(config.tracking.uri)
+    if config.tracking.name == "mlflow":
+        tracking.check_store(config.tracking)
 
 
 def prepare(command: CommandLine) -> CommandLine:

@@ -33,6 +33,7 @@ COMMANDS = {
     "ui": ("ui", "Open MLflow's UI on the runs and sweeps of this folder."),
     "sweeps": ("sweeps", "List the sweeps of a folder, or delete one: its study, folders and MLflow runs."),
     "report": ("report", "Make the report of a sweep, at any time, by what its study says now."),
+    "sync": ("sync", "Tell MLflow what it could not be told while its server was away."),
     "scores": ("scores", "Train recipes over several seeds and print their test accuracies as a table."),
 }
 
@@ -71,6 +72,9 @@ def _add_arguments(parser: Parser, name: str) -> None:
             add("words", nargs="*", metavar="FOLDER | delete NAME", help="to list (default: --output), or to delete")
             add("--output", default="mlruns", help="the folder with the sweeps (default: %(default)s)")
             add("--yes", action="store_true", help="delete without asking")
+        case "sync":
+            add("--output", default="mlruns", help="the folder with the runs (default: %(default)s)")
+            add("--tracking-uri", metavar="URI", help="MLflow's store (default: that of each run's config)")
         case "report":
             add("folder", metavar="FOLDER", type=Path, help="of a sweep, such as mlruns/runs/sweep")
         case "scores":

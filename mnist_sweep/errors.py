@@ -33,7 +33,7 @@ class RequestError(Exception):
     """The request cannot be carried out. The text is one line: the key, the value and what is allowed."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(without_passwords(text))
+        super().__init__(" ".join(without_passwords(text).splitlines()))  # a value may have several
 
 
 class RunFailure(Exception):  # noqa: N818  # "failure" is the word in results and in MLflow
@@ -99,6 +99,12 @@ def signals_as_flag() -> Iterator[None]:
         _State.arrived = None
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def why(error: OSError) -> str:
+    """What the system says of a file, with a remedy where it belongs to somebody else."""
+    shared = "; in a folder that several people share, each needs: umask 002" * isinstance(error, PermissionError)
+    return f"{error.strerror or error}{shared}"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

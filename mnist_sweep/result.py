@@ -1,12 +1,15 @@
 """What a run returns, and the names of the runs of a sweep."""
 
 import contextlib
+import functools
 import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 Status = Literal["finished", "pruned", "failed", "interrupted"]
 #: What a run or a trial came to in ``sweep.json`` and in MLflow's tag ``state``, by the status of its result.
@@ -68,25 +71,34 @@ class Result:
     def read(cls, folder: Path) -> "Result":
         """The result in a run's folder; a FileNotFoundError, ValueError or TypeError where there is none to be read."""
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return cls(**{**content, "folder": str(folder)})  # which may have been moved since
+        return replace(_result().validate_python(content), folder=str(folder))  # which may have been moved since
 
     @classmethod
     def found(cls, folder: Path) -> "Result | None":
         """The same; None where there is none that can be read."""
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        with contextlib.suppress(FileNotFoundError, RecursionError, ValueError, TypeError):
             return cls.read(folder)
         return None
+
+
+@functools.cache
+def _result() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
 
 
 def write_json(path: Path, content: Any) -> Path:
     """Write plain data to a file that is there whole or not at all, also when the power fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return path
 
 

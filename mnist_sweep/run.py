@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import re
 import sys
@@ -71,7 +72,7 @@ def train(
     Raises:
         RequestError: the folder is there already, another process is at the run, there is no GPU, or
             ``trainer.init_from`` does not fit.
-        RunFailure: ``result.json`` cannot be written. Of any other failure the result tells.
+        RunFailure: the disk is full, or ``result.json`` cannot be written. Of any other failure the result tells.
         Interrupted: after everything has been recorded.
     """
     started, config = time.monotonic(), command.config
@@ -98,7 +99,7 @@ def train(
     def check() -> None:
         if signum := stopped():
             raise Interrupted(signum)
-        if limit_seconds is not None and time.monotonic() - started > limit_seconds:
+        if limit_seconds is not None and time.monotonic() - started - record.mlflow.waited > limit_seconds:
             done = len(fit.history)
             raise RunFailure("timeout", f"longer than {limit_seconds:g} s ({done} epoch{'s' * (done != 1)} done)")
 
@@ -122,7 +123,8 @@ def _perform(
 ) -> Result:
     """Train, test where that is asked for, and record what came of it; the arguments are those of `train`."""
     status: Status = "finished"
-    reason = detail = interruption = tested = None
+    reason = detail = tested = None
+    interruption: Interrupted | RunFailure | None = None
     try:
         record.open(parent, tags)
         record.mlflow.watch_machine()
@@ -135,6 +137,13 @@ def _perform(
         status, interruption = "interrupted", error
     except RunFailure as error:
         status, reason, detail = "failed", error.reason, error.detail
+    except OSError as error:
+        status, reason, detail = "failed", "error", one_line(error, 500)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            detail = f"the disk is full ({detail}); the run goes on when there is room"
+            status, reason, interruption = "interrupted", None, RunFailure("error", detail)
+        else:
+            log.error("%s", "".join(traceback.format_exception(error)).rstrip())
     except Exception as error:
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
         status, reason, detail = "failed", "out_of_memory" if memory else "error", one_line(error, 500)

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from mnist_sweep.config import options, overrides, schema
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, why
 from mnist_sweep.result import BEST, Result
 
 
@@ -24,14 +25,14 @@ def lock(file: Path, message: str) -> Iterator[None]:
 
     A RequestError says, with the message, that another process holds it, or that it cannot be written.
     """
-    held = FileLock(file, timeout=0)
+    held = FileLock(file, timeout=0, mode=0o666)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout as error:
         raise RequestError(message) from error
     except OSError as error:  # which a Timeout is, too
-        raise RequestError(f"{file} cannot be written ({error.strerror}); allowed: a folder that can") from error
+        raise RequestError(f"{file} cannot be written ({why(error)}); allowed: a folder that can") from error
     try:
         yield
     finally:
@@ -48,9 +49,14 @@ class Progress:
     device: str = "cpu"
     threads: int = 1
     mlflow_run_id: str | None = None
+    key: str | None = None  #: by which MLflow's run is found where its id is not known
     seconds: float = 0.0
     train_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+_LINE, _VALUES = TypeAdapter(dict[str, Any]), TypeAdapter(dict[str, float])
+_PROGRESS = TypeAdapter(Progress)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class RunFolder:
             raise RequestError(f"{where} is there already; allowed: a name not yet taken") from error
         except OSError as error:
             where = f"output={config.output}: {self.path}"
-            raise RequestError(f"{where} cannot be written ({error.strerror}); allowed: a folder that can") from error
+            raise RequestError(f"{where} cannot be written ({why(error)}); allowed: a folder that can") from error
 
     def describe(self, config: schema.Config, items: Sequence[str]) -> None:
         """Write ``config.yaml`` and ``overrides.yaml``, of a run or a sweep; an OSError where that fails."""
@@ -145,7 +151,8 @@ class RunFolder:
 
     def overrides(self) -> list[str]:
         """The overrides that repeat the run."""
-        return self._read("overrides.yaml") or []
+        items = self._read("overrides.yaml")
+        return [str(item) for item in items] if isinstance(items, list) else []
 
     def differences(self, config: schema.Config) -> list[str]:
         """How the run in the folder was begun otherwise, in what bears on its numbers: ``KEY: VALUE → VALUE``."""
@@ -169,7 +176,7 @@ class RunFolder:
         """Plain data; None where the file is not there or damaged, as by a process that was killed while it wrote."""
         try:
             return yaml.safe_load((self.path / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, RecursionError, ValueError, yaml.YAMLError):
             return None
 
     def note(self, **line: Any) -> None:
@@ -180,13 +187,15 @@ class RunFolder:
     def progress(self) -> Progress:
         """How far the run has come, by ``history.jsonl``; an epoch that was trained again takes its old place."""
         found = Progress()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
             for text in (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # a process was killed while it wrote the line
-                    line = json.loads(text)
+                with contextlib.suppress(RecursionError, ValueError):  # a process was killed while it wrote the line
+                    line = _LINE.validate_json(text)
                     done, known = line.pop("epoch", 0), {key: line.pop(key) for key in vars(found) if key in line}
+                    _PROGRESS.validate_python(known)
                     if done:
-                        found.history[done - 1 :] = [line]
+                        values = _VALUES.validate_python(line)
+                        found.history[int(done) - 1 :] = [values]
                     for key, value in known.items():
                         setattr(found, key, value)
         return found

@@ -6,6 +6,7 @@ Without torch, so that a sweep's own process can record a run whose process died
 import contextlib
 import dataclasses
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,10 @@ class RunRecord:
         """Make the folder, or go on in that of an earlier attempt; see `RunFolder.begin` for what it raises."""
         self.folder.begin(self.config, self.command.written(), resume=resume)
         self.progress = self.folder.progress()
-        self.progress.attempts += 1
-        self.folder.note(attempts=self.progress.attempts, device=self.device, threads=self.threads)
+        self.progress.attempts, self.progress.key = self.progress.attempts + 1, self.progress.key or uuid.uuid4().hex
+        self.folder.note(
+            attempts=self.progress.attempts, device=self.device, threads=self.threads, key=self.progress.key
+        )
         (self.folder.path / "result.json").unlink(missing_ok=True)  # of an attempt that was interrupted
 
     def open(self, parent: str | None, tags: Mapping[str, Any]) -> None:
@@ -75,10 +78,11 @@ class RunRecord:
         """
         config, progress, path = self.config, self.progress, self.folder.path
         self.mlflow = run = MLflowRun(
-            config.tracking, Path(config.output), path.name, parent=parent, tags=tags, resume=progress.mlflow_run_id
-        )
+            config.tracking, Path(config.output), path.name, parent=parent, tags=tags, resume=progress.mlflow_run_id,
+            key=progress.key, folder=path,
+        )  # fmt: skip
         self.folder.note(mlflow_run_id=run.run_id)
-        if run.run_id != progress.mlflow_run_id:  # it is younger than the run
+        if run.run_id != progress.mlflow_run_id:  # it may be younger than the run
             for epoch, values in enumerate(progress.history, start=1):
                 run.metrics(values, epoch)
         run.parameters(config.parameters())

@@ -1,17 +1,20 @@
 """What a finished run shows in MLflow: curves, tables, pictures, a note, the model."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from mnist_sweep.config import metrics, schema
+from mnist_sweep.config import metrics, options, schema
 from mnist_sweep.result import BEST, Result
-from mnist_sweep.tracking import MLflowRun, figures, harmless
-from mnist_sweep.training import trained_model
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.tracking import MLflowRun, figures, harmless, is_silent
+from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation
 
@@ -51,10 +54,39 @@ def keep_test(run: MLflowRun, result: Result, images: ImageSet, found: Evaluatio
 def keep_model(run: MLflowRun, result: Result, network: nn.Module, images: ImageSet) -> None:
     """Keep the network as the run's model; the first images are its example."""
     with harmless("the model of this run could not be kept"):
-        example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
-        run.model(
-            trained_model.served(network, result.dataset), example, Path(result.folder) / BEST, result.best_epoch or 0
-        )
+        run.model(*_model(network, images, Path(result.folder), result))
+
+
+def send(folder: RunFolder, uri: str | None = None) -> bool:
+    """Tell MLflow what it could not be told of a run, or of a sweep, that is over; whether nothing is left.
+
+    `uri` is the store's; None = that of the config. The id of a run that was made just now comes into ``result.json``.
+    """
+    config = folder.config()
+    if not config or not isinstance(settings := config.tracking, options.MLflow):
+        return False
+    if uri:
+        settings = settings.model_copy(update={"uri": uri})
+    if is_silent(settings.uri):
+        return False
+    run = MLflowRun(settings, Path(config.output), folder.path.name, folder=folder.path, ended=True)
+
+    def model() -> tuple[nn.Module, np.ndarray[Any, Any], Path, int]:
+        result = Result.read(folder.path)
+        return _model(trained_model.read(folder.best).network, data.parts(config.data)[1], folder.path, result)
+
+    sent, result = run.flush(model), folder.result()
+    if result and run.run_id and result.mlflow_run_id != run.run_id:
+        dataclasses.replace(result, mlflow_run_id=run.run_id, folder=str(folder.path)).write()
+    return sent
+
+
+def _model(
+    network: nn.Module, images: ImageSet, folder: Path, result: Result
+) -> tuple[nn.Module, np.ndarray[Any, Any], Path, int]:
+    """What `MLflowRun.model` is called with."""
+    example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
+    return trained_model.served(network, result.dataset), example, folder / BEST, result.best_epoch or 0
 
 
 def keep_part(run: MLflowRun, part: str, result: Result, images: ImageSet, found: Evaluation) -> None:

@@ -56,6 +56,7 @@ def test_a_signal_is_heard_where_somebody_looks(signum: signal.Signals, code: in
         signal.raise_signal(signum)
 
 
+@pytest.mark.fault(4)
 def test_a_second_signal_ends_the_process_at_once() -> None:
     script = """if True:
         import signal

@@ -83,6 +83,7 @@ def test_the_command_repeats_the_run(perform: Perform, tmp_path: Path) -> None:
     assert perform(*items[:-1], "seed=6", "name=other").history != first.history
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from mnist_sweep import hardware, tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, RunFailure, one_line
-from mnist_sweep.result import BEST, STATES, Result, Status, run_name
+from mnist_sweep.result import BEST, STATES, Result, Status, is_run_of, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import initial_trials, record, samplers, storage, summary, winner
 from mnist_sweep.sweep.candidates import Candidates
@@ -32,6 +32,8 @@ from mnist_sweep.training import datasets
 
 log = logging.getLogger(__name__)
 
+#: Study attribute: the seconds of the search that are within those of the sessions that ended.
+_COUNTED = "counted_seconds"
 _STATUS: dict[tracking.State, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
 
@@ -152,6 +154,9 @@ class Session:
         assert self.config.sweep is not None
         self.settings, self.started = self.config.sweep, time.monotonic()
         self.total = samplers.total(self.settings, self.space)
+        recall = self.study.recall
+        killed = recall("search_seconds", 0.0) - recall(_COUNTED, 0.0)  # of sessions that could not say how they ended
+        self.before: float = recall("seconds", 0.0) + max(0.0, killed)
         self.mlflow = tracking.MLflowRun(None, self.folder, self.folder.name)
 
     def run(self, launch: Callable[[], Workers] | None = None) -> Path:
@@ -200,6 +205,7 @@ class Session:
             self.study.tell(reopened, left) if left else self.study.requeue(reopened)
         if self.settings.retry_failed:
             self.study.retry()
+        self._send_unsent()
         self._close_runs()
         if added := ", ".join(map(str, self.study.foreign())):
             log.warning("trials %s were not made by this program: they are neither counted nor ranked", added)
@@ -238,14 +244,15 @@ class Session:
 
     def seconds(self) -> float:
         """That all sessions have taken."""
-        return float(self.study.recall("seconds", 0.0)) + time.monotonic() - self.started
+        return self.before + time.monotonic() - self.started
 
     def _open_mlflow(self) -> None:
         """The sweep's own MLflow run: a new one, or that of the earlier sessions."""
         config, study, name = self.config, self.study, self.settings.name
         tags: dict[str, Any] = {"study": name, "study.id": study.id, "role": "sweep", "mlflow.source.type": "LOCAL"}
         resumed = study.recall("mlflow_run_id")
-        self.mlflow = tracking.MLflowRun(config.tracking, Path(config.output), name, tags=tags, resume=resumed)
+        where = config.tracking, Path(config.output), name
+        self.mlflow = tracking.MLflowRun(*where, tags=tags, resume=resumed, key=study.id)
         if self.mlflow.run_id and self.mlflow.run_id != resumed:
             study.remember("mlflow_run_id", self.mlflow.run_id)
             known = {"objective": ", ".join(goal.metric for goal in study.goals), "data": config.data.label}
@@ -260,6 +267,16 @@ class Session:
         for file in ("config.yaml", "overrides.yaml"):
             self.mlflow.file(self.folder / file)
 
+    def _send_unsent(self) -> None:
+        """Tell MLflow what it could not be told of this sweep's trials."""
+        runs = [path.parent for path in self.folder.parent.glob("*/unsent.jsonl")]
+        if kept := sorted(path for path in runs if is_run_of(self.folder.name, path.name)):
+            from mnist_sweep import run_report  # and with it torch, which takes seconds
+
+            sent = [run_report.send(RunFolder(path)) for path in kept]
+            if not all(sent):
+                log.warning("tracking: MLflow lacks something of %d runs; mnist-sweep sync sends it", sent.count(False))
+
     def _close_runs(self) -> None:
         """End the MLflow runs of this study that have no process any more."""
         tracking.close_running(self.config.tracking, self.study.id, "interrupted", self.mlflow.run_id, "KILLED")
@@ -269,7 +286,10 @@ class Session:
     ) -> tuple[Path, Path | None]:
         """Write ``sweep.json`` and the report, and end the MLflow run; the two files."""
         seconds = self.seconds()
-        self.study.remember("seconds", seconds)
+        with contextlib.suppress(RunFailure):  # the disk is full; what is possible is done
+            self.study.remember("seconds", seconds)
+            self.study.remember(_COUNTED, self.study.recall("search_seconds", 0.0))
+        self._send_unsent()
         if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
             self._close_runs()
         status = _STATUS[state]
@@ -281,14 +301,17 @@ class Session:
             "seconds": round(seconds, 3),
             "mlflow_run_id": self.mlflow.run_id,
         }
-        path = record.write(self.folder, content)
-        if state != "FINISHED" and (again := summary.retry(self.study)):
-            log.info("%s", again)
-        page = None
-        if has_best(self.study):  # also of a sweep that was interrupted
-            if state == "KILLED":
-                log.info("stopping; the report is made of what there is (a second Ctrl-C ends without it)")
-            page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
+        try:
+            path, page = record.write(self.folder, content), None
+            if state != "FINISHED" and (again := summary.retry(self.study)):
+                log.info("%s", again)
+            if has_best(self.study):  # also of a sweep that was interrupted
+                if state == "KILLED":
+                    log.info("stopping; the report is made of what there is (a second Ctrl-C ends without it)")
+                page = report(self.command, self.study, chosen, self.folder, seconds, self.mlflow)
+        except OSError as error:
+            self.mlflow.end("FAILED", "error", one_line(error))
+            raise RunFailure("error", f"{self.folder} cannot be written ({error.strerror or error})") from error
         self.mlflow.file(path)
         self.mlflow.metrics(record.sortable(content), self.study.counted())
         self.mlflow.tags({"state": STATES[status]})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.distributions import check_distribution_compatibility
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
@@ -27,6 +28,8 @@ from mnist_sweep.sweep.study import Study, objectives
 
 #: User attribute of a study: what it was begun with.
 _BEGUN = "begun with"
+#: How long a database in a file is waited for while another program holds it.
+_SECONDS = 120
 #: What must never change between two sessions: the study's values would mean different things.
 _FIXED = {"objective", "data", "data digest", "data.split_seed"}
 
@@ -112,7 +115,8 @@ def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
 def database(settings: Sweep) -> Iterator[BaseStorage]:
     """The database of ``sweep.storage``; a RequestError where it cannot be opened, or what the block does fails."""
     try:
-        storage = RDBStorage(settings.storage, engine_kwargs=_arguments(settings))
+        with _alone(storage_file(settings)):
+            storage = RDBStorage(settings.storage, engine_kwargs=_arguments(settings))
         if storage_file(settings):
             event.listen(storage.engine, "connect", _write_ahead)
             storage.engine.dispose()  # the connections that were opened before
@@ -129,7 +133,22 @@ def _arguments(settings: Sweep) -> dict[str, Any]:
     name = url.get_backend_name()
     limits: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS} if name in _SERVERS else {}
     limits |= _ALIVE if name == "postgresql" else {}
+    limits |= {"timeout": _SECONDS} if name == "sqlite" else {}  # another program, such as a backup, may hold the file
     return {"pool_pre_ping": True, "connect_args": {key: limits[key] for key in limits.keys() - url.query.keys()}}
+
+
+@contextlib.contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """Within, no other process makes the tables of this database. A folder that is read only has its database."""
+    held = file and FileLock(file.with_name(f".{file.name}.lock"), mode=0o666)
+    with contextlib.suppress(PermissionError):
+        if held:
+            held.acquire()
+    try:
+        yield
+    finally:
+        if held:
+            held.release()
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
@@ -162,6 +181,10 @@ def _not_opened(settings: Sweep, error: Exception) -> RequestError:
         cause = cause.__cause__
     missing = ' (pip install "mnist_sweep[postgres]")' if isinstance(cause, ImportError) else ""
     said = f"sweep.storage={_shown(settings)}: cannot be opened ({' '.join(str(cause).split())[:200]})"
+    if "malformed" in said or "is not a database" in said:
+        said += "; the file is damaged, and stays as it is: move it away, or recover it (sqlite3 FILE .recover)"
+    if "readonly" in said:
+        said += "; in a folder that several people share, each needs: umask 002"
     return RequestError(f"{said}; allowed: sqlite:///FILE, or {_SERVER}{missing}")
 
 

@@ -187,7 +187,8 @@ class Study:
     def save(self, number: int) -> None:
         """Write to the database what is new of a trial, and what its sampler noted of the study.
 
-        A RunFailure says that the database did not answer for minutes, or that another driver has taken over.
+        A RunFailure says that it cannot be written, as on a full disk; that a server did not answer for minutes; or
+        that another driver has taken over.
         """
         self._patiently(partial(self._save, number))
 
@@ -201,7 +202,7 @@ class Study:
             except (StorageInternalError, SQLAlchemyError) as error:
                 cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
                 if self._lease is None or not isinstance(cause, OperationalError | InterfaceError):
-                    raise
+                    raise _unwritten(error) from error
                 if pause is None:
                     raise RunFailure("error", f"sweep.storage does not answer ({one_line(cause, 200)})") from error
                 log.warning("sweep.storage does not answer (%s); again in %g s", one_line(cause, 100), pause)
@@ -361,6 +362,13 @@ def _placed(result: Mapping[str, Any], common: CommandLine) -> dict[str, Any]:
     command, folder = before.placed_as(common, "output", "tracking"), Path(result["folder"]).name
     found = {**result, "folder": str(Path(common.config.output) / "runs" / folder)}
     return found if command == before else {**found, "overrides": [*command.overrides], "command": command.shell()}
+
+
+def _unwritten(error: BaseException) -> RunFailure:
+    """What an error of the database means, with its cause in a line."""
+    while error.__cause__:
+        error = error.__cause__
+    return RunFailure("error", f"sweep.storage cannot be written ({one_line(error, 200)})")
 
 
 def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:

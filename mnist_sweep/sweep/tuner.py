@@ -40,7 +40,7 @@ MOST_IMPOSSIBLE = 200
 #: After so many in a row, chance proposes until one is possible.
 _LOST = 10
 #: Seconds of the search that are forgotten at most when its process is killed.
-_KEPT_EVERY = 10.0
+_KEPT_EVERY = 5.0
 #: Seconds between two looks at the clock while nothing happens.
 _TICK = 0.5
 
@@ -110,6 +110,8 @@ class Tuner:
                             event.answer(self.report(event))
                         case Finished():
                             self.tell(event.task.id, event.result)
+                if (spent := self.stopping.seconds()) > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
+                    self.study.remember("search_seconds", spent)
                 self.progress.tick()
         finally:  # nothing is left running, whatever ended the loop
             for finished in self.workers.stop():

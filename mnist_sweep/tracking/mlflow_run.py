@@ -1,23 +1,23 @@
-"""A run in MLflow. Nothing here fails a run: the first error of a store ends tracking for that run, with a warning."""
+"""A run in MLflow. Nothing here fails a run: what a store does not take is kept beside it, and sent later."""
 
 import contextlib
-import functools
 import getpass
 import importlib.metadata
+import json
 import logging
 import os
-import platform
-import subprocess
+import shutil
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec
+from typing import Any, Literal
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line, without_passwords
+from mnist_sweep.tracking.journal import Journal, is_silent, leave_alone
 from mnist_sweep.tracking.store import client_of, harmless, local, model_of, open_experiment, runs_page
-from mnist_sweep.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -25,36 +25,27 @@ State = Literal["FINISHED", "FAILED", "KILLED"]
 
 #: What a served model needs; the versions are those that it was trained with.
 _REQUIRED = ("mlflow", "torch", "numpy")
-#: The packages that bear on the numbers.
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "optuna", "mlflow", "hydra-core", "numpy")
-
-P = ParamSpec("P")
-
-
-def _guarded(method: Callable[Concatenate["MLflowRun", P], None]) -> Callable[Concatenate["MLflowRun", P], None]:
-    """Wrap a method so that a failing store ends tracking rather than the run; from then on it does nothing."""
-
-    @functools.wraps(method)
-    def safe(run: "MLflowRun", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if run.tracked:
-            try:
-                method(run, *args, **kwargs)
-            except Exception as error:
-                run.tracked = False
-                log.warning("tracking: MLflow failed (%s); this run goes on without it", one_line(error))
-
-    return safe
+#: The tag by which MLflow's UI finds tables.
+_TABLES = "mlflow.loggedArtifacts"
+#: Answers that stay the same when a call is sent again, but for those that a user can mend at the server.
+_REFUSED = set(range(400, 500)) - {401, 403, 408, 429}
 
 
 class MLflowRun:
     """One run in MLflow, from its start to its end; without tracking, nothing.
 
+    A call that does not get through is kept in the run's folder, as are those after it, until one gets through: then
+    all are sent in their order, once. Nobody waits longer than for one request of two seconds.
+
     Args:
         settings: the config's ``tracking``; None is the same as ``tracking=none``.
         output: the folder of everything that is written; artifacts go below it where the store is a database.
-        parent: MLflow's id of the parent run.
+        parent: MLflow's id of the parent run; where it is not known, that of the sweep with the same ``study.id``.
         tags: of the run from its first moment, so that it is found if the process dies in the next.
         resume: MLflow's id of an earlier run to go on with; where it is gone, there is a new one.
+        key: by which a run is found that was made, but whose id nobody noted.
+        folder: of the run; None = the one of its name below the output.
+        ended: the run is only completed, and stays as it ended.
     """
 
     def __init__(
@@ -66,106 +57,245 @@ class MLflowRun:
         parent: str | None = None,
         tags: Mapping[str, Any] | None = None,
         resume: str | None = None,
+        key: str | None = None,
+        folder: Path | None = None,
+        ended: bool = False,
     ) -> None:
-        self.run_id: str | None = None  #: MLflow's id of the run; None without tracking
-        self.tracked = False  #: whether anything is kept
+        self.tracked = isinstance(settings, options.MLflow)  #: whether anything is kept
+        self.run_id: str | None = None  #: MLflow's id of the run; None where there is none yet
         self.page = ""  #: within MLflow's UI, of the runs of its experiment
-        self._client: Any = None
+        self.waited = 0.0  #: seconds that MLflow has taken
+        self._settings, self._output, self._ended, self._warned = settings, output, ended, False
+        self._client: Any = None  # None until the store has answered
         self._machine: Any = None
         self._earlier: Any = None
-        if isinstance(settings, options.MLflow):
-            with harmless(f"{settings.uri} cannot be used; going on without it"):
-                self._client, experiment = open_experiment(settings, output)
-                self.page = runs_page(experiment)
-                self._earlier = self._reopened(resume) if resume else None
-                known = {"mlflow.parentRunId": parent, "mlflow.user": _user(), **(tags or {})}
-                first = {key: str(value) for key, value in known.items() if value is not None}
-                run = self._earlier or self._client.create_run(experiment, run_name=name, tags=first)
-                self.run_id, self.tracked = run.info.run_id, True
+        self._journal = Journal(folder or output / "runs" / name)
+        if self.tracked:
+            before, known = self._journal.run(), {"mlflow.parentRunId": parent, "key": key, **(tags or {})}
+            known["mlflow.user"] = _user()
+            first = {name: str(value) for name, value in known.items() if value is not None}
+            self.run_id, started = resume or before.get("resume"), before.get("started", _now())
+            self._made_of = {"name": name, "tags": {**before.get("tags", {}), **first}, "started": started}
+            self._send("begin")
+
+    def _send(self, call: str, now: Callable[[], None] | None = None, **arguments: Any) -> None:
+        """Tell MLflow, `now` or by `_perform`, after all that it has not been told; or keep the call for later."""
+        if not self.tracked:
+            return
+        started = time.monotonic()
+        try:
+            if self._told(call, now, arguments):
+                return
+            self._journal.add(call, arguments, {**self._made_of, "resume": self.run_id})
+        except OSError as error:
+            self.tracked = False
+            log.warning("tracking: nothing more is kept of this run: %s", one_line(error))
+        finally:
+            self.waited += time.monotonic() - started
+
+    def _told(self, call: str, now: Callable[[], None] | None, arguments: dict[str, Any]) -> bool:
+        assert isinstance(self._settings, options.MLflow)
+        if is_silent(self._settings.uri):
+            return False
+        try:
+            self._connect()
+            if self._journal.file.exists():
+                self._journal.send(self._perform)
+        except Exception as error:
+            self._failed(error)
+            return False
+        try:
+            if now:
+                now()
+            else:
+                self._perform(call, arguments)
+        except Exception as error:
+            return self._refused(call, error) or self._failed(error)
+        return True
+
+    def flush(self, model: Callable[[], tuple[Any, Any, Path, int]] | None = None) -> bool:
+        """Send what has been kept; whether nothing is left. `model` gives the arguments of the method, if needed."""
+        try:
+            self._connect()
+            return self._journal.send(lambda call, arguments: self._perform(call, arguments, model))
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> bool:
+        assert isinstance(self._settings, options.MLflow)
+        leave_alone(self._settings.uri)
+        if not self._warned:
+            where = f"kept in {self._journal.file} and sent later"
+            log.warning("tracking: MLflow failed (%s); what it is not told is %s", one_line(error), where)
+        self._warned = True
+        return False
+
+    @staticmethod
+    def _refused(call: str, error: Exception) -> bool:
+        """Whether to send a call again is of no use; that it is given up is said."""
+        status = _status(error)
+        if status not in _REFUSED and not isinstance(error, FileNotFoundError | KeyError | TypeError):
+            return False
+        why = "its server is of MLflow 2, which keeps none" if (call, status) == ("model", 404) else one_line(error)
+        log.warning("tracking: MLflow does not take the %s of this run (%s)", call, why)
+        return True
+
+    def _connect(self) -> None:
+        """Open the store, and find or make the run in it."""
+        if self._client:
+            return
+        assert isinstance(self._settings, options.MLflow)
+        client, experiment = open_experiment(self._settings, self._output)
+        self.page, known = runs_page(experiment), self._made_of
+        self._client = client  # for the two searches
+        try:
+            self._earlier = (self.run_id and self._reopened(self.run_id)) or self._found(experiment)
+            if self._earlier:
+                self.run_id = self._earlier.info.run_id
+                return
+            tags, started = known["tags"], known["started"]
+            self.run_id = client.create_run(experiment, started, dict(tags), known["name"]).info.run_id
+            if study := tags.get("study.id"):
+                self._adopt(experiment, study, tags.get("role"))
+        except BaseException:
+            self._client = None
+            raise
+
+    def _found(self, experiment: str) -> Any:
+        """The run with this one's key, whose maker has not noted its id."""
+        key = self._made_of["tags"].get("key")
+        runs = self._client.search_runs([experiment], f"tags.key = '{key}'", max_results=1) if key else []
+        return self._goes_on(runs[0]) if runs else None
+
+    def _adopt(self, experiment: str, study: str, role: str | None) -> None:
+        """Make the sweep's run the parent of those that were made while it was not there."""
+        if role != "sweep" and "mlflow.parentRunId" in self._made_of["tags"]:
+            return
+        parent, children = self.run_id, [self.run_id]
+        runs = self._client.search_runs([experiment], f"tags.`study.id` = '{study}'")
+        if role == "sweep":
+            children = [run.info.run_id for run in runs if run.data.tags.get("role") != "sweep"]
+        else:
+            parent = next((run.info.run_id for run in runs if run.data.tags.get("role") == "sweep"), None)
+        for child in children if parent else ():
+            self._client.set_tag(child, "mlflow.parentRunId", parent)
 
     def _reopened(self, run_id: str) -> Any:
         """An earlier run, which goes on; None where there is none, or it was deleted."""
-        from mlflow.exceptions import MlflowException
-
         try:
             earlier = self._client.get_run(run_id)
-        except MlflowException:
+        except Exception as error:
+            if _status(error) not in _REFUSED:
+                raise
             return None
-        if earlier.info.lifecycle_stage != "active":
-            return None
-        for tag in {"reason", "detail"} & set(earlier.data.tags):  # of an end that was none
-            self._client.delete_tag(run_id, tag)
-        self._client.update_run(run_id, status="RUNNING")
+        return self._goes_on(earlier) if earlier.info.lifecycle_stage == "active" else None
+
+    def _goes_on(self, earlier: Any) -> Any:
+        if not self._ended:
+            for tag in {"reason", "detail"} & set(earlier.data.tags):  # of an end that was none
+                self._client.delete_tag(earlier.info.run_id, tag)
+            self._client.update_run(earlier.info.run_id, status="RUNNING")
         return earlier
 
-    @_guarded
+    def _perform(
+        self, call: str, known: dict[str, Any], model: Callable[[], tuple[Any, Any, Path, int]] | None = None
+    ) -> bool:
+        """Carry out a call; False where it has to wait for a model."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        client, run_id = self._client, self.run_id
+        try:
+            match call:
+                case "parameters":
+                    there = self._earlier.data.params if self._earlier else {}
+                    new = [Param(key, value) for key, value in known["values"].items() if key not in there]
+                    client.log_batch(run_id, params=new, synchronous=True)
+                case "tags":
+                    tags = [RunTag(key, value) for key, value in known["values"].items()]
+                    client.log_batch(run_id, tags=tags, synchronous=True)
+                case "metrics":
+                    of = model_of(client, run_id) if known["of_model"] else None
+                    at = known["at"], known["step"]
+                    found = [Metric(key, value, *at, model_id=of) for key, value in known["values"].items()]
+                    client.log_batch(run_id, metrics=found, synchronous=True)
+                case "file":
+                    client.log_artifact(run_id, str(self._journal.folder / known["path"]), known["folder"])
+                case "table":
+                    self._log_table(known["columns"], known["file"])
+                case "model" if not model:
+                    return False
+                case "model" if model:
+                    self._log_model(*model())
+                case "end":
+                    client.set_terminated(run_id, known["state"], known["at"])
+        except Exception as error:
+            if not self._refused(call, error):
+                raise
+        return True
+
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log parameters by dotted name, at most 100. Of a resumed run's, which cannot be changed, the first stay."""
-        from mlflow.entities import Param
+        self._send("parameters", values={key: str(value) for key, value in values.items()})
 
-        there = self._earlier.data.params if self._earlier else {}
-        new = [Param(key, str(value)) for key, value in values.items() if key not in there]
-        self._client.log_batch(self.run_id, params=new, synchronous=True)
-
-    @_guarded
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, at most 100; None values are left out."""
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(key, without_passwords(str(value))) for key, value in values.items() if value is not None]
-        self._client.log_batch(self.run_id, tags=tags, synchronous=True)
+        found = {key: without_passwords(str(value)) for key, value in values.items() if value is not None}
+        self._send("tags", values=found)
 
     def note(self, markdown: str) -> None:
         """Set what MLflow's UI shows as the run's description."""
         self.tags({"mlflow.note.content": markdown})
 
-    @_guarded
     def metrics(self, values: Mapping[str, float], step: int, *, of_model: bool = False) -> None:
         """Log metrics, at most 1,000, of an epoch, counted from 1; those `of_model` are the kept model's, too."""
-        from mlflow.entities import Metric
+        self._send("metrics", values=dict(values), step=step, of_model=of_model, at=_now())
 
-        now, model = int(time.time() * 1000), model_of(self._client, self.run_id) if of_model else None
-        found = [Metric(key, value, now, step, model_id=model) for key, value in values.items()]
-        self._client.log_batch(self.run_id, metrics=found, synchronous=True)
-
-    @_guarded
     def watch_machine(self) -> None:
         """From now on MLflow logs the load of processor, memory, disk, network and GPU every five seconds."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        if self._client and self.run_id:
+            with harmless("the machine is not watched"):
+                from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor: Any = SystemMetricsMonitor
-        resumed, uri = self._earlier is not None, self._client.tracking_uri
-        self._machine = monitor(self.run_id, sampling_interval=5, resume_logging=resumed, tracking_uri=uri)
-        self._machine.start()
+                monitor: Any = SystemMetricsMonitor
+                resumed, uri = self._earlier is not None, self._client.tracking_uri
+                self._machine = monitor(self.run_id, sampling_interval=5, resume_logging=resumed, tracking_uri=uri)
+                self._machine.start()
 
-    @_guarded
     def figure(self, figure: Any, file: str) -> None:
         """Keep a figure of matplotlib (.png) or plotly (.html) under this name."""
-        self._client.log_figure(self.run_id, figure, file)
+        html = file.endswith(".html")
+        self._made(file, lambda path: figure.write_html(path, include_plotlyjs="cdn") if html else figure.savefig(path))
 
-    @_guarded
     def document(self, content: Any, file: str) -> None:
-        """Keep plain data under this name (.json or .yaml)."""
-        self._client.log_dict(self.run_id, content, file)
+        """Keep plain data under this name (.json)."""
+        self._made(file, lambda path: path.write_text(json.dumps(content, indent=2), encoding="utf-8"))
 
-    @_guarded
+    def _made(self, file: str, write: Callable[[Path], Any]) -> None:
+        """Keep a file that is written for this."""
+        if self.tracked:
+            path = self._journal.files / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            self.file(path, file.rpartition("/")[0] or None)
+            if not self._journal.file.exists():
+                shutil.rmtree(self._journal.files, ignore_errors=True)
+
     def file(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file, in a folder of the run's artifacts."""
-        self._client.log_artifact(self.run_id, str(path), folder)
+        self._send("file", path=os.path.relpath(path, self._journal.folder), folder=folder)
 
-    @_guarded
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Keep a table by its columns, as MLflow's UI shows them (.json); an earlier one of this name is replaced."""
-        folder = file.rpartition("/")[0]
-        if file in [
-            each.path for each in self._client.list_artifacts(self.run_id, folder)
-        ]:  # MLflow would add the rows to it
-            rows = [list(row) for row in zip(*columns.values(), strict=True)]
-            self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
-        else:
-            self._client.log_table(self.run_id, dict(columns), file)
+        self._send("table", columns={name: list(values) for name, values in columns.items()}, file=file)
 
-    @_guarded
+    def _log_table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
+        """As MLflow's own `log_table`, which adds rows to a table that is there, and needs a server of MLflow 3."""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, file)
+        shown = self._client.get_run(self.run_id).data.tags.get(_TABLES, "[]")
+        if (table := {"path": file, "type": "table"}) not in json.loads(shown):
+            self._client.set_tag(self.run_id, _TABLES, json.dumps([*json.loads(shown), table]))
+
     def model(self, module: Any, images: Any, checkpoint: Path, step: int) -> None:
         """Keep a network as the run's model: a graph without pickle, with the run's parameters and its metrics.
 
@@ -175,6 +305,9 @@ class MLflowRun:
             checkpoint: our own file of the same network.
             step: the epoch that it is from, counted from 1; the metrics are those that were logged for it.
         """
+        self._send("model", now=lambda: self._log_model(module, images, checkpoint, step))
+
+    def _log_model(self, module: Any, images: Any, checkpoint: Path, step: int) -> None:
         import mlflow.pytorch
         from mlflow.models import Model
 
@@ -196,9 +329,14 @@ class MLflowRun:
         finally:
             mlflow.set_tracking_uri(outer)
 
-    @_guarded
     def share(self, file: Path) -> None:
         """Have MLflow's copies of a file, which nobody writes to any more, take no room where they are on its disk."""
+        if not self._client or self._journal.file.exists():
+            return
+        with harmless("the checkpoint is on disk twice"):
+            self._share(file)
+
+    def _share(self, file: Path) -> None:
         kept = [self._client.get_run(self.run_id).info.artifact_uri]
         if model := model_of(self._client, self.run_id):
             kept.append(self._client.get_logged_model(model).artifact_location)
@@ -210,12 +348,25 @@ class MLflowRun:
 
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run, also where something could not be logged; a failure's reason and detail become tags."""
-        if self._machine:
-            self._machine.finish()
+        if self._machine:  # it may be asking a server that does not answer
+            ending = threading.Thread(target=self._machine.finish, daemon=True)
+            ending.start()
+            ending.join(timeout=2)
         self.tags({"reason": reason, "detail": detail})
-        if self.run_id:
-            with harmless(f"the run {self.run_id} could not be closed"):
-                self._client.set_terminated(self.run_id, state)
+        self._send("end", state=state, at=_now())
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that an error of MLflow's stands for, also where there is no server; 0 for any other."""
+    from mlflow.exceptions import MlflowException
+
+    mlflows: Any = error if isinstance(error, MlflowException) else None
+    return int(mlflows.get_http_status_code()) if mlflows else 0
+
+
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 def _user() -> str | None:
@@ -229,62 +380,3 @@ def _user() -> str | None:
 def warm_up() -> None:
     """Import MLflow, which takes seconds."""
     client_of("sqlite://")
-
-
-def close_running(settings: options.Tracking, study: str, reason: str, keep: str | None, state: State) -> None:
-    """Close the runs of a study, by its id, whose process died, with a reason; `keep` is the sweep's own run."""
-    if isinstance(settings, options.MLflow):
-        with harmless("the runs of a session that died could not be closed"):
-            client = client_of(settings.uri)
-            experiment = client.get_experiment_by_name(settings.experiment)
-            query = f"tags.`study.id` = '{study}' and attributes.status = 'RUNNING'"
-            for run in client.search_runs([experiment.experiment_id], query) if experiment else []:
-                if run.info.run_id != keep:
-                    client.set_tag(run.info.run_id, "reason", reason)
-                    client.set_tag(run.info.run_id, "state", "failed" if state == "FAILED" else "stopped")
-                    client.set_terminated(run.info.run_id, state)
-
-
-def crown(settings: options.Tracking, study: str, run_id: str | None) -> None:
-    """Make this run the one of its study, by its id, with the role ``winner``; an earlier one is ``final`` again."""
-    if isinstance(settings, options.MLflow) and run_id is not None:
-        with harmless("the winner's run could not be marked"):
-            client = client_of(settings.uri)
-            experiments = [client.get_run(run_id).info.experiment_id]
-            for run in client.search_runs(experiments, f"tags.`study.id` = '{study}' and tags.role = 'winner'"):
-                client.set_tag(run.info.run_id, "role", "final")
-            client.set_tag(run_id, "role", "winner")
-
-
-def delete_runs(settings: options.Tracking, study: str) -> int:
-    """Delete the runs of a study, by its id, as MLflow's UI does: ``mlflow gc`` frees their space. How many there were.
-
-    An error of MLflow's is raised where the store cannot be used.
-    """
-    if not isinstance(settings, options.MLflow):
-        return 0
-    client, deleted = client_of(settings.uri), 0
-    experiment = client.get_experiment_by_name(settings.experiment)
-    while runs := client.search_runs([experiment.experiment_id], f"tags.`study.id` = '{study}'") if experiment else []:
-        for run in runs:  # a page of them
-            client.delete_run(run.info.run_id)
-        deleted += len(runs)
-    return deleted
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Tags: the versions of Python, of this package and of those that bear on the numbers; the checkout's commit."""
-    found = {"version.python": platform.python_version(), "version.mnist_sweep": __version__}
-    found |= {f"version.{package}": importlib.metadata.version(package) for package in _PACKAGES}
-    try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside somebody else's checkout?
-        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return found
-    return found | {"git.commit": commit, "git.dirty": str(bool(changes)).lower(), "mlflow.source.git.commit": commit}
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -10,6 +10,7 @@ from typing import Any
 from mnist_sweep.config import options
 from mnist_sweep.config.paths import database_file
 from mnist_sweep.errors import RequestError, one_line
+from mnist_sweep.tracking.journal import is_silent
 from mnist_sweep.tracking.store import client_of, harmless, model_of
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def register(settings: options.Tracking, run_id: str | None, dataset: str, measu
     Returns:
         ``name``, ``version``, ``champion`` (whether it is) and ``uri``; None without tracking, or where it fails.
     """
-    if isinstance(settings, options.MLflow) and run_id is not None:
+    if isinstance(settings, options.MLflow) and run_id is not None and not is_silent(settings.uri):
         name = registered_name(dataset)
         with harmless("the model could not be registered"):
             client = client_of(settings.uri)

@@ -1,13 +1,10 @@
 """MLflow's store: a client of it, the experiment in it, and what keeps its errors from a run."""
 
 import contextlib
-import functools
 import itertools
 import logging
 import os
-import re
 import sqlite3
-import time
 import urllib.parse
 import warnings
 from collections.abc import Iterator
@@ -19,7 +16,8 @@ from filelock import FileLock
 
 from mnist_sweep.config import options
 from mnist_sweep.config.paths import database_file
-from mnist_sweep.errors import RequestError, one_line, without_passwords
+from mnist_sweep.errors import one_line
+from mnist_sweep.tracking.check import half_made
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +26,9 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where only the result's path is to stand
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # over half a minute, in which a server starts again
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what does not get through is kept, and sent later
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
 }
-#: The same for the first question of all, which is asked before anything begins.
-_FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 #: Columns of MLflow's database with addresses of artifacts.
 _ADDRESSES = (
     ("experiments", "artifact_location"),
@@ -41,10 +37,6 @@ _ADDRESSES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-#: Seconds that a server which did not answer is left alone by this process.
-_LEFT_ALONE = 60.0
-#: Until when, on the monotonic clock, by address.
-_silent: dict[str, float] = {}
 
 
 def client_of(uri: str) -> Any:
@@ -113,57 +105,29 @@ def _left(database: sqlite3.Connection, here: Path) -> list[Path]:
     return [folder for folder in lost if (here / "artifacts").is_dir() or not folder.is_dir()]
 
 
-@functools.cache
-def check_server(uri: str) -> None:
-    """Raise a RequestError, within ten seconds, where a server does not answer, or not to this user."""
-    client = client_of(uri)
-    kept = {name: _ENVIRONMENT[name] for name in _FIRST if os.environ[name] == _ENVIRONMENT[name]}  # else as users wish
-    os.environ.update({name: _FIRST[name] for name in kept})
-    try:
-        client.search_experiments(max_results=1)
-    except Exception as error:  # MLflow's, and those of what it stands on
-        said = " ".join(str(error).split())
-        status = re.search(r"error code (\d+)", said)
-        causes = re.findall(r"Caused by (\w+)\((.*?)\)*$", said) or re.findall(r"exception (\w+)?:?(.*)", said)
-        why = " ".join(causes[0])[:200] if causes else said[:200]
-        if status:
-            why = f"HTTP status {status[1]}"
-            if status[1] in ("401", "403"):
-                why += ", by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        allowed = "allowed: an MLflow server that answers, a database such as sqlite:///FILE, or tracking=none"
-        raise RequestError(f"tracking.uri={without_passwords(uri)}: cannot be used ({why}); {allowed}") from error
-    finally:
-        os.environ.update(kept)
-
-
 def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:
-    """A client and the experiment's id, which is made where there is none."""
-    if not is_server(settings.uri):
-        output.mkdir(parents=True, exist_ok=True)
-        file = database_file(settings.uri) or output / "mlflow.db"  # the lock lies beside it, whatever the output
-        # two processes that start together must not both create the database
-        with FileLock(file.with_name(f".{file.name}.lock")):
-            return _experiment(settings, (output / "artifacts").resolve().as_uri())
-    if time.monotonic() < _silent.get(settings.uri, 0.0):
-        raise ConnectionError("the server did not answer a moment ago")
-    try:
-        return _experiment(settings, None)  # a server keeps artifacts where its own settings say
-    except Exception:
-        _silent[settings.uri] = time.monotonic() + _LEFT_ALONE
-        raise
-
-
-def _experiment(settings: options.MLflow, artifacts: str | None) -> tuple[Any, str]:
-    client = client_of(settings.uri)
-    if found := client.get_experiment_by_name(settings.experiment):
-        return client, str(found.experiment_id)
-    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
-    try:
-        return client, str(client.create_experiment(settings.experiment, artifact_location=artifacts, tags=kind))
-    except Exception:
-        if found := client.get_experiment_by_name(settings.experiment):  # somebody else has just made it
+    """A client and the experiment's id. Two processes that start together must not both create the database."""
+    output.mkdir(parents=True, exist_ok=True)
+    database = database_file(settings.uri)
+    file = database or output / "mlflow.db"  # the lock lies beside it, whatever the output
+    with FileLock(file.with_name(f".{file.name}.lock"), mode=0o666):
+        if database and (not file.exists() or half_made(file)):
+            part = file.with_name(f".{file.name}.part")  # else a process that is killed would leave it half made
+            part.unlink(missing_ok=True)
+            client_of(f"sqlite:///{part}").search_experiments()
+            part.replace(file)
+        client = client_of(settings.uri)
+        if found := client.get_experiment_by_name(settings.experiment):
             return client, str(found.experiment_id)
-        raise
+        # a server keeps artifacts where its own settings say
+        location = None if is_server(settings.uri) else (output / "artifacts").resolve().as_uri()
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for one about agents
+        try:
+            return client, str(client.create_experiment(settings.experiment, artifact_location=location, tags=kind))
+        except Exception:
+            if found := client.get_experiment_by_name(settings.experiment):  # a process elsewhere has just made it
+                return client, str(found.experiment_id)
+            raise
 
 
 def model_of(client: Any, run_id: str | None) -> str | None:

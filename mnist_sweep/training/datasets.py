@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import socket
+import struct
 import sys
 import tempfile
 import zlib
@@ -146,6 +147,8 @@ def verify(data: Data) -> str:
                 fault = f"{path} is damaged: its bytes are not those published (MD5 {found}, allowed: {published})"
             elif path.parent != own and data.name != "mnist" and found in IMAGE_SETS["mnist"].files.values():
                 fault = f"{path} is MNIST's own, not that of {IMAGE_SETS[data.name].title}"
+            elif not published and name in IDX_BYTES and not _is_idx(path, packed, size):
+                fault = f"{path} is damaged: it is no IDX file of {'images' if 'images' in name else 'labels 0 … 9'}"
             if fault:
                 raise RequestError(f"data.root={data.root}: {fault}; delete it to have it downloaded again")
             digest.update(found.encode())
@@ -222,6 +225,14 @@ def _of_torchvision(data: KnownSet, absent: list[Path]) -> str:
     finally:
         socket.setdefaulttimeout(limit)
     return data.name
+
+
+def _is_idx(path: Path, packed: bool, size: int) -> bool:
+    """Whether a file of this size begins as one of images 28 × 28 or of labels does, and labels are 0 … 9."""
+    with gzip.open(path) if packed else path.open("rb") as file:
+        if "images" in path.name:
+            return file.read(16) == struct.pack(">4i", 2051, (size - 16) // 784, 28, 28)
+        return file.read(8) == struct.pack(">2i", 2049, size - 8) and max(file.read()) < 10
 
 
 @functools.lru_cache(maxsize=64)

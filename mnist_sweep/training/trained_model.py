@@ -1,6 +1,7 @@
 """Trained networks: how they are kept in files, put together, served, and looked into."""
 
 import copy
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,9 +90,14 @@ def save_ensemble(paths: Sequence[Path], file: Path) -> None:
 def write(path: Path, content: dict[str, Any]) -> None:
     """Keep tensors and plain data in a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)
+    part, buffer = path.with_suffix(".part"), io.BytesIO()
+    torch.save(content, buffer)  # which, into a file, says of a full disk that it is at another position
+    try:
+        part.write_bytes(buffer.getbuffer())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> TrainedModel:
@@ -136,6 +142,9 @@ def _model(content: dict[str, Any]) -> TrainedModel:
         content = {"config": content["hyper_parameters"]["config"], "network": state}
     state = content["network"]
     config = schema.Config.of_trained(content["config"])
+    held = sum(value.untyped_storage().nbytes() for value in state.values())
+    if 4 * sum(layer.parameters for layer in config.layers()) > held:  # else a few bytes could ask for terabytes
+        raise ValueError(f"{held:,} bytes of weights are too few for the network of its config")
     mean, deviation = (state[name].flatten().tolist() for name in ("mean", "deviation"))
     single = len(mean) == 1  # grey images
     network = config.model.build(mean[0] if single else mean, deviation[0] if single else deviation, config.data.images)

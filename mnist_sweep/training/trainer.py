@@ -1,6 +1,7 @@
 """One training from its seed to its best epoch's network, by Lightning's Trainer."""
 
 import contextlib
+import copy
 import ctypes
 import functools
 import gc
@@ -156,23 +157,33 @@ class Fit(Callback):
 
     def _resume(self) -> None:
         """Go on after the last whole epoch of an earlier attempt, where there was one."""
+        parts, chance = self._classifier.parts(), torch.get_rng_state()
+        fresh = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
         try:
             state = torch.load(self._last, map_location="cpu", weights_only=True)
             trained_model.write(self._best, state["best"])
-            best, states = trained_model.read(self._best).network, state["parts"]
-        except Exception as error:  # torch's, zipfile's and pickle's own, or one of another version's file
+            best, history, seconds = (
+                trained_model.read(self._best).network,
+                [*state["history"]],
+                float(state["seconds"]),
+            )
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            self._order.set_state(state["order"])
+            torch.set_rng_state(state["torch"])
+            if state["cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"], self.device)
+        except Exception as error:  # torch's, zipfile's and pickle's own, or one of another network's or version's file
             self._best.unlink(missing_ok=True)  # it would stand beside ours
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read (%s); starting from the beginning", self._last, one_line(error, 100))
+            for name, part in parts.items():
+                part.load_state_dict(fresh[name])
+            self._order.manual_seed(self.config.seed)
+            torch.set_rng_state(chance)
             return
-        for name, part in self._classifier.parts().items():
-            part.load_state_dict(states[name])
-        self.history, self.train_seconds = state["history"], state["seconds"]
+        self.history, self.train_seconds = history, seconds
         self.validation = evaluate(best, self._validation, "val", self.device, self._classifier.extra)
-        self._order.set_state(state["order"])
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
 @functools.cache

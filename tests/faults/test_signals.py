@@ -109,6 +109,7 @@ def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
     raise AssertionError("no trial was seen running")
 
 
+@pytest.mark.fault(4)
 def test_a_run_that_is_stopped_says_so(folder: Path) -> None:
     with started(folder, *LONG, "trainer.max_epochs=5000", "name=long") as process:
         wait_for(process, "epoch 3 of 5000")
@@ -121,6 +122,7 @@ def test_a_run_that_is_stopped_says_so(folder: Path) -> None:
     assert statuses(folder) == {"long": "KILLED"}
 
 
+@pytest.mark.fault(4)
 def test_a_sweep_that_is_stopped_and_then_killed_goes_on(folder: Path) -> None:
     sweep = [*SWEEP, "trainer.max_epochs=4", "sweep.trials=4"]
     with started(folder, *sweep, "sweep.workers=2") as process:
@@ -149,6 +151,7 @@ def test_a_sweep_that_is_stopped_and_then_killed_goes_on(folder: Path) -> None:
     assert set(statuses(folder).values()) == {"FINISHED"}
 
 
+@pytest.mark.fault(6)
 def test_a_lost_worker_costs_one_attempt_and_a_terminated_one_none(folder: Path) -> None:
     """Of two trials the first is terminated, then killed, and finishes; the second is killed twice and has failed."""
     items = ["trainer.max_epochs=20", "sweep.trials=2", "sweep.workers=1", "~sweep.space.trainer"]

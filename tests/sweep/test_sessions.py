@@ -132,6 +132,7 @@ def test_paused_trials_go_on_in_the_next_session(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.fault(3)
 def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path) -> None:
     with stubs.begun(tmp_path, "sweep.trials=3", "sweep/pruner=none") as (dying, _):
         for number in range(2):
@@ -147,6 +148,7 @@ def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path
         assert [trial.state.name for trial in session.study.trials()] == ["COMPLETE", "WAITING"]
 
 
+@pytest.mark.fault(12)
 def test_one_process_at_a_study_wherever_its_folders_are(tmp_path: Path) -> None:
     shared = f"sweep.storage=sqlite:///{tmp_path}/shared.db"
     with stubs.begun(tmp_path / "here", shared), pytest.raises(RequestError, match="another process is at this sweep"):
@@ -243,6 +245,7 @@ def by_hand(folder: Path) -> optuna.Study:
 RATES = "++sweep.space={optimizer: {lr: {low: 0.001, high: 0.1, log: true}}}"
 
 
+@pytest.mark.fault(17)
 def test_trials_that_somebody_added_are_said_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stubs.search(tmp_path, "sweep.trials=2", RATES)
     study = by_hand(tmp_path)
@@ -263,6 +266,7 @@ def test_trials_that_somebody_added_are_said_and_left_alone(tmp_path: Path, capl
     assert not by_hand(tmp_path).get_trials(states=(TrialState.RUNNING,))
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("value", ["nonsense", 7.0, None, [1]])
 def test_nonsense_that_somebody_queued_is_one_failed_trial(tmp_path: Path, value: Any) -> None:
     stubs.search(tmp_path, "sweep.trials=1", RATES)

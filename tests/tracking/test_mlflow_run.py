@@ -12,12 +12,14 @@ import pytest
 import yaml
 from matplotlib import image as mpl_image
 
-from mnist_sweep import run, tracking
+from mnist_sweep import run, run_report, tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.options import Tracking
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.result import BEST, Result
+from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.tracking import MLflowRun, registered
+from mnist_sweep.tracking.journal import leave_alone
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import datasets
 from mnist_sweep.training.lightning_module import Classifier
@@ -143,17 +145,27 @@ def test_a_store_that_cannot_be_opened_fails_no_run(tmp_path: Path, caplog: pyte
     (tmp_path / "db").write_text("this is no database")
     result = run.train(tracked(tmp_path, "alone", f"tracking.uri=sqlite:///{tmp_path}/db"))
     assert (result.status, result.mlflow_run_id) == ("finished", None)
-    assert caplog.text.count("cannot be used; going on without it") == 1
+    assert caplog.text.count("MLflow failed") == 1
+    assert (Path(result.folder) / "unsent.jsonl").is_file()
 
 
 def test_a_store_that_breaks_down_fails_no_run_and_leaves_none_open(
     store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(client_of("sqlite://")), "log_batch", Mock(side_effect=ConnectionError("gone")))
-    result = run.train(tracked(store, "broken"))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(client_of("sqlite://")), "log_batch", Mock(side_effect=ConnectionError("gone")))
+        result = run.train(tracked(store, "broken"), test=True)
     assert result.status == "finished"
-    assert client(store).get_run(result.mlflow_run_id).info.status == "FINISHED"
-    assert caplog.text.count("MLflow failed (ConnectionError: gone); this run goes on without it") == 1
+    assert client(store).get_run(result.mlflow_run_id).info.status == "RUNNING"
+    assert caplog.text.count("MLflow failed (ConnectionError: gone)") == 1
+    leave_alone(f"sqlite:///{store}/mlflow.db", 0)
+    assert run_report.send(RunFolder(Path(result.folder)))
+    found = client(store).get_run(result.mlflow_run_id)
+    assert (found.info.status, found.data.tags["state"]) == ("FINISHED", "complete")
+    assert found.data.metrics["test/accuracy"] == result.metrics["test/accuracy"]
+    assert len(found.outputs.model_outputs) == 1
+    assert {path.name for path in (files(found) / "test").iterdir()} == _FILES
+    assert not [*Path(result.folder).glob("*unsent*")]
 
 
 def test_runs_of_a_process_that_died_are_closed(store: Path, settings: Tracking) -> None:

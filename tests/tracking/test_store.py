@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from mnist_sweep import tracking
 from mnist_sweep.config import options
 from mnist_sweep.errors import RequestError
 from mnist_sweep.tracking import MLflowRun
-from mnist_sweep.tracking.store import check_server, client_of, follow
+from mnist_sweep.tracking.check import check_store
+from mnist_sweep.tracking.store import client_of, follow
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +116,7 @@ def expired(folder: Path) -> Path:
 
 def refused(uri: str) -> str:
     with pytest.raises(RequestError) as caught:
-        check_server(uri)
+        check_store(options.MLflow(name="mlflow", uri=uri, experiment="it"))
     said = str(caught.value)
     assert said.startswith("tracking.uri=http")
     assert said.endswith("tracking=none")
@@ -129,6 +131,15 @@ def test_a_server_that_is_of_no_use_is_refused_in_one_line(tmp_path: Path) -> No
     with answering(expired(tmp_path)) as port:
         assert "certificate" in refused(f"https://127.0.0.1:{port}").lower()
     assert "resolve" in refused("https://nowhere.invalid")
-    assert "refused" in refused(f"http://127.0.0.1:{port}")
+
+
+def test_a_server_that_does_not_answer_now_is_one_line_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "timed out" in refused(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        check_store(options.MLflow(name="mlflow", uri=uri, experiment="it"))
+        assert tracking.is_silent(uri)
+    check_store(options.MLflow(name="mlflow", uri=uri, experiment="it"))
+    first, second = caplog.messages
+    assert "timed out" in first
+    assert "refused" in second
+    assert first.endswith("; what it is not told is kept and sent later")

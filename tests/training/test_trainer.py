@@ -127,6 +127,7 @@ def test_the_best_epoch_of_an_earlier_attempt_stays_the_best(tmp_path: Path) -> 
     assert evaluate(network, resumed.held_out, "val").metrics == resumed.validation.metrics
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("content", [b"half a file", {"loops": {}, "best": {}}])
 def test_a_last_state_that_cannot_be_read_is_a_new_beginning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: Any
@@ -161,6 +162,7 @@ def test_a_training_ends_early_by_its_patience_or_where_it_is_told_to(tmp_path: 
     assert trained.validation.metrics["val/loss"] == min(epoch["val/loss"] for epoch in trained.history)
 
 
+@pytest.mark.fault(5)
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunFailure, match=r"diverged: train/loss became (nan|inf) in epoch 1"):
         fit(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=20")

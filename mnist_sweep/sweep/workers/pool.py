@@ -242,6 +242,8 @@ class Workers:
                 about = "answer", worker.task.id, epoch
                 report = Report(worker.task.id, epoch, values, lambda go_on: worker.send((*about, go_on)))
                 self._events.append(report)
+            case ("unrecorded", detail):  # as on a full disk; the run goes on in another session
+                self._failure = RunFailure("error", detail)
             case ("finished", result, memory_mb):
                 self._finish(worker, result)
                 worker.ready = True

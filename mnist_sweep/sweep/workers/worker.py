@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.errors import SIGNALS, Interrupted, RequestError, one_line
+from mnist_sweep.errors import SIGNALS, Interrupted, RequestError, RunFailure, one_line
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers.messages import Decision, OnEpoch, Stopped, Task
 
@@ -61,8 +61,11 @@ class Worker:
             while not self._terminated:
                 result, task = None, self._inbox.get()
                 if isinstance(task, Task):  # else an answer that nobody waits for any more
-                    with contextlib.suppress(Interrupted):
-                        result = train(task, self._on_epoch, self._signal)
+                    try:
+                        with contextlib.suppress(Interrupted):
+                            result = train(task, self._on_epoch, self._signal)
+                    except (RequestError, RunFailure) as error:
+                        self.send("unrecorded", error.detail if isinstance(error, RunFailure) else str(error))
                     self.send("finished", result, math.inf if self._terminated else _memory_mb())
         except SystemExit as end:
             detail = f"exit code {end.code}"

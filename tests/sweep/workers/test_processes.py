@@ -77,6 +77,7 @@ def test_a_run_that_is_terminated_records_itself_or_is_taken_up_again(pair: Work
     assert numbers(pair) != before
 
 
+@pytest.mark.fault(7)
 def test_what_hangs_is_killed_after_its_time_or_where_it_does_not_stop(
     pair: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,80 @@
+"""The whole catalogue of faults, and kills at random moments: ``make chaos``, or ``python -m tests.faults.chaos``.
+
+Prints a table: the fault, how often it was tried, and how often what is promised held (docs/promises.md).
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.faults.kills import endured
+
+TITLES = {
+    1: "the driver is killed", 2: "workers are killed", 3: "the driver dies between failure and repetition",
+    4: "signals", 5: "loss NaN or inf", 6: "out of memory", 7: "a trial hangs", 8: "a damaged checkpoint",
+    9: "the disk is full", 10: "a half-made, damaged or foreign database", 11: "the database is held by another",
+    12: "two sweeps at once", 13: "the tracking server is away", 14: "a server of MLflow 2, asynchronous logging",
+    15: "a damaged data set", 16: "the clock is set back", 17: "the study is changed by hand", 18: "two users",
+    "fuzz": "inputs made up at random",
+}  # fmt: skip
+
+
+class Counted:
+    """A plugin of pytest that counts, by fault, the tests that were tried and that passed."""
+
+    def __init__(self) -> None:
+        self.tried, self.held = Counter[object](), Counter[object]()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item):
+        report = (yield).get_result()
+        if report.when == "call" and (mark := item.get_closest_marker("fault")) and not report.skipped:
+            self.tried[mark.args[0]] += 1
+            self.held[mark.args[0]] += report.passed
+
+
+def main() -> int:
+    """Kill at random, run the tests of all faults, print the table; 1 where something did not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="at random moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sweep (default: %(default)s)")
+    parser.add_argument("--fuzz", type=int, default=300, help="inputs of each kind (default: %(default)s)")
+    parser.add_argument("--only", choices=["kills", "tests"], help="a half")
+    options = parser.parse_args()
+    counted, began, lines = Counted(), time.monotonic(), list[str]()
+    seed = options.seed
+    with tempfile.TemporaryDirectory() as folder:
+        while options.only != "tests" and counted.tried[1] + counted.tried[2] < options.kills:
+            left = min(40, options.kills - counted.tried[1] - counted.tried[2])
+            tally = endured(Path(folder), seed, left, trials=20)
+            broken = tally.lost + tally.doubled + len(tally.wrong)
+            killed = f"{tally.driver} kills of the driver, {tally.workers} of workers, {tally.sessions} sessions"
+            lines.append(f"seed {seed}: {killed}, {tally.lost} lost, {tally.doubled} doubled {tally.wrong or ''}")
+            print(lines[-1], file=sys.stderr, flush=True)
+            counted.tried[1] += tally.driver
+            counted.tried[2] += tally.workers
+            counted.held[1] += tally.driver - min(broken, tally.driver)
+            counted.held[2] += tally.workers
+            seed += 1
+    if options.only != "kills":
+        os.environ["FUZZ"] = str(options.fuzz)
+        arguments = ["-q", "-p", "no:randomly", "-p", "no:xdist", str(ROOT / "tests" / "faults")]
+        arguments += [str(ROOT / "tests" / name) for name in ("sweep", "training", "test_run.py", "test_errors.py")]
+        pytest.main([*arguments, "-m", "fault"], plugins=[counted])
+    print("\n".join(lines))
+    print("\n| fault | | tried | held |\n|---|---|---:|---:|")
+    for number, title in TITLES.items():
+        print(f"| {number} | {title} | {counted.tried[number]} | {counted.held[number]} |")
+    print(f"\n{time.monotonic() - began:.0f} seconds; inputs of each kind of the fuzzers: {options.fuzz}")
+    return int(counted.tried != counted.held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
