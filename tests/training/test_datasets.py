@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import struct
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -140,7 +141,9 @@ def zeros(folder: Path, naming: Callable[[str], str]) -> None:
         path = folder / naming(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb") as file:
-            file.write(bytes(size))
+            images = struct.pack(">4i", 2051, (size - 16) // 784, 28, 28)
+            header = images if "images" in name else struct.pack(">2i", 2049, size - 8)
+            file.write(header + bytes(size - len(header)))
 
 
 NAMES: dict[str, Callable[[str], str]] = {
