@@ -2,8 +2,8 @@
 
 import gzip
 import shutil
-import struct
 import socket
+import struct
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
