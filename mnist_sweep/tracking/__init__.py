@@ -5,10 +5,10 @@ from mnist_sweep.tracking.journal import is_silent
 from mnist_sweep.tracking.mlflow_run import MLflowRun, State, warm_up
 from mnist_sweep.tracking.registry import Measured, checkpoint_of, is_there, register, registered, registered_name
 from mnist_sweep.tracking.runs import close_running, crown, delete_runs, versions
-from mnist_sweep.tracking.store import harmless, is_server, page_of
+from mnist_sweep.tracking.store import be_patient, harmless, is_server, page_of
 
 __all__ = [
-    "MLflowRun", "Measured", "State", "check_store", "checkpoint_of", "close_running", "crown",
+    "MLflowRun", "Measured", "State", "be_patient", "check_store", "checkpoint_of", "close_running", "crown",
     "delete_runs", "harmless", "is_server", "is_silent", "is_there", "page_of", "register", "registered",
     "registered_name", "versions", "warm_up",
 ]  # fmt: skip
