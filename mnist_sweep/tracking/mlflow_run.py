@@ -342,8 +342,7 @@ def _status(error: Exception) -> int:
 
 
 def _now() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
+    return int(time.time() * 1000)  # milliseconds since 1970
 
 
 def warm_up() -> None:
