@@ -137,17 +137,13 @@ def _perform(
         status, interruption = "interrupted", error
     except RunFailure as error:
         status, reason, detail = "failed", error.reason, error.detail
-    except OSError as error:
-        status, reason, detail = "failed", "error", one_line(error, 500)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            detail = f"the disk is full ({detail}); the run goes on when there is room"
-            status, reason, interruption = "interrupted", None, RunFailure("error", detail)
-        else:
-            log.error("%s", "".join(traceback.format_exception(error)).rstrip())
     except Exception as error:
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
         status, reason, detail = "failed", "out_of_memory" if memory else "error", one_line(error, 500)
-        if not memory:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            detail = f"the disk is full ({detail}); the run goes on when there is room"
+            status, reason, interruption = "interrupted", None, RunFailure("error", detail)
+        elif not memory:
             log.error("%s", "".join(traceback.format_exception(error)).rstrip())
     if fit.network:
         record.progress.history, record.progress.train_seconds = fit.history, fit.train_seconds

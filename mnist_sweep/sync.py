@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from mnist_sweep import cli
+from mnist_sweep import cli, tracking
 from mnist_sweep.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,7 @@ def perform(options: argparse.Namespace) -> int:
         return cli.DONE
     from mnist_sweep import run_report  # and with it torch, which takes seconds
 
+    tracking.be_patient()
     sent = [run_report.send(RunFolder(folder), options.tracking_uri) for folder in kept]
     for folder, whole in zip(kept, sent, strict=True):
         print(f"{folder}: {'sent' if whole else 'not sent'}")

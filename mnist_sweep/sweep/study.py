@@ -1,8 +1,6 @@
 """Optuna's study of a sweep: trials are asked for and told, counted and ranked."""
 
-import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,23 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Bound, Objective
-from mnist_sweep.errors import RunFailure, one_line
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.lease import Lease
 from mnist_sweep.sweep.promotion import paused
 from mnist_sweep.sweep.samplers_view import SamplersView, measured, reason
 from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.writing import written
 
-log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 #: What a trial keeps of its result, as the user attribute ``result``; the rest is in its folder.
@@ -40,8 +35,6 @@ BASELINE = "baseline"
 IDENTITY = "queued"
 #: User attribute of a trial that was queued since another one failed: the number of that.
 RETRY = "retry of"
-#: Seconds between attempts to write to a server that does not answer: over two minutes in all.
-_PAUSES = (0.5, 1, 2, 4, 8, 15, 30, 30, 30)
 #: Study attribute: the epochs spent, the value and the trial whenever an epoch was better than all before.
 CURVE = "curve"
 
@@ -126,7 +119,7 @@ class Study:
     def remember(self, key: str, value: Any) -> None:
         """Keep plain data with the study."""
         self.study.set_user_attr(key, value)
-        self._patiently(partial(self._storage.set_study_user_attr, self._stored, key, value))
+        written(self._lease, partial(self._storage.set_study_user_attr, self._stored, key, value))
 
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
@@ -190,24 +183,7 @@ class Study:
         A RunFailure says that it cannot be written, as on a full disk; that a server did not answer for minutes; or
         that another driver has taken over.
         """
-        self._patiently(partial(self._save, number))
-
-    def _patiently(self, write: Callable[[], None]) -> None:
-        """Write, to a server also while it starts again: what is written twice is the same."""
-        for pause in (*_PAUSES, None) if self._lease else (None,):
-            try:
-                if self._lease:
-                    self._lease.check()
-                return write()
-            except (StorageInternalError, SQLAlchemyError) as error:
-                cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
-                if self._lease is None or not isinstance(cause, OperationalError | InterfaceError):
-                    raise _unwritten(error) from error
-                if pause is None:
-                    raise RunFailure("error", f"sweep.storage does not answer ({one_line(cause, 200)})") from error
-                log.warning("sweep.storage does not answer (%s); again in %g s", one_line(cause, 100), pause)
-                time.sleep(pause)
-        return None
+        written(self._lease, partial(self._save, number))
 
     def _save(self, number: int) -> None:
         storage, trial = self._storage, self.trials()[number]
@@ -362,13 +338,6 @@ def _placed(result: Mapping[str, Any], common: CommandLine) -> dict[str, Any]:
     command, folder = before.placed_as(common, "output", "tracking"), Path(result["folder"]).name
     found = {**result, "folder": str(Path(common.config.output) / "runs" / folder)}
     return found if command == before else {**found, "overrides": [*command.overrides], "command": command.shell()}
-
-
-def _unwritten(error: BaseException) -> RunFailure:
-    """What an error of the database means, with its cause in a line."""
-    while error.__cause__:
-        error = error.__cause__
-    return RunFailure("error", f"sweep.storage cannot be written ({one_line(error, 200)})")
 
 
 def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:

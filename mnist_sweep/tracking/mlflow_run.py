@@ -1,30 +1,26 @@
 """A run in MLflow. Nothing here fails a run: what a store does not take is kept beside it, and sent later."""
 
-import contextlib
 import getpass
-import importlib.metadata
 import json
 import logging
 import os
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line, without_passwords
+from mnist_sweep.tracking import logged_model
 from mnist_sweep.tracking.journal import Journal, is_silent, leave_alone
-from mnist_sweep.tracking.store import client_of, harmless, local, model_of, open_experiment, runs_page
+from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment, runs_page
 
 log = logging.getLogger(__name__)
 
 State = Literal["FINISHED", "FAILED", "KILLED"]
 
-#: What a served model needs; the versions are those that it was trained with.
-_REQUIRED = ("mlflow", "torch", "numpy")
 #: The tag by which MLflow's UI finds tables.
 _TABLES = "mlflow.loggedArtifacts"
 #: Answers that stay the same when a call is sent again, but for those that a user can mend at the server.
@@ -307,44 +303,15 @@ class MLflowRun:
         """
         self._send("model", now=lambda: self._log_model(module, images, checkpoint, step))
 
-    def _log_model(self, module: Any, images: Any, checkpoint: Path, step: int) -> None:
-        import mlflow.pytorch
-        from mlflow.models import Model
-
-        if self._earlier and model_of(self._client, self.run_id):  # kept by an attempt whose process died later
-            return
-        # what a package index has is 2.15.0, whichever build of it, such as 2.15.0+cpu, is here
-        required = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIRED]
-        outer: Any = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets together with its own
-        mlflow.set_tracking_uri(self._client.tracking_uri)  # of the whole process: MLflow logs models by no client
-        mlflow.set_experiment(experiment_id=self._client.get_run(self.run_id).info.experiment_id)  # else the first one
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*No complete tensor found.*")  # of an exported graph
-                Model.log(
-                    *(None, mlflow.pytorch), name="model", run_id=self.run_id, step=step, model_type="classifier",
-                    pytorch_model=module, input_example=images, extra_files=[str(checkpoint)],
-                    pip_requirements=required, serialization_format="pt2",
-                )  # fmt: skip
-        finally:
-            mlflow.set_tracking_uri(outer)
+    def _log_model(self, *model: Any) -> None:
+        if not (self._earlier and model_of(self._client, self.run_id)):  # kept by an attempt whose process died later
+            logged_model.keep(self._client, str(self.run_id), *model)
 
     def share(self, file: Path) -> None:
         """Have MLflow's copies of a file, which nobody writes to any more, take no room where they are on its disk."""
-        if not self._client or self._journal.file.exists():
-            return
-        with harmless("the checkpoint is on disk twice"):
-            self._share(file)
-
-    def _share(self, file: Path) -> None:
-        kept = [self._client.get_run(self.run_id).info.artifact_uri]
-        if model := model_of(self._client, self.run_id):
-            kept.append(self._client.get_logged_model(model).artifact_location)
-        for copy in [copy for folder in map(local, kept) if folder for copy in folder.rglob(file.name)]:
-            link = copy.with_name(f".{copy.name}.link")
-            with contextlib.suppress(OSError):
-                link.hardlink_to(file)
-                link.replace(copy)
+        if self._client and not self._journal.file.exists():
+            with harmless("the checkpoint is on disk twice"):
+                logged_model.share(self._client, str(self.run_id), file)
 
     def end(self, state: State, reason: str | None = None, detail: str | None = None) -> None:
         """Close the run, also where something could not be logged; a failure's reason and detail become tags."""
@@ -365,8 +332,7 @@ def _status(error: Exception) -> int:
 
 
 def _now() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
+    return int(time.time() * 1000)  # milliseconds since 1970
 
 
 def _user() -> str | None:

@@ -11,7 +11,7 @@ from mnist_sweep.config import options
 from mnist_sweep.config.paths import database_file
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.tracking.journal import is_silent
-from mnist_sweep.tracking.store import client_of, harmless, model_of
+from mnist_sweep.tracking.store import be_patient, client_of, harmless, model_of
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ def _client(tracking_uri: str) -> Any:
     """The client of a store that answers; None where its file is not there. It raises as `checkpoint_of` does."""
     if not is_there(tracking_uri):
         return None
+    be_patient()
     try:
         client = client_of(tracking_uri)
         client.search_registered_models(max_results=1)

@@ -39,6 +39,12 @@ _ADDRESSES = (
 )
 
 
+def be_patient() -> None:
+    """Let requests of this process take longer, where no training waits for them; before its first client."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
 def client_of(uri: str) -> Any:
     """MLflow's client of a store, quiet and bounded in time. The first one imports MLflow, which takes seconds."""
     follow(uri)

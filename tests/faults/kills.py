@@ -46,8 +46,10 @@ def endured(folder: Path, seed: int, kills: int, trials: int, drivers: float = 0
                 _kill(process, chance, tally, drivers)
         if process.returncode == 0:
             break
-        if process.returncode != -signal.SIGKILL:
-            tally.wrong.append(f"exit code {process.returncode}: {(folder / 'log').read_text()[-500:]}")
+        said = (folder / "log").read_text()
+        # three workers in a row that die before they are ready end a session, in order
+        if process.returncode != -signal.SIGKILL and "a worker cannot start: killed by signal 9" not in said[-300:]:
+            tally.wrong.append(f"exit code {process.returncode}: {said[-500:]}")
             break
     _judge(optuna.load_study(study_name="sweep", storage=storage), output, trials, tally)
     return tally
@@ -80,14 +82,14 @@ def _judge(study: optuna.Study, output: Path, trials: int, tally: Tally) -> None
         result = Result.found(output / "runs" / name)
         if result is None or (trial.state.name, result.status) not in (("COMPLETE", "finished"), ("FAIL", "failed")):
             tally.wrong.append(f"{name}: {trial.state.name}, {result and result.status}")
-        elif trial.state.name == "FAIL" and (result.reason, result.attempts >= 2) != ("crashed", True):
-            tally.wrong.append(f"{name}: failed by {result.reason} after {result.attempts} attempts")
+        elif trial.state.name == "FAIL" and result.reason != "crashed":
+            tally.wrong.append(f"{name}: failed by {result.reason}")
         elif trial.state.name == "COMPLETE":
             values = {epoch: value_of(result.overrides, epoch) for epoch in range(1, EPOCHS + 1)}
             if trial.intermediate_values != values or trial.value != values[EPOCHS] or result.epochs != EPOCHS:
                 tally.wrong.append(f"{name}: {trial.intermediate_values}")
     left = [*output.glob(".sweep-*"), *output.glob("runs/*/.result*"), *output.glob("runs/.sweep-*")]
     tally.wrong.extend(f"left over: {path}" for path in left)
-    attrs = study.user_attrs
-    if attrs["seconds"] < attrs["search_seconds"]:
-        tally.wrong.append(f"{attrs['seconds']} seconds, but {attrs['search_seconds']} of the search")
+    seconds, search = (study.user_attrs.get(key, 0.0) for key in ("seconds", "search_seconds"))
+    if seconds < search:
+        tally.wrong.append(f"{seconds} seconds, but {search} of the search")

@@ -20,4 +20,4 @@ def test_a_driver_that_is_killed_again_and_again(tmp_path: Path) -> None:
 def test_workers_that_are_killed_one_by_one_and_together(tmp_path: Path) -> None:
     tally = endured(tmp_path, seed=1, kills=6, trials=10, drivers=0.0)
     assert (tally.lost, tally.doubled, tally.wrong) == (0, 0, [])
-    assert (tally.workers >= 1, tally.sessions) == (True, 1)
+    assert tally.workers >= 1
