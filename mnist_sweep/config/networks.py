@@ -113,7 +113,7 @@ class ResNet(_Network):
     module = "ResNet"
     name: Literal["resnet"]
     depth: Annotated[int, Field(ge=1, le=20)]
-    width: Annotated[int, Field(ge=8, le=1_024)]  # 4 in bf16 crashed now and then (torch 2.15, 96 × 96)
+    width: Annotated[int, Field(ge=4, le=1_024)]
     dropout: Fraction
     batch_norm: Literal[True] = True
 
