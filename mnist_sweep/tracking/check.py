@@ -67,7 +67,8 @@ def _deleted_in_file(settings: options.MLflow) -> str | None:
         shared = "in a folder that several people share, each needs: umask 002"
         raise RequestError(f"{where}: {file} cannot be written; {shared}; {_ALLOWED}")
     try:
-        with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=1)) as database:
+        # what a process that was killed has left half written is taken back by who opens it next, which has to write
+        with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=1)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             revision, known = _revision(database, tables), _revisions()
             if revision != known[-1]:
