@@ -93,7 +93,7 @@ def test_without_a_model_it_says_what_makes_one(picture: Path, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_digits_in_five_styles_are_recognised(mnist: Path, tmp_path: Path) -> None:
+def test_digits_in_many_styles_are_recognised_or_refused(mnist: Path, tmp_path: Path) -> None:
     """A network of one short epoch on MNIST, and 200 test digits as the files that people have."""
     items = ["experiment=fast99", "data=mnist", f"data.root={mnist}", "data.limit=20000", "trainer.precision=32"]
     command = CommandLine.of([*items, "tracking=none", f"output={tmp_path}", "name=it"])
@@ -102,11 +102,19 @@ def test_digits_in_five_styles_are_recognised(mnist: Path, tmp_path: Path) -> No
     digits, labels = test.images[:200, 0].numpy(), test.labels[:200].numpy()
     with torch.inference_mode():
         direct = network(torch.from_numpy(digits)[:, None].float() / 255).argmax(dim=1).numpy()
-    for style, allowed in (dict.fromkeys(styles.STYLES, 0.03) | {"original": 0.005, "inverted": 0.005}).items():
-        paths = styles.write(tmp_path / style, style, digits)
-        found = [answer.digit for answer in predict.predictions(network, "mnist", paths) if hasattr(answer, "digit")]
-        assert len(found) == 200, style
-        assert (np.array(found) == labels).mean() >= (direct == labels).mean() - allowed, style
+    right = float((direct == labels).mean())
+    clean = {"original": 0.005, "inverted": 0.005, "enlarged": 0.03, "noisy": 0.03, "small_noisy": 0.03}
+    for style in styles.STYLES:
+        count = 200 if style in clean else 40
+        paths = styles.write(tmp_path / style, style, digits[:count])
+        answers = predict.predictions(network, "mnist", paths)
+        found = {answer.image: answer.digit for answer in answers if isinstance(answer, predict.Prediction)}
+        wrong = [path for path, label in zip(paths, labels, strict=False) if found.get(str(path), label) != label]
+        if style == "two_digits":
+            assert not found
+            continue
+        assert len(found) == count if style in clean else len(found) > 0.9 * count, style
+        assert len(wrong) / count <= 1 - right + clean.get(style, 0.05), style
 
 
 def test_a_drawing_has_probabilities_and_the_picture_that_was_seen(checkpoint: Path, picture: Path) -> None:
