@@ -159,7 +159,7 @@ def test_mlflow_sorts_and_filters_as_the_file_says(tracked: tuple[Path, dict[str
     (sweep,) = asked("tags.role = 'sweep'", "metrics.improvement DESC")
     assert sweep.info.run_id == content["mlflow_run_id"]
     said, gain = sweep.data.metrics, content["winner"]["gain"]
-    assert [said["improvement"], said["improvement_low"]] == [gain["mean"], gain["low"]]
+    assert [said["improvement"], said.get("improvement_low")] == [gain["mean"], gain["low"]]
     assert said["winner/test/accuracy"] == content["winner"]["test_accuracy"]["mean"]
     assert (said["epochs"], said["trials/pruned"]) == (content["epochs"], content["trials"]["pruned"])
     assert sweep.data.tags["command"] == content["command"]
@@ -329,7 +329,7 @@ def test_a_storage_that_is_none(tmp_path: Path) -> None:
         "sqlite:////proc/none/x.db",
         "sqlite://",
     ):
-        with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: a URL such as"):
+        with pytest.raises(RequestError, match=rf"sweep\.storage={url}: cannot be opened \(.*allowed: sqlite:///FILE"):
             stubs.search(tmp_path / "new", f"sweep.storage={url}")
     assert not (tmp_path / "new").exists()
 

@@ -212,7 +212,7 @@ def test_what_is_worth_knowing_is_said(tmp_path: Path, caplog: pytest.LogCapture
     assert "set on the command line, so not searched: optimizer.lr" in caplog.text
     assert caplog.messages.count("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)") == 1
     assert "trainer.cuda_graphs=false" in session.common.overrides
-    assert "not all within the space and its constraints: no baseline trial" in caplog.text
+    assert "no baseline trial of your config; it does not keep sweep.constraints" in caplog.text
     assert session.study.baseline() is None
 
 
