@@ -15,6 +15,7 @@ from filelock import FileLock
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted
 from mnist_sweep.result import Result
+from mnist_sweep.tracking import journal
 
 ROOT = Path(__file__).parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it is imported; small networks are faster so, too
@@ -44,6 +45,12 @@ def command(output: Path, name: str, *items: str) -> CommandLine:
 def tracked(output: Path, name: str, *items: str) -> CommandLine:
     """The same with MLflow, in the store of the folder."""
     return command(output, name, "tracking=mlflow", *items)
+
+
+@pytest.fixture(autouse=True)
+def _every_store_is_asked() -> None:
+    """A store that did not answer in one test is not left alone in the next."""
+    journal._silent.clear()
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,9 @@ def test_the_notebook_shows_each_part_of_the_interface(shown: Shown) -> None:
 def test_the_winner_is_registered_as_champion_with_its_model(shown: Shown) -> None:
     winner = shown.sweep["winner"]
     client: Any = client_of(shown.store)
-    assert winner["model"] == {"name": NAME, "version": 1, "champion": True, "uri": f"models:/{NAME}/1"}
+    network = {key: winner["network"][key] for key in ("run", "seed")}
+    model = {"name": NAME, "version": 1, "champion": True, "uri": f"models:/{NAME}/1"}
+    assert winner["model"] == {**model, **network}
     version = client.get_model_version_by_alias(NAME, "champion")
     assert version.run_id in winner["mlflow_run_ids"]
     assert float(version.tags["test/accuracy"]) == winner["test_accuracy"]["each"][0]

@@ -121,7 +121,7 @@ def test_two_runs_that_begin_together(program: Program, tmp_path: Path) -> None:
     for name, done in zip(("one", "other"), ends, strict=True):
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"mlruns/runs/{name}/result.json\n"
-        lines = done.stderr.removeprefix(f"{name}: ").splitlines()
+        lines = done.stderr.removeprefix("loading …\n").removeprefix(f"{name}: ").splitlines()
         assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
     one, other = (json.loads((tmp_path / done.stdout.strip()).read_text()) for done in ends)

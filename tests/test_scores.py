@@ -25,7 +25,7 @@ def test_each_recipe_opens_with_its_command_its_cost_and_its_score(file: Path) -
     head = " ".join(lines[2:6])
     assert re.search(r"\d+ s |not measured", head), "its cost"
     assert re.search(r"\d\d\.\d+|not measured", head), "its score"
-    parameters = sum(layer.parameters for layer in CommandLine.of([f"experiment={file.stem}"]).config.model.layers())
+    parameters = sum(layer.parameters for layer in CommandLine.of([f"experiment={file.stem}"]).config.layers())
     promised = {"tiny": range(8_000), "simple_m3": range(1_113_000, 1_135_000)}  # published or promised
     assert parameters in promised.get(file.stem, range(10**7))
 

@@ -77,7 +77,7 @@ def test_what_is_no_store_is_left_to_mlflow(tmp_path: Path) -> None:
 
 
 class _Unauthorized(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
+    def do_GET(self) -> None:
         self.send_error(401)
 
     def log_message(self, *_: Any) -> None:

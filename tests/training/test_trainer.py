@@ -86,7 +86,7 @@ def test_bf16_learns_as_well_and_is_measured_in_full_precision(tmp_path: Path) -
         "optimizer=sgd scheduler=step loss.label_smoothing=0.1",
         "optimizer=adamw scheduler=cosine model.pool=avg model.activation=tanh",
         "optimizer=rmsprop scheduler=onecycle model.batch_norm=true trainer.gradient_clip=1.0",
-        "model=mlp model.activation=gelu trainer.precision=bf16",
+        "model.activation=gelu trainer.precision=bf16",
         "model=lenet5 model.activation=sigmoid data.augmentation.shift=0.1 data.augmentation.scale=0.1",
         "model.filters=[4,6] model.convolutions=2 model.padding=valid model.global_pool=true",
         "model.filters=[16] model.batch_norm=true trainer.precision=bf16 trainer.ema_decay=0.99",
