@@ -67,7 +67,9 @@ class MLflowRun:
         self._earlier: Any = None
         self._journal = Journal(folder or output / "runs" / name)
         if self.tracked:
-            before, known = self._journal.run(), {"mlflow.parentRunId": parent, "key": key, **(tags or {})}
+            before = self._journal.run()
+            key = before.get("tags", {}).get("key", key)  # by which the run may have been made already
+            known = {"mlflow.parentRunId": parent, "key": key, **(tags or {})}
             known["mlflow.user"] = _user()
             first = {name: str(value) for name, value in known.items() if value is not None}
             self.run_id, started = resume or before.get("resume"), before.get("started", _now())
