@@ -110,7 +110,7 @@ def test_the_parent_its_children_and_their_curves(served: Served, page: Page, sc
 def test_a_trials_metrics_its_confusion_matrix_and_the_report(served: Served, page: Page) -> None:
     run = f"{served.url}/#/experiments/1/runs/{served.sweep['best']['mlflow_run_id']}"
     page.goto(f"{run}/model-metrics?workflowType=machine_learning")
-    expect(page.get_by_text("(train/loss)").first).to_be_visible()  # the page draws what is in sight
+    expect(page.get_by_text("(best/train/loss)").first).to_be_visible()  # the page draws what is in sight
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     page.goto(f"{run}/artifacts/validation/confusion_matrix.png?workflowType=machine_learning")
     shown = "img[src^='blob:'], img[src^='data:'], img[src*='get-artifact'], .js-plotly-plot image"
