@@ -91,12 +91,14 @@ def _compared(present: Any, version: int, measured: Measured) -> tuple[bool, str
 
 
 def _champion(client: Any, name: str) -> Any:
-    """The champion's version; None where there is none."""
+    """The champion's version; None where there is none, rather than where the store fails to say so."""
     from mlflow.exceptions import MlflowException
 
     try:
         return client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         return None
 
 
