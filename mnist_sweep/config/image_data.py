@@ -1,6 +1,7 @@
 """The image sets as a config has them: the keys of each, their bounds, and what it says of itself."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, cast
@@ -33,14 +34,14 @@ class _Data(Section):
     name: str
 
     @property
+    @abstractmethod
     def images(self) -> Images:
         """What a network for these takes and tells apart."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def classes(self) -> Sequence[str]:
         """The names of the classes, in the order of their labels."""
-        raise NotImplementedError
 
     @property
     def label(self) -> str:

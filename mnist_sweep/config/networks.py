@@ -1,5 +1,6 @@
 """The networks: the keys of each, their bounds, its arithmetic, and how it is built. The defaults are in conf/model."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
@@ -41,9 +42,9 @@ class _Network(Section):
     module: ClassVar[str]  # the class of `training.models`
     batch_norm: bool
 
+    @abstractmethod
     def layers(self, images: Images = GREY28) -> list[shapes.Layer]:
         """The table of the network's layers; ValueError where these images cannot go through it."""
-        raise NotImplementedError
 
     def smallest_maps(self, images: Images) -> int:
         """The longer side of the smallest map that is normalised over a batch; more than 1 where none is."""
