@@ -19,8 +19,8 @@ from scipy import ndimage
 from mnist_sweep.errors import one_line
 from mnist_sweep.inference import paper
 from mnist_sweep.inference.paper import FAINTEST, LONGEST, extent, otsu, reduced
-from mnist_sweep.training.pictures import MOST_PIXELS
 from mnist_sweep.training.pictures import PictureError as PictureError
+from mnist_sweep.training.pictures import check_single
 
 Array = np.ndarray[Any, Any]
 
@@ -66,13 +66,8 @@ def decode(content: bytes) -> Array:
 
 
 def _load(picture: Image.Image) -> None:
-    """Read the pixels of a picture that has been opened; a PictureError where there are too many."""
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {MOST_PIXELS:,} in all")
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
-        raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
+    """Read the pixels of a picture that has been opened; it raises as `check_single` does."""
+    check_single(picture)
     picture.draft("L", (_FINEST, _FINEST))
     picture.load()
     with contextlib.suppress(Exception):  # odd EXIF raises anything, once the picture has been turned
@@ -190,7 +185,8 @@ def _check(boxes: Sequence[tuple[slice, slice]], drawn: Array) -> None:
     if width > _WIDEST * height:
         raise PictureError(f"what is drawn is {width / height:.1f} times as wide as high; allowed: a single digit")
     shape = drawn[rows, columns]
-    radius = ndimage.distance_transform_edt(np.pad(shape, 1)).max() / max(height, width)
+    # to the next pixel's centre, which is half a pixel beyond the edge
+    radius = (ndimage.distance_transform_edt(np.pad(shape, 1)).max() - 0.5) / max(height, width)
     if radius > _THICKEST or (shape.mean() > 0.8 and radius > 0.22):
         raise PictureError("what is drawn is a blob rather than strokes; allowed: a single digit")
 

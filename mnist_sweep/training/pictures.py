@@ -47,6 +47,16 @@ def _faults() -> Any:
         raise PictureError(f"damaged or cut ({one_line(error, 80)})") from error
 
 
+def check_single(picture: Image.Image) -> None:
+    """Raise a PictureError where there are too many pixels, or several pictures."""
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {MOST_PIXELS:,} in all")
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
+        raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
+
+
 def opened(content: bytes) -> Image.Image:
     """A picture whose pixels are not decoded yet; PictureError where it cannot be one image of a set.
 
@@ -56,12 +66,7 @@ def opened(content: bytes) -> Image.Image:
         raise PictureError("the file is empty")
     with _faults():
         picture = Image.open(io.BytesIO(content))
-        width, height = picture.size
-        if width * height > MOST_PIXELS:
-            raise PictureError(f"{width:,} × {height:,} pixels; allowed: at most {MOST_PIXELS:,} in all")
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format != "MPO":  # which telephones write, with a small second picture
-            raise PictureError(f"an animation of {frames} pictures; allowed: a single picture")
+        check_single(picture)
         if picture.mode not in ("RGB", "RGBA", "RGBa", "P", "PA", *_GREY) and not picture.mode.startswith("I;"):
             raise PictureError(f"its colours are {picture.mode}; allowed: grey or RGB, with transparency or without")
         return picture
