@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import os
 import re
 import sys
 import time
@@ -81,6 +82,8 @@ def train(
     precision, why = hardware.precision(config.trainer.precision, device.type == "cuda")
     if why:
         log.info("%s", hardware.precision_in_words(precision, why))
+    if device.type == "cpu" and config.trainer.threads != 1 and os.environ.get("OMP_WAIT_POLICY") == "passive":
+        log.info("threads wait asleep, as other processes use this machine (OMP_WAIT_POLICY=passive)")
     config = config.with_precision(precision)
     if config.trainer.init_from:  # refused before anything is written
         trained_model.start_from(config.trainer.init_from, config.model.build(0.0, 1.0))

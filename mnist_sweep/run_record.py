@@ -76,10 +76,12 @@ class RunRecord:
 
         A RequestError tells of a damaged file of the data set.
         """
-        config, progress, path = self.config, self.progress, self.folder.path
+        config, progress, path, key = self.config, self.progress, self.folder.path, self.progress.key
+        if study := tags.get("study.id"):  # an attempt on a machine that went away has left no folder to read it from
+            key = uuid.uuid5(uuid.NAMESPACE_OID, f"{study}/{path.name}").hex
         self.mlflow = run = MLflowRun(
             config.tracking, Path(config.output), path.name, parent=parent, tags=tags, resume=progress.mlflow_run_id,
-            key=progress.key, folder=path,
+            key=key, folder=path,
         )  # fmt: skip
         self.folder.note(mlflow_run_id=run.run_id)
         if run.run_id != progress.mlflow_run_id:  # it may be younger than the run

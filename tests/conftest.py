@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,12 @@ def tracked(output: Path, name: str, *items: str) -> CommandLine:
 
 
 @pytest.fixture(autouse=True)
-def _every_store_is_asked() -> None:
-    """A store that did not answer in one test is not left alone in the next."""
+def _on_its_own() -> Iterator[None]:
+    """A store that did not answer in one test is not left alone in the next, nor is one test's store the next one's."""
     journal._silent.clear()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
 
 
 @pytest.fixture(scope="session")

@@ -49,15 +49,38 @@ def test_gpus_by_the_names_that_a_worker_is_given(
     assert hardware.gpus() == found
 
 
-@pytest.mark.parametrize(("known", "kept"), [({}, "passive None"), ({"GOMP_SPINCOUNT": "5"}, "None 5")])
-def test_threads_that_wait_sleep_unless_the_user_has_said_otherwise(known: dict[str, str], kept: str) -> None:
+@pytest.mark.parametrize(
+    ("running", "known", "kept"),
+    [
+        ("1/99", {}, (None, "300000")),
+        ("2/99", {}, ("passive", None)),
+        (None, {}, ("passive", None)),
+        ("2/99", {"GOMP_SPINCOUNT": "5"}, (None, "5")),
+        ("1/99", {"OMP_WAIT_POLICY": "active"}, ("active", None)),
+    ],
+)
+def test_threads_sleep_beside_other_processes_unless_the_user_has_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, running: str | None, known: dict[str, str],
+    kept: tuple[str | None, str | None],
+) -> None:  # fmt: skip
     names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
-    environment = {key: value for key, value in os.environ.items() if key not in names} | known
-    script = "import os, sys, mnist_sweep; assert 'torch' not in sys.modules; print(*map(os.environ.get, "
-    done = subprocess.run(
-        [sys.executable, "-c", f"{script}{names}))"], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == kept
+    for name in names:
+        monkeypatch.setenv(name, known.get(name, ""))
+        if name not in known:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "cpu_count", hardware.affinity)
+    if running:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc" / "loadavg").write_text(f"9.9 0.0 0.0 {running} 4242\n")
+    hardware.choose_waiting(tmp_path)
+    assert tuple(map(os.environ.get, names)) == kept
+
+
+def test_how_threads_wait_is_chosen_before_torch_is_imported() -> None:
+    script = "import os, sys, mnist_sweep; assert 'torch' not in sys.modules; print(*os.environ)"
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert len({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & {*done.stdout.split()}) == 1
 
 
 @pytest.mark.parametrize(

@@ -290,8 +290,7 @@ class Session:
             self.study.remember("seconds", seconds)
             self.study.remember(_COUNTED, self.study.recall("search_seconds", 0.0))
         self._send_unsent()
-        if state != "FINISHED":  # a run whose worker died could not end its own MLflow run
-            self._close_runs()
+        self._close_runs()  # a run whose worker died could not end its own MLflow run
         status = _STATUS[state]
         content = record.content(self.command, self.study, chosen, self.folder) | {
             "status": status,

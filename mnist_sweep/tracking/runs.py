@@ -17,14 +17,25 @@ _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "optuna", "mlflow", "h
 
 
 def close_running(settings: options.Tracking, study: str, reason: str, keep: str | None, state: State) -> None:
-    """Close the runs of a study, by its id, whose process died, with a reason; `keep` is the sweep's own run."""
+    """Close the runs of a study, by its id, whose process died, with a reason; `keep` is the sweep's own run.
+
+    Where a trial went on elsewhere before its lost process had made its run, that run is deleted: one trial, one run.
+    """
     if isinstance(settings, options.MLflow) and not is_silent(settings.uri):
         with harmless("the runs of a session that died could not be closed"):
             client = client_of(settings.uri)
             experiment = client.get_experiment_by_name(settings.experiment)
             query = f"tags.`study.id` = '{study}' and attributes.status = 'RUNNING'"
             for run in client.search_runs([experiment.experiment_id], query) if experiment else []:
-                if run.info.run_id != keep:
+                key = run.data.tags.get("key")
+                if run.info.run_id == keep:
+                    continue
+                if (
+                    key
+                    and len(client.search_runs([experiment.experiment_id], f"tags.key = '{key}'", max_results=2)) > 1
+                ):
+                    client.delete_run(run.info.run_id)
+                else:
                     client.set_tag(run.info.run_id, "reason", reason)
                     client.set_tag(run.info.run_id, "state", "failed" if state == "FAILED" else "stopped")
                     client.set_terminated(run.info.run_id, state)

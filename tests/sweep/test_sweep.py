@@ -116,9 +116,13 @@ def frames(folder: Path, content: dict[str, Any]) -> tuple[pandas.DataFrame, pan
     file = folder / "runs" / "sweep" / "sweep.json"
     from_json = pandas.json_normalize(json.loads(file.read_text())["trial_list"], sep="_", max_level=1)
     from_python = Sweep(file.parent, content["best"], content["winner"], study_of(folder)).trials()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     trials = f"tags.role = 'trial' and tags.study = '{content['study']}'"
-    return from_json, from_python, mlflow.search_runs(experiment_names=["mnist_sweep"], filter_string=trials)
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    try:
+        return from_json, from_python, mlflow.search_runs(experiment_names=["mnist_sweep"], filter_string=trials)
+    finally:
+        none: Any = None
+        mlflow.set_tracking_uri(none)  # it is an environment variable of the process, and the next test's default
 
 
 def test_the_trials_are_the_same_table_from_the_file_from_python_and_from_mlflow(

@@ -176,6 +176,19 @@ def test_runs_of_a_process_that_died_are_closed(store: Path, settings: Tracking)
     assert (found[0].data.tags["reason"], found[0].data.tags["state"]) == ("crashed", "failed")
 
 
+def test_a_trial_that_went_on_elsewhere_has_one_run(store: Path, settings: Tracking) -> None:
+    """The process that was lost had not been heard of when the next one asked for its run."""
+    known = {"study.id": "twice"}
+    goes_on = MLflowRun(settings, store, "it", tags=known, key="the trial's")
+    client(store).set_tag(goes_on.run_id, "key", "not seen")
+    lost = MLflowRun(settings, store, "it", tags=known, key="the trial's")
+    client(store).set_tag(goes_on.run_id, "key", "the trial's")
+    goes_on.end("FINISHED")
+    tracking.close_running(settings, "twice", "crashed", keep=None, state="FAILED")
+    found = [client(store).get_run(each.run_id).info for each in (goes_on, lost)]
+    assert [(each.status, each.lifecycle_stage) for each in found] == [("FINISHED", "active"), ("RUNNING", "deleted")]
+
+
 def test_one_run_of_a_study_is_the_winner_and_all_can_be_deleted(store: Path, settings: Tracking) -> None:
     runs = [MLflowRun(settings, store, "it", tags={"study.id": study}) for study in ("mine", "mine", "other")]
     for winner in (0, 1, 2):
