@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -41,13 +42,21 @@ def choose_waiting(root: Path = Path("/")) -> None:
     """
     if os.environ.keys() & {_ASLEEP[0], _SPINNING[0]}:
         return
-    try:
-        running = int((root / "proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])  # with this one
-    except OSError:  # another system
-        running = 2
-    free = running - 1 + affinity() <= (os.cpu_count() or 1)
-    name, value = _SPINNING if free else _ASLEEP
+    name, value = _SPINNING if _others(root) + affinity() <= (os.cpu_count() or 1) else _ASLEEP
     os.environ[name] = value
+
+
+def _others(root: Path) -> int:
+    """Other threads of this machine that run all the time, for a fiftieth of a second; 1 where it cannot be known."""
+    running = []
+    for _ in range(3):
+        try:
+            text = (root / "proc/loadavg").read_text(encoding="utf-8")
+        except OSError:  # another system
+            return 1
+        running.append(int(text.split()[3].partition("/")[0]))
+        time.sleep(0.01)
+    return max(0, min(running) - 1)
 
 
 def affinity() -> int:
