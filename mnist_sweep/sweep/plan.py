@@ -71,13 +71,14 @@ def plan(command: CommandLine) -> Path:
     seconds = {"mean": statistics.fmean(each), "shortest": min(each), "longest": max(each)}
     total, points = samplers.total(config.sweep, space), space.points(_POINTS)
     full = statistics.fmean(candidate.epochs for candidate in drawn)
-    epochs = statistics.fmean(_epochs(config.sweep.pruner, candidate.epochs) for candidate in drawn)
+    several = len(config.sweep.objectives or ()) > 1  # which no pruner judges
+    epochs = full if several else statistics.fmean(_epochs(config.sweep.pruner, each.epochs) for each in drawn)
     trials = int(min(total, max(1, (config.sweep.budget_epochs or math.inf) / epochs)))
     together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
     tracked = config.tracking.name != "none"
     a_trial = seconds["mean"] * epochs / full + (_TRIAL if tracked else _TRIAL_UNTRACKED)
     searching = _START + trials * a_trial / min(together, trials)
-    runs = 0 if len(config.sweep.objectives or ()) > 1 and not config.sweep.winner.rule else config.sweep.winner.runs
+    runs = 0 if several and not config.sweep.winner.rule else config.sweep.winner.runs
     a_run = seconds["mean"] + (_WINNER if tracked else _WINNER_UNTRACKED)
     choosing = runs * a_run / min(together, max(1, runs)) + _REPORT
     kept, weights = min(trials, config.sweep.keep or trials), statistics.fmean(c.costs["parameters"] for c in possible)

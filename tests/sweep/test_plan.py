@@ -63,8 +63,9 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
     alone = plan_of(tmp_path, "sweep.trials=1", "sweep/pruner=none", *items)
     assert alone["minutes_of_the_trials"] == pytest.approx((66 + plan._TRIAL_UNTRACKED) / 60, abs=0.01)
     three = plan_of(tmp_path, "sweep.trials=3", "sweep.objectives=[{metric: val/accuracy, direction: maximize}, "
-        "{metric: parameters, direction: minimize}]", "sweep/pruner=none", *items)  # fmt: skip
+        "{metric: parameters, direction: minimize}]", *items)  # fmt: skip
     assert three["minutes_of_the_trials"] == pytest.approx(3 * (66 + plan._TRIAL_UNTRACKED) / 2 / 60, abs=0.01)
+    assert three["epochs_a_trial"] == 6  # nothing is pruned
     assert three["runs_of_the_winner"] == 0  # a front has none
 
 

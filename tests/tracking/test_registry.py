@@ -1,5 +1,6 @@
 """The registered models and their champion."""
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mnist_sweep import tracking
 from mnist_sweep.errors import RequestError
 from mnist_sweep.tracking import MLflowRun
+from mnist_sweep.tracking.store import client_of, local, model_of
 from tests.conftest import tracked
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,24 @@ def test_the_best_on_one_validation_set_is_the_champion_and_its_checkpoint_can_b
         tracking.checkpoint_of("models:/mnist_sweep_kmnist/9", uri, tmp_path)
     with pytest.raises(RequestError, match=r"models:/a/b/c: allowed: models:/NAME@ALIAS or models:/NAME/VERSION"):
         tracking.checkpoint_of("models:/a/b/c", uri, tmp_path)
+
+
+def test_a_model_asks_for_the_release_of_whichever_build_of_torch_is_here(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = importlib.metadata.version("torch").partition("+")[0]
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: f"{release}+cpu" if name == "torch" else version(name)
+    )
+    (tmp_path / "best.ckpt").write_text("checkpoint")
+    settings = tracked(store, "build").config.tracking
+    kept = MLflowRun(settings, store, "build")
+    kept.model(Net().eval(), torch.rand(3, 1, 28, 28).numpy(), tmp_path / "best.ckpt", 1)
+    client = client_of(f"sqlite:///{store}/mlflow.db")
+    folder = local(client.get_logged_model(model_of(client, kept.run_id)).artifact_location)
+    assert folder
+    assert f"torch=={release}" in (folder / "requirements.txt").read_text().splitlines()
 
 
 def test_what_cannot_be_registered_is_a_warning(store: Path, caplog: pytest.LogCaptureFixture) -> None:
