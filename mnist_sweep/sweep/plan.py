@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from optuna.trial import FixedTrial
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
@@ -21,6 +22,7 @@ from mnist_sweep.sweep.candidates import Candidate, Candidates
 from mnist_sweep.sweep.promotion import Promotion
 from mnist_sweep.sweep.session import prepared
 from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.study import BASELINE
 from mnist_sweep.sweep.workers.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def plan(command: CommandLine) -> Path:
     """
     config = command.config
     assert config.sweep is not None
-    space, resources, common, _, explained = prepared(command)
+    space, resources, common, first, explained = prepared(command)
     folder, minutes = Path(config.output) / "runs" / config.sweep.name, config.sweep.budget_minutes
     storage.check_folders(config.sweep, folder, new=False)
     for line in explained:
@@ -67,20 +69,28 @@ def plan(command: CommandLine) -> Path:
     if not possible:
         raise RunFailure("infeasible", f"none of {_DRAWS} proposals is possible; the last: {why}")
     drawn = _proposed(config.sweep, space, candidates, config.seed) or possible
-    each = _seconds(config, drawn, _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)
+    own = [candidates.make(space.suggest(FixedTrial(point))) for point, known in first if BASELINE in known]
+    *each, its_own = _seconds(config, [*drawn, *own], _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES)
+    if not own:  # your config is no point of the space
+        each.append(its_own)
+        its_own = statistics.fmean(each)
     seconds = {"mean": statistics.fmean(each), "shortest": min(each), "longest": max(each)}
     total, points = samplers.total(config.sweep, space), space.points(_POINTS)
     full = statistics.fmean(candidate.epochs for candidate in drawn)
     several = len(config.sweep.objectives or ()) > 1  # which no pruner judges
-    epochs = full if several else statistics.fmean(_epochs(config.sweep.pruner, each.epochs) for each in drawn)
+    epochs = full if several else statistics.fmean(_epochs(config.sweep.pruner, each.epochs, total) for each in drawn)
     trials = int(min(total, max(1, (config.sweep.budget_epochs or math.inf) / epochs)))
     together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
     tracked = config.tracking.name != "none"
     a_trial = seconds["mean"] * epochs / full + (_TRIAL if tracked else _TRIAL_UNTRACKED)
     searching = _START + trials * a_trial / min(together, trials)
-    runs = 0 if several and not config.sweep.winner.rule else config.sweep.winner.runs
-    a_run = seconds["mean"] + (_WINNER if tracked else _WINNER_UNTRACKED)
-    choosing = runs * a_run / min(together, max(1, runs)) + _REPORT
+    judging = config.sweep.winner  # whose candidates have come to their end, as one in so many does
+    ended = trials if several else round(trials * _stretches(config.sweep.pruner, full, trials)[-1][1])
+    racing = min(judging.top, ended) * judging.race_seeds
+    runs = 0 if several and not judging.rule else racing + 2 * judging.seeds
+    training = (racing + judging.seeds) * seconds["mean"] + judging.seeds * its_own
+    training += runs * (_WINNER if tracked else _WINNER_UNTRACKED)
+    choosing = (training / min(together, runs) if runs else 0.0) + _REPORT
     kept, weights = min(trials, config.sweep.keep or trials), statistics.fmean(c.costs["parameters"] for c in possible)
     content = {
         "study": config.sweep.name,
@@ -142,14 +152,23 @@ def _proposed(settings: Sweep, space: Space, candidates: Candidates, seed: int) 
     return found
 
 
-def _epochs(pruner: Pruner, epochs: int) -> float:
-    """The epochs that a trial of so many is expected to take: at each rung of ASHA one in so many goes on."""
+def _stretches(pruner: Pruner, epochs: float, trials: float = math.inf) -> list[tuple[float, float]]:
+    """A trial of so many epochs from pause to pause: the last epoch of each stretch, the share expected to begin it.
+
+    Of few trials more than the share come far, since the first go on before better ones are known; measured: two.
+    """
     if not isinstance(pruner, ASHA):
-        return epochs
-    expected, rung, share = 0.0, 0, 1.0
-    for end in [*Promotion(pruner.min_epochs, pruner.reduction_factor, epochs, 1).rungs, epochs]:
-        expected += share * (min(end, epochs) - min(rung, epochs))
-        rung, share = end, share / pruner.reduction_factor
+        return [(epochs, 1.0)]
+    rungs = Promotion(pruner.min_epochs, pruner.reduction_factor, int(epochs), 1).rungs
+    least, factor = min(1.0, 2 / trials), pruner.reduction_factor
+    return [(min(end, epochs), max(least, factor**-number)) for number, end in enumerate([*rungs, epochs])]
+
+
+def _epochs(pruner: Pruner, epochs: int, trials: float = math.inf) -> float:
+    """The epochs that a trial of so many is expected to take."""
+    expected, before = 0.0, 0.0
+    for end, share in _stretches(pruner, epochs, trials):
+        expected, before = expected + share * (end - before), end
     return expected
 
 

@@ -179,10 +179,10 @@ def test_runs_of_a_process_that_died_are_closed(store: Path, settings: Tracking)
 def test_a_trial_that_went_on_elsewhere_has_one_run(store: Path, settings: Tracking) -> None:
     """The process that was lost had not been heard of when the next one asked for its run."""
     known = {"study.id": "twice"}
-    goes_on = MLflowRun(settings, store, "it", tags=known, key="the trial's")
+    goes_on = MLflowRun(settings, store, "it", tags=known, key="one")
     client(store).set_tag(goes_on.run_id, "key", "not seen")
-    lost = MLflowRun(settings, store, "it", tags=known, key="the trial's")
-    client(store).set_tag(goes_on.run_id, "key", "the trial's")
+    lost = MLflowRun(settings, store, "it", tags=known, key="one")
+    client(store).set_tag(goes_on.run_id, "key", "one")
     goes_on.end("FINISHED")
     tracking.close_running(settings, "twice", "crashed", keep=None, state="FAILED")
     found = [client(store).get_run(each.run_id).info for each in (goes_on, lost)]
