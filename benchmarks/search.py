@@ -1,5 +1,7 @@
 """Which search finds more: python benchmarks/search.py [--tasks …] [--methods …] [--seeds 10] [--epochs 90] [--jobs 2]
 
+With --neps PYTHON, of an environment that has NePS (see docs/speed.md), its PriorBand is among the methods.
+
 Real sweeps on small real tasks. All methods search the default space, begin with the config's own values, and may
 train as many epochs in all, in trainings of at most nine. Then the network that a sweep found and the config's own are
 trained with the same two new seeds. Printed for each method:
@@ -22,17 +24,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import neps_search
 from filelock import FileLock
 
 from mnist_sweep import run
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.metrics import spread
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.sweep.session import opened
+from mnist_sweep.sweep.session import Session, opened
 from mnist_sweep.sweep.workers import Task, Workers
 
 TASKS = {
@@ -45,6 +49,7 @@ METHODS = {
     "random": ["sweep/sampler=random", "sweep/pruner=none"],
     "tpe": ["sweep/sampler=tpe", "sweep/pruner=none"],
     "tpe+hyperband": ["sweep/sampler=tpe", "sweep/pruner=hyperband"],
+    "neps": [],  # it asks NePS instead of the sampler and the pruner
 }
 LONGEST = 9
 COMMON = [
@@ -83,6 +88,8 @@ class Trainings:
             result = there.result()
             if result is None or (decision is True and len(history) < config.trainer.max_epochs):
                 result = run.train(command, on_epoch=heard, resume=True)
+        if not history:  # it diverged in its first epoch
+            return result
         best = max(range(len(history)), key=lambda index: history[index][config.objective])
         folder = RunFolder.of(config)
         folder.begin(config, task.command.overrides, resume=True)
@@ -120,7 +127,23 @@ def perform(task: Task, on_epoch: Any, _: Any) -> Any:
     return current.trainings.perform(task, heard)
 
 
-def sweep(task: str, method: str, seed: int, epochs: int, cache: Path, *, bad: bool, again: bool) -> dict[str, Any]:
+def search(session: Session, neps: str | None) -> tuple[Sequence[str], dict[str, Any]]:
+    """Search, by NePS where its Python is given: the overrides of what was found, and what is kept of the search."""
+    if neps:
+        best, number, count = neps_search.search(session, neps, current.trainings.perform, current.curve)
+        return best.command.overrides, {"trials": count, "winner": number, "params": dict(best.values)}
+    current.study = session.study
+    with Workers.inline(perform) as workers:
+        session.begin(workers)
+        session.tune(workers)
+    count, found = len(session.study.trials()), session.study.contenders()[0]
+    kept = {"trials": count, "winner": found.number, "params": found.params}
+    return found.user_attrs["result"]["overrides"], kept
+
+
+def sweep(
+    task: str, method: str, seed: int, epochs: int, cache: Path, *, bad: bool, again: bool, neps: str | None
+) -> dict[str, Any]:
     """One sweep: its curve, and how much better the found network is."""
     global current
     current = Current(Trainings(cache))
@@ -131,13 +154,9 @@ def sweep(task: str, method: str, seed: int, epochs: int, cache: Path, *, bad: b
         items = [*TASKS[task], *COMMON, *METHODS[method], f"seed={seed}", f"sweep.budget_epochs={epochs}"]
         items += ["experiment=bad", BAD_SPACE] if bad else []
         with opened(CommandLine.of([*items, f"output={folder}/out"], directory)) as session:
-            current.study = session.study
-            with Workers.inline(perform) as workers:
-                session.begin(workers)
-                session.tune(workers)
-            own, trials = session.common, session.study.trials()
-            found = session.study.contenders()[0]
-        winner = CommandLine.of(found.user_attrs["result"]["overrides"], directory)
+            own = session.common
+            overrides, kept = search(session, neps if method == "neps" else None)
+        winner = CommandLine.of(overrides, directory)
         scores = []
         for fresh in (1000 + 2 * seed, 1001 + 2 * seed) if again else ():
             values = []
@@ -146,7 +165,7 @@ def sweep(task: str, method: str, seed: int, epochs: int, cache: Path, *, bad: b
                 values.append(current.trainings.perform(Task(0, command.with_(where)), lambda *_: True).objective)
             scores.append(values[0] - values[1])
     gain = statistics.fmean(scores) if scores else None
-    return {"gain": gain, "curve": current.curve, "trials": len(trials), "winner": found.number, "params": found.params}
+    return {"gain": gain, "curve": current.curve, **kept}
 
 
 def results(arguments: argparse.Namespace, tasks: list[str], methods: list[str], epochs: int, *, again: bool) -> Any:
@@ -159,6 +178,7 @@ def results(arguments: argparse.Namespace, tasks: list[str], methods: list[str],
         if not file.exists():
             command = [sys.executable, __file__, "--one", *map(str, job), "--epochs", str(epochs)]
             command += ["--cache", str(arguments.cache), *["--bad"] * arguments.bad, *["--no-gain"] * (not again)]
+            command += ["--neps", arguments.neps] if arguments.neps else []
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             out = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
             file.write_text(out.splitlines()[-1])
@@ -218,7 +238,8 @@ def picture(arguments: argparse.Namespace, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
-    parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=[*METHODS])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS], help="all; neps where --neps is given")
+    parser.add_argument("--neps", metavar="PYTHON", help="of an environment that has neural-pipeline-search")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=90, help="that the trials of a sweep train together")
     parser.add_argument("--goal-epochs", type=int, help="those of the random searches that set the goal")
@@ -232,8 +253,15 @@ def main() -> None:
     if arguments.one:
         (task, method, seed), again = arguments.one, not arguments.no_gain
         cache, bad = arguments.cache, arguments.bad
-        print(json.dumps(sweep(task, method, int(seed), arguments.epochs, cache, bad=bad, again=again)))
+        found = sweep(task, method, int(seed), arguments.epochs, cache, bad=bad, again=again, neps=arguments.neps)
+        print(json.dumps(found))
         return
+    arguments.methods = arguments.methods or [name for name in METHODS if name != "neps" or arguments.neps]
+    allowed = "allowed: the Python of an environment with the package neural-pipeline-search"
+    if "neps" in arguments.methods and not arguments.neps:
+        parser.error(f"--methods neps: --neps is missing; {allowed}")
+    if arguments.neps and not neps_search.is_there(arguments.neps):
+        parser.error(f"--neps {arguments.neps}: there is no NePS; {allowed}")
     for task in arguments.tasks:
         table(task, arguments)
     if arguments.picture:
