@@ -65,7 +65,7 @@ def _kill(folder: Path, seed: int, kills: int, counted: Counted, lines: list[str
     lines.append(f"{killed.driver} kills of the driver in one sweep: {ratio} as long (promised: at most 2.5)")
     print(lines[-1], file=sys.stderr, flush=True)
     while (left := kills - counted.tried[1] - counted.tried[2]) > 0:
-        said(endured(folder, seed, min(40, left), trials=20), seed)
+        said(endured(folder, seed, min(40, left), trials=20, pause=3.0), seed)  # so that workers have begun, too
         seed += 1
 
 
@@ -85,6 +85,7 @@ def main() -> int:
         os.environ["FUZZ"] = str(options.fuzz)
         arguments = ["-q", "-p", "no:randomly", "-p", "no:xdist", str(ROOT / "tests" / "faults")]
         arguments += [str(ROOT / "tests" / "faults" / "held.py")]  # too long for `make test`
+        arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of hypothesis, which is imported by now
         arguments += [str(ROOT / "tests" / name) for name in ("sweep", "training", "test_run.py", "test_errors.py")]
         pytest.main([*arguments, "-m", "fault"], plugins=[counted])
     print("\n".join(lines))

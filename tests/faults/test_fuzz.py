@@ -44,7 +44,9 @@ def one_line(error: Exception) -> None:
 keys = st.sampled_from(["model.filters", "optimizer", "data", "seed", "name", "output", "sweep.space", "a.b", "model"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 leaves = scalars | st.sampled_from(["low", "high", "${model}", "[1", "a,b", "{", "'", "\\", "null", "1e999"])
-trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+trees: st.SearchStrategy[Any] = st.deferred(
+    lambda: leaves | st.lists(trees, max_size=3) | st.dictionaries(keys, trees, max_size=3)
+)
 words = st.text(string.printable, max_size=20) | keys.flatmap(lambda key: leaves.map(lambda value: f"{key}={value}"))
 drawn = st.fixed_dictionaries(
     {},
