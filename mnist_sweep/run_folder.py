@@ -101,8 +101,9 @@ class RunFolder:
     def describe(self, config: schema.Config, items: Sequence[str]) -> None:
         """Write ``config.yaml`` and ``overrides.yaml``, of a run or a sweep; an OSError where that fails."""
         for file, content in (("config.yaml", config.plain()), ("overrides.yaml", list(items))):
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            (self.path / file).write_text(text, encoding="utf-8")
+            part = self.path / f".{file}.part"  # else a process that is killed here would leave a file without content
+            part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            part.replace(self.path / file)
 
     def check(self, config: schema.Config) -> None:
         """Raise a RequestError unless the run is new, or is to go on with the config that it was begun with."""
@@ -211,7 +212,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what only a run that goes on needs, and the files that a process was writing when it died."""
-        for pattern in ("checkpoints/last.*", "checkpoints/*.part", ".*.json.*"):
+        for pattern in ("checkpoints/last.*", "checkpoints/*.part", ".*.json.*", ".*.part"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it holds the best checkpoint, where there is one

@@ -160,10 +160,10 @@ STYLES: dict[str, tuple[Make, str]] = {
 }
 
 
-def write(folder: Path, style: str, digits: Array) -> list[Path]:
-    """Write digits (N, 28, 28) uint8 in a style; the files in the same order."""
+def write(folder: Path, style: str, digits: Array, seed: int = 0) -> list[Path]:
+    """Write digits (N, 28, 28) uint8 in a style, drawn with a seed; the files in the same order."""
     make, suffix = STYLES[style]
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, digit in enumerate(digits):

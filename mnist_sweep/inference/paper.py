@@ -101,24 +101,25 @@ def around_the_ink(grey: Array) -> Array:
     return grey[rows, columns]
 
 
-def without_lines(drawn: Array, level: Array) -> Array:
+def without_lines(level: Array, threshold: float) -> Array:
     """What is drawn, without lines from edge to edge, as on ruled paper; `level` is how much ink a pixel has.
 
     A PictureError says that they are as dark as the ink, and run through it.
     """
-    lines = _lines(drawn) | _lines(drawn.T).T
+    drawn, nearly = level > threshold, level > 0.5 * threshold  # a faint line is drawn in pieces, and nearly as a whole
+    lines = _lines(nearly) | _lines(nearly.T).T
     if not lines.any():
-        return drawn
+        return np.asarray(drawn)
     faint, rest = float(np.percentile(level[lines], 75)), drawn & ~lines
     ink = float(np.percentile(level[rest], 90)) if rest.any() else 0.0
-    if ink > 1.5 * faint:
-        return np.asarray(level > (faint * ink) ** 0.5)
+    if ink > 1.5 * faint:  # far below the ink, whose thinnest strokes are faint, too
+        return np.asarray(level > max(threshold, min(1.5 * faint, (faint * ink) ** 0.5)))
     if not rest.any():
         raise PictureError("nothing is drawn on it but lines")
     labels, _ = ndimage.label(rest, structure=np.ones((3, 3)))
     if (labels[ndimage.binary_dilation(lines, iterations=2)]).any():
         raise PictureError("lines as dark as the ink run through it; allowed: a digit on plain or fainter ruled paper")
-    return rest
+    return np.asarray(rest)
 
 
 def _lines(drawn: Array) -> Array:

@@ -151,9 +151,7 @@ def _ink(grey: Array) -> Array:
     if top < max(FAINTEST, 6 * spread):
         raise PictureError("nothing is drawn on it: all of it has one brightness")
     threshold = max(otsu(level.clip(0, None)), 4 * spread, 0.12 * top)
-    drawn = level > (threshold if large else 0.5 * threshold)
-    if large:
-        drawn = paper.without_lines(drawn, level)
+    drawn = paper.without_lines(level, threshold) if large else level > 0.5 * threshold
     labels, count = ndimage.label(drawn, structure=np.ones((3, 3)))
     if not count:
         raise PictureError("nothing is drawn on it")

@@ -55,6 +55,9 @@ def client_of(uri: str) -> Any:
         import mlflow
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # an error of its database is raised, too, and said by whoever asked; the machine's load is left out without a word
+    for doubled in ("mlflow.store.db.utils", "mlflow.system_metrics"):
+        logging.getLogger(doubled).setLevel(logging.CRITICAL)
     return mlflow.MlflowClient(tracking_uri=uri)
 
 

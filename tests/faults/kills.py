@@ -28,21 +28,30 @@ class Tally:
     doubled: int = 0  # trials that ended twice
     lost: int = 0  # that did not end
     wrong: list[str] = field(default_factory=list)  # anything else, in words
+    seconds: float = 0.0  # of all its sessions together
 
 
-def endured(folder: Path, seed: int, kills: int, trials: int, drivers: float = 0.3) -> Tally:
-    """A sweep whose processes are killed at random, at most so many times; `drivers` is the share of its driver."""
+def endured(
+    folder: Path, seed: int, kills: int, trials: int, drivers: float = 0.3, pause: float = 1.5, epoch: float = 0.05
+) -> Tally:
+    """A sweep whose processes are killed at random, at most so many times.
+
+    `drivers` is the share of its driver, `pause` the longest time between two kills, and `epoch` how long an epoch of
+    its trials takes, both in seconds.
+    """
     chance, tally = random.Random(seed), Tally()
     output, storage = folder / f"output-{seed}", f"sqlite:///{folder}/output-{seed}/optuna.db"
     arguments = [sys.executable, "-m", "tests.faults.stub_sweep", str(output), f"sweep.trials={trials}", f"seed={seed}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": str(epoch)}
+    began = time.monotonic()
     while True:
         tally.sessions += 1
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(arguments, env=environment, stderr=log, start_new_session=True)
         while process.poll() is None:
-            time.sleep(chance.uniform(0, 1.5))
-            if tally.driver + tally.workers < kills:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0, pause))
+            if process.returncode is None and tally.driver + tally.workers < kills:
                 _kill(process, chance, tally, drivers)
         if process.returncode == 0:
             break
@@ -51,6 +60,7 @@ def endured(folder: Path, seed: int, kills: int, trials: int, drivers: float = 0
         if process.returncode != -signal.SIGKILL and "a worker cannot start: killed by signal 9" not in said[-300:]:
             tally.wrong.append(f"exit code {process.returncode}: {said[-500:]}")
             break
+    tally.seconds = time.monotonic() - began
     _judge(optuna.load_study(study_name="sweep", storage=storage), output, trials, tally)
     return tally
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import string
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ import torch
 import yaml
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
-from mnist_sweep.inference.preprocess import PictureError, decode
+from mnist_sweep.inference.preprocess import PictureError, decode, normalised
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.tracking.journal import Journal
-from mnist_sweep.training import trained_model
+from mnist_sweep.training import datasets, trained_model
 from tests import stubs
 from tests.conftest import SMALL
 
@@ -43,7 +44,9 @@ def one_line(error: Exception) -> None:
 keys = st.sampled_from(["model.filters", "optimizer", "data", "seed", "name", "output", "sweep.space", "a.b", "model"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 leaves = scalars | st.sampled_from(["low", "high", "${model}", "[1", "a,b", "{", "'", "\\", "null", "1e999"])
-trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+trees: st.SearchStrategy[Any] = st.deferred(
+    lambda: leaves | st.lists(trees, max_size=3) | st.dictionaries(keys, trees, max_size=3)
+)
 words = st.text(string.printable, max_size=20) | keys.flatmap(lambda key: leaves.map(lambda value: f"{key}={value}"))
 drawn = st.fixed_dictionaries(
     {},
@@ -141,9 +144,38 @@ def _pictures() -> list[bytes]:
 @given(st.sampled_from(_pictures()), damage)
 def test_pictures(picture: bytes, damage: tuple[int, int, bytes]) -> None:
     try:
-        assert decode(spoilt(picture, *damage)).ndim == 2
+        assert normalised(decode(spoilt(picture, *damage))).shape == (28, 28)
     except PictureError as error:
         event(str(error)[:40])
+        one_line(error)
+
+
+strokes = st.lists(st.tuples(*[st.integers(-50, 700)] * 4, st.integers(1, 80), st.integers(0, 255)), max_size=6)
+
+
+@fuzz
+@given(st.tuples(st.integers(1, 600), st.integers(1, 600)), st.integers(0, 255), strokes)
+def test_drawings(sides: tuple[int, int], paper: int, strokes: list[tuple[int, ...]]) -> None:
+    picture = Image.new("L", sides, paper)
+    for *ends, width, ink in strokes:
+        ImageDraw.Draw(picture).line(ends, ink, width)
+    try:
+        assert normalised(np.asarray(picture)).shape == (28, 28)
+    except PictureError as error:
+        event(str(error)[:40])
+        one_line(error)
+
+
+@fuzz
+@given(damage)
+def test_image_files(tmp_path: Path, damage: tuple[int, int, bytes]) -> None:
+    file = tmp_path / "KMNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(spoilt(struct.pack(">2i", 2049, 10_000) + bytes(10_000), *damage))
+    try:
+        event(f"is one: {bool(datasets.verify(CommandLine.of(['data=kmnist', f'data.root={tmp_path}']).config.data))}")
+    except RequestError as error:
+        one_line(error)
 
 
 lines = st.text(max_size=30) | trees.map(json.dumps) | st.sampled_from(["[" * 100_000, '{"epoch": 3}', '{"epoch": -1}'])

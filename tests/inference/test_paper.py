@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_sweep.inference.paper import without_lines
 from mnist_sweep.inference.preprocess import Array, decode, normalised
 from mnist_sweep.training import data
 from mnist_sweep.training.pictures import PictureError
@@ -110,6 +111,18 @@ def test_lines_as_dark_as_the_ink_are_no_strokes() -> None:
     sheet[sheet < 240] = 150
     sheet[60:200, 110:126] = 20
     assert likeness(normalised(sheet), plain) > 0.9
+
+
+def test_a_line_that_noise_breaks_into_pieces_is_found_and_a_thin_stroke_is_kept() -> None:
+    level = np.zeros((300, 300))
+    level[60:240, 140:160] = 180  # a stroke, and how much ink it has
+    level[60:64, 160:200] = 100  # its thin end
+    ink = level > 0
+    line = 60 + np.random.default_rng(0).normal(0, 4, (2, 300))
+    level[149:151] = np.maximum(level[149:151], line)
+    assert 0.2 < (line > 60).mean() < 0.8
+    assert np.array_equal(without_lines(level, 60.0), ink)
+    assert np.array_equal(without_lines(level, 40.0), ink)
 
 
 def test_a_picture_whose_colour_says_something_is_read_by_its_colour() -> None:

@@ -148,6 +148,25 @@ def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path
         assert [trial.state.name for trial in session.study.trials()] == ["COMPLETE", "WAITING"]
 
 
+@pytest.mark.fault(1)
+def test_a_sweep_whose_config_was_half_written_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that was killed just then left it empty, and the sweep was refused from then on."""
+    first = stubs.search(tmp_path, "sweep.trials=1")
+    config = first.folder / "config.yaml"
+    config.write_text("")
+    assert stubs.search(tmp_path, "sweep.trials=2").study.counted() == 2
+    whole = config.read_text()
+
+    def dies(file: Path, *_: Any, **__: Any) -> int:
+        with file.open("w"):
+            raise KeyError(file.name)
+
+    monkeypatch.setattr(Path, "write_text", dies)
+    with pytest.raises(KeyError, match=r"config\.yaml"):
+        RunFolder(first.folder).describe(first.command.config, [])
+    assert config.read_text() == whole
+
+
 @pytest.mark.fault(12)
 def test_one_process_at_a_study_wherever_its_folders_are(tmp_path: Path) -> None:
     shared = f"sweep.storage=sqlite:///{tmp_path}/shared.db"
