@@ -102,12 +102,12 @@ def read(folder: Path) -> tuple[CommandLine, Study]:
 
     A RequestError says that it is no sweep's folder, or that its study is gone.
     """
-    overrides, output = RunFolder(folder).overrides(), folder.parent.parent
-    if not overrides or not _config(folder):
+    overrides, config = RunFolder(folder).overrides(), _config(folder)
+    if not overrides or not config:
         allowed = "the folder of a sweep, such as mlruns/runs/sweep"
         raise RequestError(f"{folder}: holds no sweep's config.yaml and overrides.yaml; allowed: {allowed}")
-    command = CommandLine.of(overrides).with_(output=str(output))
-    config = command.config
+    # the config as it was composed: a folder of --config-dir may be gone, or say something else by now
+    command = CommandLine.of(overrides).without("hydra").composed_as(config)
     assert config.sweep is not None
     if config.sweep.name not in storage.study_names(config.sweep):
         raise RequestError(
