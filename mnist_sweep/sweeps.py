@@ -34,6 +34,7 @@ def _delete(name: str, output: Path, *, sure: bool) -> int:
             print(f"delete the sweep {name}: {told}? [y/N] ", end="", file=sys.stderr, flush=True)
             answer = sys.stdin.readline()
             if not answer:
+                print(file=sys.stderr)  # so that the error has a line of its own
                 raise RequestError(f"delete {name}: asks first, and nobody answers; allowed: with --yes")
             if answer.strip().lower() not in ("y", "yes"):
                 print("nothing is deleted")

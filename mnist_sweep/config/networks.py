@@ -1,5 +1,6 @@
 """The networks: the keys of each, their bounds, its arithmetic, and how it is built. The defaults are in conf/model."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
@@ -12,6 +13,12 @@ from mnist_sweep.config.section import Fraction, Section, Target, above, name_of
 
 if TYPE_CHECKING:
     import torch
+
+
+def _named(target: str) -> str:
+    if not re.fullmatch(r".+:[A-Za-z_][\w.]*", target):
+        raise ValueError("names no class; allowed: FILE.py:NAME, or MODULE:NAME on the import path")
+    return target
 
 
 def _odd(kernel: int) -> int:
@@ -130,7 +137,7 @@ class Custom(_Network):
 
     module = "Custom"
     name: Literal["custom"]
-    target: Annotated[Target, Field(pattern=r"^.+:[A-Za-z_][\w.]*$")]
+    target: Annotated[Target, AfterValidator(_named)]
     arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Any]
     batch_norm: Literal[False] = False
 

@@ -77,7 +77,7 @@ def _listed(output: Path, name: str, config: schema.Config) -> Listed:
         content = json.loads((output / "runs" / name / "sweep.json").read_text(encoding="utf-8"))
     state = "running" if storage.at_work(config.sweep, output) else content.get("status", "interrupted")
     if name not in _studies(config):
-        return Listed(name, "study is gone", "–", "–", "–", config.data.name)
+        return Listed(name, "study is gone", "–", "–", "–", config.data.label)
     study = storage.load_study(config.sweep, name)
     trials = study.get_trials(deepcopy=False)
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -94,7 +94,7 @@ def _listed(output: Path, name: str, config: schema.Config) -> Listed:
     if winner:
         told = f"trial {winner['trial']}, test/accuracy {winner['test_accuracy']['mean']:.4f}"
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "none"
-    return Listed(name, state, words, best, told, config.data.name)
+    return Listed(name, state, words, best, told, config.data.label)
 
 
 def read(folder: Path) -> tuple[CommandLine, Study]:
@@ -102,12 +102,12 @@ def read(folder: Path) -> tuple[CommandLine, Study]:
 
     A RequestError says that it is no sweep's folder, or that its study is gone.
     """
-    overrides, output = RunFolder(folder).overrides(), folder.parent.parent
-    if not overrides or not _config(folder):
+    overrides, config = RunFolder(folder).overrides(), _config(folder)
+    if not overrides or not config:
         allowed = "the folder of a sweep, such as mlruns/runs/sweep"
         raise RequestError(f"{folder}: holds no sweep's config.yaml and overrides.yaml; allowed: {allowed}")
-    command = CommandLine.of(overrides).with_(output=str(output))
-    config = command.config
+    # the config as it was composed: a folder of --config-dir may be gone, or say something else by now
+    command = CommandLine.of(overrides).without("hydra").composed_as(config)
     assert config.sweep is not None
     if config.sweep.name not in storage.study_names(config.sweep):
         raise RequestError(

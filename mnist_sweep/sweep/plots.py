@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any
 
 import optuna
-from optuna import visualization
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 from plotly.graph_objects import Bar, Figure, Scatter
@@ -87,10 +86,8 @@ def draw(study: Study, winner: int | None = None) -> dict[str, Any]:
     plots["history"] = partial(_history, seen)
     if max(Counter(name for trial in trials for name in trial.params).values(), default=0) >= FEWEST:
         plots["importances"] = partial(_importances, seen)
-    if len(goals) == 2:
-        plots["pareto_front"] = partial(_front, seen)
-    elif len(goals) == 3:
-        plots["pareto_front"] = partial(visualization.plot_pareto_front, with_pruned(study), target_names=_names(study))
+    for other in range(1, len(goals)):
+        plots["pareto_front" if other == 1 else f"pareto_front_{other}"] = partial(_front, seen, other)
     drawn_from = {name: trial.distributions[name] for trial in trials for name in trial.params}
     searched = sorted(drawn_from.items())
     if len(trials) > 1:
@@ -162,12 +159,18 @@ def _importances(seen: _Seen) -> Any:
     return figure.update_layout(xaxis_title=f"importance, from {len(seen.trials)} trials", height=120 + 24 * len(names))
 
 
-def _front(seen: _Seen) -> Any:
-    """Two objectives against each other: the front joined in one colour, dominated trials grey, constraints dashed."""
+def _front(seen: _Seen, other: int) -> Any:
+    """The first objective against another: the front in one colour, dominated trials grey, constraints dashed.
+
+    Of two objectives the front is joined.
+    """
     study = seen.study
-    names, columns = _names(study), [*zip(*(trial.values for trial in seen.trials), strict=True)]
-    down, across = (Axis.of(name, values) for name, values in zip(names, columns, strict=True))
-    members = sorted(study.front(), key=lambda trial: across.place(trial.values[1]))
+    names = [study.goals[index].metric for index in (0, other)]
+    down, across = (
+        Axis.of(name, [trial.values[index] for trial in seen.trials])
+        for name, index in zip(names, (0, other), strict=True)
+    )
+    members = sorted(study.front(), key=lambda trial: across.place(trial.values[other]))
     on_front, kept = {trial.number for trial in members}, {trial.number for trial in study.feasible()}
     rest = [trial for trial in seen.trials if trial.number not in on_front]
     groups = {
@@ -181,14 +184,14 @@ def _front(seen: _Seen) -> Any:
         ),
     }  # fmt: skip
     # between two members the front is as good as the one that is no better in the objective across
-    rises = (across.place(1) > across.place(0)) == (study.goals[1].sign > 0)
+    rises = (across.place(1) > across.place(0)) == (study.goals[other].sign > 0)
     line = {"color": BLUE, "shape": "vh" if rises else "hv", "width": 1.5}
     figure = Figure()
     for name, (trials, mark) in groups.items():
         if trials:
-            points = [(across.place(trial.values[1]), down.place(trial.values[0])) for trial in trials]
+            points = [(across.place(trial.values[other]), down.place(trial.values[0])) for trial in trials]
             x, y = zip(*points, strict=True)
-            mode = "lines+markers" if name == "Pareto-optimal" else "markers"
+            mode = "lines+markers" if name == "Pareto-optimal" and len(study.goals) == 2 else "markers"
             known = [f"trial {trial.number}" for trial in trials]
             figure.add_trace(Scatter(x=x, y=y, text=known, mode=mode, marker=mark, line=line, name=name))
     dashed = {"line_dash": "dash", "line_color": _RED}
@@ -219,16 +222,17 @@ def _parallel(seen: _Seen, searched: Sequence[tuple[str, BaseDistribution]]) -> 
     for name, distribution in searched:
         drawn = [trial.params.get(name) for trial in ranked]
         if isinstance(distribution, CategoricalDistribution):
-            choices = [*distribution.choices]
-            heights.append(_heights([None if each is None else float(choices.index(each)) for each in drawn]))
+            choices, last = [*distribution.choices], max(1, len(distribution.choices) - 1)
+            heights.append([None if each is None else choices.index(each) / last for each in drawn])
             labels.append(f"{name}  {' '.join(map(_choice, choices))}")
         else:
             heights.append(_heights(drawn, log=bool(getattr(distribution, "log", False))))
             labels.append(f"{name}  {_span(each for each in drawn if each is not None)}")
     shades = sample_colorscale([_LIGHT, "#08306b"], [index / max(1, len(ranked) - 1) for index in range(len(ranked))])
     figure = Figure()
-    for index, (trial, shade) in enumerate(zip(ranked, shades, strict=True)):
-        line = {"color": shade, "width": 1.3}
+    # the winner, which need not have the best first score, is on top of the others
+    for index in sorted(range(len(ranked)), key=lambda index: (ranked[index].number == seen.winner, index)):
+        trial, line = ranked[index], {"color": shades[index], "width": 1.3}
         if trial.number == seen.winner:
             line = {"color": ORANGE, "width": 3}
         places, name = [height[index] for height in heights], f"trial {trial.number}"
@@ -249,7 +253,8 @@ def _heights(values: Sequence[float | None], *, log: bool = False) -> list[float
 
 def _span(values: Iterable[float]) -> str:
     known = [*values]
-    return " … ".join(f"{value:,.0f}" if value > 999 else f"{value:.3g}" for value in (min(known), max(known)))
+    ends = (f"{value:,.0f}" if value > 999 else f"{value:.3g}" for value in (min(known), max(known)))
+    return " … ".join(dict.fromkeys(ends))  # one number where all are equal
 
 
 def _choice(value: Any) -> str:
@@ -269,6 +274,9 @@ def _slice(seen: _Seen, name: str, distribution: BaseDistribution) -> Any:
     x: dict[str, Any] = {"title": name}
     if isinstance(distribution, CategoricalDistribution):
         x |= {"type": "category", "categoryorder": "array", "categoryarray": [*map(_choice, distribution.choices)]}
+    elif isinstance(distribution, IntDistribution) and not distribution.log:
+        values = [trial.params[name] for trial in seen.trials if name in trial.params]
+        x["dtick"] = max(distribution.step, math.ceil((max(values) - min(values)) / 5))  # no ticks between integers
     elif getattr(distribution, "log", False):
         values = [trial.params[name] for trial in seen.trials if name in trial.params]
         marks = ticks(min(values), max(values), most=5)

@@ -108,8 +108,7 @@ class Progress(Live):
         measured = "  ".join(f"{goal.metric} {in_digits(value)}" for goal, value in values) or "no value"
         why = f" ({result.reason}: {result.detail})" if result.reason else ""
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
-        took = f"{result.epochs} epoch{'s' * (result.epochs != 1)}, {result.seconds:.1f} s"
-        what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {took}"
+        what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {_took(result)}"
         log.info("%s  %s", self._done(), what)
 
     def _best(self, running: bool = False) -> str:
@@ -196,8 +195,8 @@ class Runs(Live):
                 self._done += 1
                 value = result.metrics.get(self.metric)
                 words = _run(event.task), result.status, *([self.metric, in_digits(value)] if value is not None else [])
-                took = f"{result.epochs} epochs, {result.seconds:.1f} s"
-                log.info("%s: %d of %d runs  %s  %s", self.what, self._done, self.total, " ".join(words), took)
+                done = f"{self.what}: {self._done} of {self.total} runs"
+                log.info("%s  %s  %s", done, " ".join(words), _took(result))
         self.tick()
 
     def picture(self) -> Group:
@@ -215,6 +214,10 @@ class Runs(Live):
 def _run(task: Task) -> str:
     trial, seed = task.tags["trial"], task.command.config.seed
     return f"{'the config' if trial is None else f'trial {trial}'} with seed {seed}"
+
+
+def _took(result: Result) -> str:
+    return f"{result.epochs} epoch{'s' * (result.epochs != 1)}, {result.seconds:.1f} s"
 
 
 def clock(seconds: float) -> str:

@@ -4,7 +4,9 @@ import base64
 import io
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
@@ -49,7 +51,8 @@ def report(
         shown, again = first.number, first.user_attrs["result"]["command"]
         if winner:
             found, *facts = summary.in_words(winner, config.data.label)
-            facts = [found[0].upper() + found[1:], *facts, f"the test set was opened {winner['test_opened_at']}"]
+            opened = f"the test set was opened {_minute(winner['test_opened_at'])}"
+            facts = [found[0].upper() + found[1:], *facts, opened]
             shown, again = winner["trial"], winner["command"]
         facts += [f"trials: {summary.counted(study)}; in {seconds / 60:.1f} minutes; seed {config.seed}"]
         header, rows = _leaderboard(study, winner)
@@ -101,7 +104,10 @@ def _leaderboard(study: Study, winner: dict[str, Any] | None) -> tuple[list[str]
 
 
 def _race(winner: dict[str, Any]) -> list[list[str]]:
-    """How the winner was chosen and judged: what, first score, mean, interval and the score of each seed."""
+    """How the winner was chosen and judged: what, first score, mean, interval and the score of each seed.
+
+    The mean of a trial in the race is the one that decided, with its first score, so that it has no interval.
+    """
 
     def scores(what: str, spread: dict[str, Any], seeds: Sequence[int], first: float | None = None) -> list[str]:
         begun = "" if first is None else summary.in_digits(first)
@@ -113,7 +119,7 @@ def _race(winner: dict[str, Any]) -> list[list[str]]:
 
     metric, new = winner["metric"], winner["seeds"]
     rows = [
-        scores(f"trial {each['trial']}, race", each, winner["race_seeds"], each["first"])
+        scores(f"trial {each['trial']}, race", _decisive(each), winner["race_seeds"], each["first"])
         for each in winner["candidates"]
     ]
     first = next(each["first"] for each in winner["candidates"] if each["trial"] == winner["trial"])
@@ -122,6 +128,13 @@ def _race(winner: dict[str, Any]) -> list[list[str]]:
     if (gain := winner["gain"]) and gain["trial"] != winner["trial"]:
         rows.append(scores(f"better than your config by: {metric}", gain, new))
     return rows
+
+
+def _decisive(candidate: dict[str, Any]) -> dict[str, Any]:
+    """A candidate of the race with the mean by which it was compared."""
+    if candidate["mean"] is None:
+        return candidate
+    return {**candidate, "mean": fmean([candidate["first"], *candidate["each"]]), "low": None, "high": None}
 
 
 def _searched(command: CommandLine) -> dict[str, Any]:
@@ -140,6 +153,8 @@ def _searched(command: CommandLine) -> dict[str, Any]:
         facts[name] = "  ".join([*filter(None, [values.pop("name", "")]), _options(values)])
     if len(goals) > 1:
         facts["scheduler of trials (pruner)"] = "none: with several objectives nothing is pruned"
+        if settings.winner.rule is None:
+            facts["winner"] = "none: of several objectives, sweep.winner.rule chooses one"
     facts["fixed on the command line"] = "  ".join(
         item for item in command.overrides if not item.lstrip("+").startswith(("sweep", "output=", "tracking"))
     )
@@ -163,6 +178,11 @@ def _network(study: Study, winner: dict[str, Any], runs: Path, validation: data.
     pictures |= run_report.part_pictures("validation", result, validation, found)
     which = f"seed {result.seed}" + (f", the median of {len(ranked)} by {goal.metric}" if len(ranked) > 1 else "")
     return {"which": which, "layers": model.config.layers(), "pictures": pictures}
+
+
+def _minute(time: str) -> str:
+    """A time, ISO 8601, as people read it: to the minute, UTC."""
+    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _plot(figure: Any, name: str) -> str:

@@ -22,8 +22,6 @@ from mnist_sweep.tracking import is_server
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
-#: What became of a candidate that arithmetic refused: a network that cannot exist, or one that is too large.
-BROKE = "broke a constraint"
 #: The value of an override that is a number with a point or an exponent.
 _FLOAT = re.compile(r"(?<==)-?\d+(\.\d+(e[+-]\d+)?|e[+-]\d+)$")
 
@@ -46,12 +44,12 @@ def show(command: CommandLine, study: Study, winner: dict[str, Any] | None, fold
         rows.append((str(trial.number), *values, proposed(trial.user_attrs["proposed"])))
     print_table(title, ["trial", *(goal.metric for goal in study.goals), "proposed"], rows, width=160)
     for reason, count in study.failures().items():
-        _say("", f"{count} {BROKE + ', drawn again' if reason == 'infeasible' else f'failed: {reason}'}")
+        _say("", f"{_refused(count)}, drawn again" if reason == "infeasible" else f"{count} failed: {reason}")
     if again := retry(study):
         _say("", again)
     if duplicates := study.duplicates():
         ended = sum(count for state, count in study.counts().items() if state != "infeasible")
-        _say("", f"{duplicates} trials ({100 * duplicates / ended:.0f}%) equal earlier ones")
+        _say("", f"trials equal to an earlier one: {duplicates} ({100 * duplicates / ended:.0f}%)")
     best = study.trials()[winner["trial"]] if winner else shown[0]
     kind = "winner" if winner else "first of the front" if study.several else "best trial"
     title = f"The {kind}'s hyperparameters: trial {best.number}, {record.score(study, best)}"
@@ -144,9 +142,16 @@ def interval(spread: dict[str, Any], sign: str = "") -> str:
 
 
 def counted(study: Study) -> str:
-    """The trials by state: ``12 complete, 8 pruned``."""
-    words = {"fail": "failed", "infeasible": BROKE}
-    return ", ".join(f"{count} {words.get(state, state)}" for state, count in study.counts().items() if count)
+    """The trials by state: ``12 complete, 8 pruned``; what arithmetic refused is told apart, as it was not trained."""
+    counts = study.counts()
+    refused = counts.pop("infeasible", 0)
+    told = [f"{count} {'failed' if state == 'fail' else state}" for state, count in counts.items() if count]
+    return ", ".join([*told, *([_refused(refused)] if refused else [])])
+
+
+def _refused(count: int) -> str:
+    """Of proposals that arithmetic refused: a network that cannot exist, or one that is too large."""
+    return f"{count} proposal{'s' * (count != 1)} broke a constraint"
 
 
 def in_digits(value: float) -> str:

@@ -54,11 +54,14 @@ def curves(history: Sequence[Mapping[str, float]], best: int | None, title: str,
     with the weights of that moment. Accuracies that are all above 95% are drawn as errors on a logarithmic axis.
     """
     rates = rates if len(rates) == len(history) else ()
-    figure, panels = _axes(13.2 if rates else 9.6, 4.0, 1, 3 if rates else 2)
+    rows = 3 if rates else 2  # one above the other, so that all can be read on a narrow screen
+    figure, panels = _axes(6.4, 2.6 * rows + 0.4, rows)
     epochs = range(1, len(history) + 1)
     if rates:
         panels[2].plot(epochs, rates, color=GREY, marker="o", markersize=4, label="lr")
         panels[2].set(ylabel="learning rate")
+        if min(rates) == max(rates):  # else the axis would be about its rounding
+            panels[2].set_ylim(0, 2 * rates[0])
     for axes, metric in zip(panels[:2], ("loss", "accuracy"), strict=True):
         values = {part: np.array([epoch[f"{part}/{metric}"] for epoch in history]) for part in ("train", "val")}
         errors = metric == "accuracy" and all(0.95 < value < 1 for each in values.values() for value in each)
@@ -100,14 +103,14 @@ def mistakes(images: Array, true: Array, predicted: Array, probability: Array, t
 
     These are (N,) each. Grey images that are mostly black are shown as ink on paper.
     """
-    columns = min(6, len(images))
-    figure, (axes,) = _axes(max(1.5 * columns, 5.0), 1.35 * math.ceil(len(images) / columns) + 0.6)
+    columns = min(5, len(images))  # so few that the words can be read on a narrow screen
+    figure, (axes,) = _axes(max(1.3 * columns, 5.0), 1.2 * math.ceil(len(images) / columns) + 0.5)
     shown = _at(images, 28) / 255.0
     shown = 1.0 - shown if shown.ndim == 3 and shown.mean() < 0.5 else shown
-    tiles = np.pad(shown, ((0, 0), (9, 1), (8, 8), *[(0, 0)] * (shown.ndim - 3)), constant_values=0.85)
+    tiles = np.pad(shown, ((0, 0), (10, 1), (8, 8), *[(0, 0)] * (shown.ndim - 3)), constant_values=0.85)
     axes.imshow(_sheet(tiles, columns), cmap="gray", vmin=0, vmax=1)
     for index, (truth, said, sure) in enumerate(zip(true, predicted, probability, strict=True)):
-        left, top = 44 * (index % columns) + 21.5, 38 * (index // columns) + 6.5
+        left, top = 44 * (index % columns) + 21.5, 39 * (index // columns) + 7.5
         words, size = f"{truth} taken for {said}: {100 * sure:.0f}%", 8
         if len(words) > 24:  # of names, which are longer than numbers
             words, size = f"{str(truth)[:22]}\n→ {str(said)[:16]}: {100 * sure:.0f}%", 6

@@ -265,8 +265,10 @@ def _arrays(settings: Arrays) -> _Source:
     except OSError as error:
         raise _refused(settings, f"cannot be read ({error.strerror or one_line(error, 100)})", allowed) from error
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        pickled = "allow_pickle" in str(error)
-        why = "it holds pickled objects, which are never loaded" if pickled else f"damaged ({one_line(error, 100)})"
+        why = f"damaged ({one_line(error, 100)})"
+        if "allow_pickle" in str(error):  # which numpy says of any file that it does not know, too
+            within = zipfile.is_zipfile(path)
+            why = "it holds pickled objects, which are never loaded" if within else "no file of numpy's"
         raise _refused(settings, why, f"{allowed}, of numbers") from error
     if lacking := [name for name in ("images", "labels") if name not in found]:
         raise _refused(settings, f"no {lacking[0]} among {', '.join(names) or 'nothing'}", allowed)

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from plotly.colors import unlabel_rgb
 
@@ -112,6 +112,31 @@ def test_the_front_is_joined_and_dominated_trials_are_grey(tmp_path: Path) -> No
     assert joined.line.shape == "hv"  # until 5,000 parameters nothing is better than 0.8
     assert [note.text for note in front.layout.annotations] == ["max 50,000"]
     assert [(shape.x0, shape.line.dash) for shape in front.layout.shapes] == [(50_000, "dash")]
+
+
+def test_of_three_objectives_the_first_is_drawn_against_each_other_one(tmp_path: Path) -> None:
+    """Trial 1 is on the front by the third alone, so that no line joins the front."""
+    values = [(0.9, 5000.0, 0.3), (0.8, 6000.0, 0.2), (0.7, 7000.0, 0.4)]
+    trials = [studies.trial_of(tmp_path, number, each) for number, each in enumerate(values)]
+    drawn = plots.draw(studies.study_of(trials, "val/accuracy", "parameters", "val/loss"))
+    for name, index in {"pareto_front": 1, "pareto_front_2": 2}.items():
+        front = drawn[name].data[1]
+        assert (front.name, front.mode) == ("Pareto-optimal", "markers")
+        assert sorted(zip(front.x, front.y, strict=True)) == sorted((each[index], each[0]) for each in values[:2])
+    assert drawn["pareto_front_2"].layout.xaxis.title.text == "val/loss"
+
+
+def test_an_axis_names_what_it_shows(tmp_path: Path) -> None:
+    """A choice has its place among all choices, drawn or not; no tick is between integers; the winner is on top."""
+    space = {"data.batch_size": CategoricalDistribution((32, 64, 128)), "model.depth": IntDistribution(1, 9)}
+    params = [{"data.batch_size": 64, "model.depth": 2}, {"data.batch_size": 128, "model.depth": 2}]
+    trials = [studies.trial_of(tmp_path, index, [0.9 - index / 10], params=each, space=space)
+              for index, each in enumerate(params)]  # fmt: skip
+    drawn = plots.draw(studies.study_of(trials), winner=1)
+    parallel = drawn["parallel_coordinates"]
+    assert [(line.name, line.y[1]) for line in parallel.data] == [("trial 0", 0.5), ("trial 1", 1.0)]
+    assert [*parallel.layout.xaxis.ticktext][1:] == ["data.batch_size  32 64 128", "model.depth  2"]
+    assert drawn["slices_2"].layout.xaxis.dtick == 1
 
 
 def test_several_objectives_importance_is_for_being_good_in_the_first(tmp_path: Path) -> None:

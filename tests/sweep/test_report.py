@@ -54,7 +54,10 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     shown = set(re.findall(r'<figure id="([\w-]+)"><img src="data:image/png;base64,\w', page))
     assert {"confusion_of_the_best", "missed_by_all", "winner-curves"} <= shown
     assert {"winner-activations", "winner-confusion_matrix_validation", "winner-calibration_validation"} <= shown
-    assert "The winner (seed 3, the median of 3 by val/accuracy): curves." in page
+    assert "The winner (seed 3, the median of 3 by val/accuracy): learning curves." in page
+    # in the race the mean is the one that decided, with the first score; with new seeds it is theirs
+    race = re.findall(r"<td>(trial 1, [^<]*)</td>.*?(0.93\d*)</td>.*?(0.9\d*)</td>", page)
+    assert race == [("trial 1, race", "0.9300", "0.9250"), ("trial 1, new seeds: val/accuracy", "0.9300", "0.9100")]
     assert "Registered as mnist_sweep_mnist5k, version 3." in page
     assert f'<td class="number">{sum(layer.parameters for layer in config.model.layers()):,}</td>' in page
     run.file.assert_called_once_with(path)

@@ -102,8 +102,8 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     }.items()  # fmt: skip
     summary.show(command, study, WINNER, folder, "/#/experiments/1/runs")
     said = [line.split(maxsplit=2) for line in caplog.messages]
-    assert ["1", "broke", "a constraint, drawn again"] in said
-    assert ["1", "trials", "(25%) equal earlier ones"] in said
+    assert ["1", "proposal", "broke a constraint, drawn again"] in said
+    assert ["trials", "equal", "to an earlier one: 1 (25%)"] in said
     again = "trial 1 exactly, on the same kind of machine:\n    python -m mnist_sweep name=sweep-0001"
     assert again in caplog.messages
     portable = next(line for line in caplog.messages if line.startswith("the hyperparameters of trial 1, to train"))

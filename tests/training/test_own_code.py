@@ -111,7 +111,7 @@ def test_what_is_no_network_is_refused_in_one_line(nets: str, name: str, why: st
     ("item", "why"),
     [
         ("model.target=nowhere.nets:Tiny", "model.target=nowhere.nets:Tiny: cannot be imported (ModuleNotFoundError"),
-        ("model.target=Tiny", "model.target=Tiny: String should match pattern"),
+        ("model.target=Tiny", "model.target=Tiny: names no class; allowed: FILE.py:NAME, or MODULE:NAME on the"),
         ("model.arguments.colour=3", "fails (TypeError"),
     ],
 )

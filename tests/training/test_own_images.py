@@ -195,7 +195,7 @@ def test_arrays_that_are_no_image_set_are_refused_in_one_line(values: Any, why: 
 
 def test_what_is_no_file_of_numpys(tmp_path: Path) -> None:
     items = ["data=arrays", f"data.path={tmp_path / 'set.npz'}"]
-    for content, why in [(None, "No such file"), (b"hello", "pickled objects"), (b"PK\3\4nothing", "damaged")]:
+    for content, why in [(None, "No such file"), (b"hello", "no file of numpy's"), (b"PK\3\4nothing", "damaged")]:
         if content:
             (tmp_path / "set.npz").write_bytes(content)
         with pytest.raises(RequestError, match=why):

@@ -1,0 +1,35 @@
+"""The sweeps of a folder, read where and when nothing is left of what began them but their own files."""
+
+from pathlib import Path
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from mnist_sweep import cli
+from mnist_sweep.config.command import CommandLine
+from mnist_sweep.sweep import report, session
+from mnist_sweep.sweep.report import report as real_report
+from tests.conftest import SMALL
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_report")]
+
+
+def test_a_report_needs_no_folder_of_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sweep was begun with a space of one's own, which says something else by the time of the report."""
+    output, mine = tmp_path / "mlruns", tmp_path / "mine" / "sweep" / "space" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("model: {dropout: {low: 0.125, high: 0.5}}")
+    asked = ["+sweep=optuna", "sweep/space=mine", *SMALL, "launcher=inline", "sweep.trials=2", "sweep.winner.seeds=1"]
+    session.sweep(CommandLine.of([*asked, f"output={output}"], tmp_path / "mine"))
+    mine.write_text("model: {dropout: {low: 0.25, high: 0.75}}")
+    monkeypatch.setattr(report, "report", real_report)
+    for gone in (False, True):
+        if gone:
+            mine.unlink()
+        assert cli.perform("report", [str(output / "runs" / "sweep")]) == cli.DONE
+        page = Path(capsys.readouterr().out.strip()).read_text().replace(get_plotlyjs(), "")
+        searched = page.split("How it was searched")[1].split("The study</h2>")[0]
+        assert "<td>model.dropout</td><td>0.125 … 0.5</td>" in searched
+        assert "searchpath" not in searched  # a page to pass on has no path of this machine there
