@@ -220,9 +220,15 @@ class Study:
         trials = self._memory.recorded(self._here)
         if not states:
             return trials
-        fail = TrialState.FAIL
-        own = [trial for trial in trials if reason(trial) != "foreign"]
-        return [trial for trial in own if (fail if reason(trial) == "infeasible" else trial.state) in states]
+        alike = {*states} | (
+            {TrialState.PRUNED} if TrialState.FAIL in states else set()
+        )  # as Optuna has the infeasible
+        own = [trial for trial in trials if trial.state in alike and reason(trial) != "foreign"]
+        return [trial for trial in own if self._state(trial) in states]
+
+    @staticmethod
+    def _state(trial: FrozenTrial) -> TrialState:
+        return TrialState.FAIL if reason(trial) == "infeasible" else trial.state
 
     def foreign(self) -> list[int]:
         """The numbers of the trials that another program added: samplers learn from them, and that is all."""
