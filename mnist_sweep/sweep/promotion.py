@@ -25,7 +25,7 @@ def paused(trial: FrozenTrial) -> bool:
     """Whether a trial waits at a rung."""
     if trial.state != TrialState.WAITING:  # of most that are asked about
         return False
-    return trial.user_attrs.get(PAUSED, 0) > trial.user_attrs.get(PROMOTED, 0)
+    return bool(trial.user_attrs.get(PAUSED, 0) > trial.user_attrs.get(PROMOTED, 0))
 
 
 class Promotion:

@@ -220,9 +220,7 @@ class Study:
         trials = self._memory.recorded(self._here)
         if not states:
             return trials
-        alike = {*states} | (
-            {TrialState.PRUNED} if TrialState.FAIL in states else set()
-        )  # as Optuna has the infeasible
+        alike = {*states, TrialState.PRUNED} if TrialState.FAIL in states else states  # which the infeasible are
         own = [trial for trial in trials if trial.state in alike and reason(trial) != "foreign"]
         return [trial for trial in own if self._state(trial) in states]
 

@@ -43,6 +43,9 @@ _LOOK_EVERY = 5.0
 #: Read by Ray when it is imported, or starts: no reports to its makers; no GPU is hidden behind a warning.
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
+#: What a client of HTTP/2 says first (RFC 9113, 3.4), with an empty frame of settings.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
 #: Not empty where this process has joined a cluster for a sweep.
 _joined: list[bool] = []
 
@@ -61,8 +64,7 @@ def connect(launcher: options.RayLauncher) -> Any:
         return ray
     try:
         if launcher.address not in (None, "auto"):
-            host, _, port = str(launcher.address).partition(":")
-            socket.create_connection((host, int(port)), timeout=_PATIENCE / 2).close()  # Ray would try for minutes
+            _greet(launcher.address)
         more: dict[str, Any] = {} if launcher.address else {"num_cpus": hardware.cores(), "include_dashboard": False}
         more |= {"log_to_driver": False, "logging_level": logging.ERROR}
         with handlers_kept():  # Ray takes SIGTERM for a crash, and aborts
@@ -72,6 +74,16 @@ def connect(launcher: options.RayLauncher) -> Any:
         raise RequestError(f"{where}: no cluster can be had ({one_line(error, 200)}); {allowed}") from error
     _joined.append(True)
     return ray
+
+
+def _greet(address: str) -> None:
+    """Raise an error, within `_PATIENCE`, where HOST:PORT is no head of a cluster; Ray would try for minutes."""
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=_PATIENCE / 2) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(_GREETING)
+            if connection.recv(9)[3:4] != b"\x04":  # HTTP/2's frame of settings, which gRPC begins with
+                raise ConnectionError("what answers there is no head of a Ray cluster")
 
 
 def resources(launcher: options.RayLauncher) -> dict[str, float]:
