@@ -222,11 +222,8 @@ class Study:
             return trials
         alike = {*states, TrialState.PRUNED} if TrialState.FAIL in states else states  # which the infeasible are
         own = [trial for trial in trials if trial.state in alike and reason(trial) != "foreign"]
-        return [trial for trial in own if self._state(trial) in states]
-
-    @staticmethod
-    def _state(trial: FrozenTrial) -> TrialState:
-        return TrialState.FAIL if reason(trial) == "infeasible" else trial.state
+        fail = TrialState.FAIL
+        return [trial for trial in own if (fail if reason(trial) == "infeasible" else trial.state) in states]
 
     def foreign(self) -> list[int]:
         """The numbers of the trials that another program added: samplers learn from them, and that is all."""
