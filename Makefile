@@ -53,9 +53,10 @@ lock: $(BIN)/uv    # the newest versions that fit, for every platform
 	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
 	    --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --no-emit-index-url \
-	    --custom-compile-command "make lock" pyproject.toml --extra demo --group dev -c requirements.lock -o requirements-dev.lock
+	    --custom-compile-command "make lock" pyproject.toml --extra demo --extra ray --extra postgres --group dev \
+	    -c requirements.lock -o requirements-dev.lock
 
-cluster: $(VENV)/.installed-dev    # what launcher=ray, PostgreSQL and an MLflow server with users need
+cluster: setup      # what launcher=ray, PostgreSQL and an MLflow server with users need; the test tools have it, too
 	@$(INSTALL) -c requirements-dev.lock -e '.[ray,postgres]' 'mlflow[auth]'
 
 demo: setup         # the page to draw a digit on

@@ -138,11 +138,11 @@ def _sweep(options: argparse.Namespace, folder: Path) -> None:
     items += [f"sweep.storage='{options.storage}'"] if options.storage else []
     command = CommandLine.of([*items, f"sweep.trials={options.trials}", f"sweep.workers={options.workers}"])
     spent: dict[int, tuple[float, float]] = {}
-    counted = Study.tell
+    original = Study.tell
 
     def tell(study: Study, *arguments: Any) -> Any:  # where the time is read
-        state = counted(study, *arguments)
-        spent.setdefault(study.counted() // 1000, (time.process_time(), time.monotonic()))
+        state = original(study, *arguments)
+        spent.setdefault(len(study.trials()) // 1000, (time.process_time(), time.monotonic()))
         return state
 
     Study.tell = tell  # type: ignore[method-assign]
@@ -167,7 +167,7 @@ def _sweep(options: argparse.Namespace, folder: Path) -> None:
                 f"  trials {first:>6} …: worker free → next trial, p50, p95 {np.percentile(part, [50, 95]).round(3)} s"
             )
     for (_, (a, b)), (number, (c, d)) in itertools.pairwise(sorted(spent.items())):
-        print(f"  {1000 * number:>6} ended: {c - a:6.1f} ms of processor time a trial, {1000 / (d - b):.2f} a second")
+        print(f"  {1000 * number:>6} begun: {c - a:6.1f} ms of processor time a trial, {1000 / (d - b):.2f} a second")
     print(f"  the driver's memory           {psutil.Process().memory_info().rss / 2**20:6.0f} MB")
     if options.storage:
         _size(options.storage)

@@ -101,6 +101,19 @@ def signals_as_flag() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Within, a library may take the `SIGNALS` for its own; afterwards they have the handlers that they had before."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS} if here else {}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if handler is not None:  # one that was not set from Python cannot be set again
+                signal.signal(signum, handler)
+
+
 def why(error: OSError) -> str:
     """What the system says of a file, with a remedy where it belongs to somebody else."""
     shared = "; in a folder that several people share, each needs: umask 002" * isinstance(error, PermissionError)

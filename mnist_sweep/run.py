@@ -89,7 +89,7 @@ def train(
         trained_model.start_from(config.trainer.init_from, config.model.build(0.0, 1.0))
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     if data_root is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
+        config = config.model_copy(update={"data": config.data.below(data_root)})
     record = RunRecord(command, config, name, config.trainer.threads or trainer.ALL_THREADS, folder)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> trainer.Decision:

@@ -136,9 +136,10 @@ class RunFolder:
         except ValueError:  # of another version of this program, or damaged
             return None
         there, here = config.output, str(self.path.parent.parent)
-        root = overrides.assigned(self.overrides()).get("data.root", config.data.root)
+        said = overrides.assigned(self.overrides())
+        places = {key: said.get(f"data.{key}", getattr(config.data, key)) for key in config.data.places}
         moved: dict[str, Any] = {"output": here, "name": self.path.name}
-        moved["data"] = config.data.model_copy(update={"root": root})
+        moved["data"] = config.data.model_copy(update=places)
         if isinstance(config.tracking, options.MLflow):
             uri = config.tracking.uri.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
             moved["tracking"] = config.tracking.model_copy(update={"uri": uri})
@@ -147,7 +148,8 @@ class RunFolder:
             moved |= {"name": None, "sweep": config.sweep.model_copy(update={"storage": uri})}
         if session:
             moved["tracking"] = session.tracking
-            moved["data"] = config.data.model_copy(update={"root": session.data.root})
+            places = {key: getattr(session.data, key) for key in session.data.places}
+            moved["data"] = config.data.model_copy(update=places)
         return config.model_copy(update=moved)
 
     def overrides(self) -> list[str]:

@@ -44,10 +44,12 @@ class RunRecord:
             "trainer.precision": config.trainer.precision,
             "trainer.accelerator": "cpu" if device == "cpu" else "gpu",
         }
+        place = "root"
         if not isinstance(config.data, KnownSet):
-            exact |= {"data.path": config.data.path, "data.cache": str(Path(config.data.cache).resolve())}
-        elif IMAGE_SETS[config.data.name].torchvision:
-            exact["data.root"] = str(Path(command.assigned().get("data.root", config.data.root)).resolve())
+            place, exact["data.path"] = "cache", config.data.path
+        if config.data.own or IMAGE_SETS[config.data.name].torchvision:  # a worker may have the images elsewhere
+            said = command.assigned().get(f"data.{place}", getattr(config.data, place))
+            exact[f"data.{place}"] = str(Path(said).resolve())
         if config.trainer.init_from:
             exact["trainer.init_from"] = str(Path(config.trainer.init_from).resolve())
         if isinstance(config.model, Custom) and "model.target" in command.assigned():

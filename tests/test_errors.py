@@ -12,6 +12,7 @@ from mnist_sweep.errors import (
     Interrupted,
     RequestError,
     check_interrupted,
+    handlers_kept,
     one_line,
     signalled,
     signals_as_flag,
@@ -121,3 +122,11 @@ def test_a_system_without_hang_ups_is_told_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "Linux, on macOS and in WSL" in done.stderr
+
+
+def test_a_library_that_takes_the_signals_for_its_own_gives_them_back() -> None:
+    with signals_as_flag():
+        with handlers_kept():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+        assert signalled() == signal.SIGTERM

@@ -4,7 +4,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -25,6 +25,7 @@ class Augmentation(Section):
 
 class _Data(Section):
     own: ClassVar[bool] = False  # the user's pictures, rather than a set that others publish
+    places: ClassVar[tuple[str, ...]] = ("root",)  # the keys that say where the files are
     root: PathText
     split_seed: Annotated[int, Field(ge=0, lt=2**32)]
     limit: Positive | None
@@ -47,6 +48,10 @@ class _Data(Section):
     def label(self) -> str:
         """What results and models of this set are filed under."""
         return self.name
+
+    def below(self, root: str) -> Self:
+        """The same set in a folder that has what `datasets.needed` names of it."""
+        return self.model_copy(update={"root": root})
 
 
 class KnownSet(_Data):
@@ -75,6 +80,7 @@ class Contents(Section):
 
 class _OwnSet(_Data):
     own = True
+    places = ("root", "path", "cache")
     path: Annotated[str, Field(min_length=1), AfterValidator(absolute)]
     cache: Annotated[PathText, Field(min_length=1)]
     validation_share: Annotated[float, Field(gt=0, lt=1)]
@@ -95,6 +101,9 @@ class _OwnSet(_Data):
     @property
     def classes(self) -> Sequence[str]:
         return self.found.classes
+
+    def below(self, root: str) -> Self:
+        return self.model_copy(update={"root": root, "cache": f"{root}/cache"})
 
     @property
     def label(self) -> str:

@@ -1,6 +1,7 @@
 """A sampler that knows the config: it draws around the config's own values, around the best so far, and everywhere."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,10 +82,8 @@ class PriorSampler(BaseSampler):
     def _shares(self, trials: Sequence[FrozenTrial]) -> dict[str, float]:
         """The share of each source, in all 1."""
         good = trials[: math.ceil(len(trials) / _GOOD)]
-        shares = {}
-        for source, share in SHARES.items():
-            tried, hits = (sum(each.user_attrs.get(SOURCE) == source for each in group) for group in (trials, good))
-            shares[source] = share * (1 + hits) / (1 + tried / _GOOD)
+        tried, hits = (Counter(each.user_attrs.get(SOURCE) for each in group) for group in (trials, good))
+        shares = {name: share * (1 + hits[name]) / (1 + tried[name] / _GOOD) for name, share in SHARES.items()}
         if not self._prior:
             shares["config"] = 0.0
         if len(trials) < _GOOD:

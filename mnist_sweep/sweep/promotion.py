@@ -23,8 +23,9 @@ SCHEDULE = "schedule"
 
 def paused(trial: FrozenTrial) -> bool:
     """Whether a trial waits at a rung."""
-    attributes = trial.user_attrs
-    return trial.state == TrialState.WAITING and attributes.get(PAUSED, 0) > attributes.get(PROMOTED, 0)
+    if trial.state != TrialState.WAITING:  # of most that are asked about
+        return False
+    return bool(trial.user_attrs.get(PAUSED, 0) > trial.user_attrs.get(PROMOTED, 0))
 
 
 class Promotion:

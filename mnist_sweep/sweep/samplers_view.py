@@ -34,7 +34,8 @@ class SamplersView(InMemoryStorage):
     def __init__(self, constraints: Mapping[str, Bound], space: Space) -> None:
         super().__init__()
         self.constraints, self.space, self.learns_from_pruned = constraints, space, True
-        self._translated: dict[int, FrozenTrial | None] = {}  # finished trials by number
+        # trials at rest, finished or paused, by number, state and epochs
+        self._translated: dict[tuple[int, TrialState, int], FrozenTrial | None] = {}
 
     def recorded(self, study_id: int) -> list[FrozenTrial]:
         """The trials as they are; not to be changed."""
@@ -54,14 +55,12 @@ class SamplersView(InMemoryStorage):
 
     def _shown(self, trial: FrozenTrial, worst: list[float]) -> FrozenTrial | None:
         known: FrozenTrial | None = trial
-        if trial.state.is_finished():
-            if trial.number not in self._translated:
-                self._translated[trial.number] = self._translate(trial)
-            known = self._translated[trial.number]
-        if known and paused(trial):
-            known = copied(known)
-            known.state = TrialState.PRUNED
-        elif known and reason(trial) in ("infeasible", "diverged"):
+        if trial.state.is_finished() or paused(trial):
+            at = trial.number, trial.state, len(trial.intermediate_values)
+            if at not in self._translated:
+                self._translated[at] = self._translate(trial)
+            known = self._translated[at]
+        if known and reason(trial) in ("infeasible", "diverged"):
             known = copied(known)
             known.state, known.values, known.intermediate_values = TrialState.PRUNED, None, {}
             if worst and not self.learns_from_pruned:
@@ -71,7 +70,11 @@ class SamplersView(InMemoryStorage):
         return known
 
     def _translate(self, trial: FrozenTrial) -> FrozenTrial | None:
-        """A finished trial by the present space and constraints; None where the space does not hold it any more."""
+        """A trial at rest by the present space and constraints; None where the space does not hold it any more."""
+        if not trial.state.is_finished():
+            trial = copied(trial)
+            trial.state = TrialState.PRUNED
+            return trial
         result, values = trial.user_attrs.get("result"), trial.user_attrs.get("values")
         params = trial.params if values is None else self.space.encode(values)
         drawn: dict[str, Any] = {name: self.space.distribution(name) for name in params or {}}

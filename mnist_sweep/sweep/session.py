@@ -76,7 +76,8 @@ def prepared(command: CommandLine) -> tuple[Space, Resources, CommandLine, list[
     if not config.trainer.threads:
         common["trainer.threads"] = resources.threads
     if config.launcher.name == "ray":  # whose workers start elsewhere
-        common["data.root"] = str(Path(config.data.root).resolve())
+        places = {key: getattr(config.data, key) for key in config.data.places}
+        common |= {f"data.{key}": str(Path(place).absolute()) for key, place in places.items()}
     if config.trainer.cuda_graphs is True and not resources.gpus:  # said once, rather than by each trial
         common["trainer.cuda_graphs"] = False
         explained.append("trained without CUDA graphs: they need a GPU (trainer.cuda_graphs)")

@@ -220,8 +220,9 @@ class Study:
         trials = self._memory.recorded(self._here)
         if not states:
             return trials
+        alike = {*states, TrialState.PRUNED} if TrialState.FAIL in states else states  # which the infeasible are
+        own = [trial for trial in trials if trial.state in alike and reason(trial) != "foreign"]
         fail = TrialState.FAIL
-        own = [trial for trial in trials if reason(trial) != "foreign"]
         return [trial for trial in own if (fail if reason(trial) == "infeasible" else trial.state) in states]
 
     def foreign(self) -> list[int]:

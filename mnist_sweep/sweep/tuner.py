@@ -123,25 +123,26 @@ class Tuner:
         for trial in filter(paused, self.study.trials()):  # these have lost
             folder = RunFolder(self.runs / self.name(trial.number))
             self.study.prune(trial.number, run_record.prune(folder, self.config))
-        if why := self.stopping.over(self.study.epochs()):
+        if why := self.stopping.over(self._epochs()):
             log.info("stopping: %s; %d trials are done", why, self.study.counted())
 
     def _goes_on(self) -> bool:
         """Whether the trials that run are waited for."""
-        return bool(self._open) and not (self.settings.on_budget == "stop" and self.stopping.over(self.study.epochs()))
+        return bool(self._open) and not (self.settings.on_budget == "stop" and self.stopping.over(self._epochs()))
 
     def next(self) -> int | None:
         """The number of the trial that is begun or goes on now; None where none is.
 
         One that was interrupted goes first, then the best of the paused, then what waits to be tried, then a new one.
         """
-        trials, epochs = self.study.trials(), self.study.epochs()
+        trials, epochs = self.study.trials(), self._epochs()
         if self.stopping.over(epochs):
             return None
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING and not paused(trial)]
+        resting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        waiting = [trial for trial in resting if not paused(trial)]
         if interrupted := [trial.number for trial in waiting if "digest" in trial.user_attrs]:
             return interrupted[0]
-        another = self._wants_another(trials, waiting)
+        another = self._wants_another(trials, waiting, len(resting) - len(waiting))
         if self._promotion:
             if self.stopping.left(epochs) < self._longest:  # it brings the best of the paused to their end
                 another = another and self._promotion.next(trials, last=True) is None
@@ -150,9 +151,13 @@ class Tuner:
                 return promoted
         return (waiting[0].number if waiting else len(trials)) if another else None
 
-    def _wants_another(self, trials: Sequence[FrozenTrial], waiting: Sequence[FrozenTrial]) -> bool:
+    def _epochs(self) -> int:
+        """The epochs that are spent, where they are limited."""
+        return self.study.epochs() if self.settings.budget_epochs else 0
+
+    def _wants_another(self, trials: Sequence[FrozenTrial], waiting: Sequence[FrozenTrial], resting: int) -> bool:
         """Whether the total is not reached."""
-        done = self.study.counted() + len(self._open) + sum(map(paused, trials))
+        done = self.study.counted() + len(self._open) + resting
         if self._points:  # a point of a grid is tried once, however many of them train the same
             done -= self.study.duplicates()
             tried = len({frozenset(trial.params.items()) for trial in trials if trial not in waiting})
@@ -164,9 +169,11 @@ class Tuner:
         """The trial of this number, to be trained; None where it breaks a constraint, or equals another one."""
         newest = itertools.takewhile(lambda trial: reason(trial) == "infeasible", reversed(self.study.trials()))
         impossible = len([*newest])  # in a row
-        # a sampler for each trial: what it draws follows from the seed and the number, in whichever session
-        lost = impossible >= _LOST
-        sampler = samplers.sampler(self.settings, self.space, self.config.seed, number, chance=lost)
+        # a sampler for each trial: what it draws follows from the seed and the number, in whichever session. For one
+        # that goes on nothing is drawn, so that it need not look at all other trials
+        goes_on = number < len(self.study.trials()) and "digest" in self.study.trials()[number].user_attrs
+        chance = impossible >= _LOST or goes_on
+        sampler = samplers.sampler(self.settings, self.space, self.config.seed, number, chance=chance)
         trial = self.study.ask(number, sampler, learns_from_pruned=self.settings.sampler.pruned)
         if PAUSED in trial.user_attrs:
             trial.set_user_attr(PROMOTED, trial.user_attrs[PAUSED])

@@ -118,6 +118,19 @@ def _as_arrays(name: str, found: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[
     return images, labels if labels.ndim == 1 else labels[:, 0]  # QMNIST's tell the writer as well
 
 
+def needed(data: Data) -> dict[str, Path]:
+    """The files that training needs of a set that is on disk, by their paths below any ``data.root``; see `below`.
+
+    Of what is kept decoded the test images stay at home. RequestError where the user's own cannot be decoded.
+    """
+    if not isinstance(data, KnownSet) or IMAGE_SETS[data.name].arguments:
+        kept = torchvisions(data.name, data.root) if isinstance(data, KnownSet) else own_images.decoded(data)
+        return {f"cache/{kept.name}/{path.name}": path for path in kept.iterdir() if not path.name.startswith("test-")}
+    if (place := folder(data.name, "")).is_absolute():  # they come with a package, which each machine has
+        return {}
+    return {str(place / path.name): path for path in files(data.name, data.root).values()}
+
+
 def missing(data: Data) -> list[Path]:
     """The files of the set that are not on disk."""
     if not isinstance(data, KnownSet):

@@ -1,6 +1,7 @@
 """A sweep on two machines of a Ray cluster, PostgreSQL and an MLflow server, of which each fails in the middle."""
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import optuna
@@ -26,6 +27,35 @@ SWEEP = [
     "trainer.max_epochs=6", "trainer.threads=1", "trainer.accelerator=cpu", "trainer.precision=32", "sweep.trials=12",
     "sweep.workers=2", "sweep/pruner=none", "sweep/sampler=random", "sweep.winner.top=1", "sweep.winner.seeds=1",
 ]  # fmt: skip
+
+
+def overlapping(storage: str) -> bool:
+    """Whether two trials of the sweep have been trained at the same time."""
+    trials = optuna.load_study(study_name="sweep", storage=storage).trials
+    known = ((trial.datetime_start, trial.datetime_complete) for trial in trials)
+    times = sorted((start, end) for start, end in known if start and end)
+    return any(start < end for (_, end), (start, _) in itertools.pairwise(times))
+
+
+def test_a_machine_that_joins_in_the_middle_of_a_sweep_trains_too(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres())
+        nodes = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        stack.callback(nodes.shutdown)
+        where = ["launcher=ray", f"launcher.address={nodes.address}", f"sweep.storage='{database.url}'"]
+        more = ["tracking=none", "sweep.workers=null", "sweep.trials=500"]
+        process = stack.enter_context(started(tmp_path, *SWEEP, *where, *more))
+        wait_for(process, "a Ray cluster with 1 cores and 0 GPUs: 1 worker of 1 cores")
+        wait_for(process, "2 of 500 trials")
+        assert not overlapping(database.url)
+        nodes.add_node(num_cpus=1)
+        wait_for(process, "the Ray cluster has grown: room for 2 workers")
+        while not overlapping(database.url):
+            wait_for(process, " trials  trial ")
+        process.terminate()
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 143, errors
+        assert overlapping(database.url)
 
 
 def values(storage: str) -> list[tuple[str, list[float], dict[int, float]]]:

@@ -58,7 +58,7 @@ class Actor:
         self._train, self._scratch, self._data_root = train, Path(tempfile.mkdtemp(prefix="mnist_sweep-")), None
         if config and images is not None and common:
             self._data_root = _placed(images)
-            data = config.data.model_copy(update={"root": self._data_root})
+            data = config.data.below(self._data_root) if self._data_root else config.data
             common = common.composed_as(config.model_copy(update={"data": data}))
         self._channel = _Channel()
         worker = Worker(self._channel, gone=lambda: os._exit(1))  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ import numpy as np
 from mnist_sweep import hardware
 from mnist_sweep.config import options, schema
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.errors import RequestError, one_line
+from mnist_sweep.errors import RequestError, handlers_kept, one_line
 from mnist_sweep.result import Result
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.workers.actor import Actor, Sent, write
@@ -34,12 +34,17 @@ from mnist_sweep.sweep.workers.pool import Handle, Workers
 from mnist_sweep.sweep.workers.worker import WORKER_ENVIRONMENT
 from mnist_sweep.training import datasets
 
+log = logging.getLogger(__name__)
+
 #: Seconds in which a cluster answers, or is not there.
 _PATIENCE = 8.0
 #: Seconds for which what the cluster has is not asked again.
 _LOOK_EVERY = 5.0
 #: Read by Ray when it is imported, or starts: no reports to its makers; no GPU is hidden behind a warning.
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+#: What a client of HTTP/2 says first (RFC 9113, 3.4), with an empty frame of settings.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 
 #: Not empty where this process has joined a cluster for a sweep.
 _joined: list[bool] = []
@@ -59,16 +64,26 @@ def connect(launcher: options.RayLauncher) -> Any:
         return ray
     try:
         if launcher.address not in (None, "auto"):
-            host, _, port = str(launcher.address).partition(":")
-            socket.create_connection((host, int(port)), timeout=_PATIENCE / 2).close()  # Ray would try for minutes
+            _greet(launcher.address)
         more: dict[str, Any] = {} if launcher.address else {"num_cpus": hardware.cores(), "include_dashboard": False}
         more |= {"log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(launcher.address or "local", runtime_env={"py_modules": [str(Path(__file__).parents[2])]}, **more)
+        with handlers_kept():  # Ray takes SIGTERM for a crash, and aborts
+            ray.init(launcher.address or "local", runtime_env={"py_modules": [str(Path(__file__).parents[2])]}, **more)
     except Exception as error:  # Ray's own, and those of what it stands on
         allowed = "allowed: HOST:PORT of a Ray cluster's head, on one of its machines; or null"
         raise RequestError(f"{where}: no cluster can be had ({one_line(error, 200)}); {allowed}") from error
     _joined.append(True)
     return ray
+
+
+def _greet(address: str) -> None:
+    """Raise an error, within `_PATIENCE`, where HOST:PORT is no head of a cluster; Ray would try for minutes."""
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=_PATIENCE / 2) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(_GREETING)
+            if connection.recv(9)[3:4] != b"\x04":  # HTTP/2's frame of settings, which gRPC begins with
+                raise ConnectionError("what answers there is no head of a Ray cluster")
 
 
 def resources(launcher: options.RayLauncher) -> dict[str, float]:
@@ -143,8 +158,8 @@ class _Cluster:
         threads = str(max(1, int(self.launcher.cpus_per_worker)))
         given = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
         hidden = {"OMP_PROC_BIND": "false"} | ({} if self.launcher.gpus_per_worker else {"CUDA_VISIBLE_DEVICES": ""})
-        images = self.ray.put(_images(config)) if common else None
-        common_config = common.config if common else None
+        images = self.ray.put(_images(config.data)) if common else None
+        common_config = _portable(common.config) if common else None
         first = {**given, **hidden, "OMP_NUM_THREADS": threads}, str(Path.cwd()), train, common, common_config
         actor = self.ray.remote(
             num_cpus=self.launcher.cpus_per_worker, num_gpus=self.launcher.gpus_per_worker,
@@ -170,7 +185,10 @@ class _Cluster:
         if time.monotonic() > self._looked + _LOOK_EVERY:
             self._looked = time.monotonic()
             with contextlib.suppress(RequestError):  # the last machine has gone; another one may come
-                self._room = int(min(capacity(self.ray.cluster_resources(), self.launcher), self._most))
+                before, room = self._room, capacity(self.ray.cluster_resources(), self.launcher)
+                self._room = int(min(room, self._most))
+                if 0 < before < self._room:
+                    log.info("the Ray cluster has grown: room for %d workers", self._room)
         return self._room
 
     def end(self) -> None:
@@ -182,7 +200,7 @@ class _Cluster:
 
     def sent(self, task: Task) -> Task:
         """A task as it travels."""
-        config, found = task.command.config, dict[str, bytes | None]()
+        config, found = _portable(task.command.config), dict[str, bytes | None]()
         folder = RunFolder.of(config).path
         if task.resume and folder.is_dir():
             found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -242,10 +260,14 @@ class _Handle(Handle):
         return "its process or its machine is gone"
 
 
-def _images(config: schema.Config) -> "dict[str, np.ndarray]":
-    """The bytes of the data set's files (N,) uint8, by their paths below ``data.root``."""
-    place = datasets.folder(config.data.name, "")
-    if place.is_absolute():  # they come with a package, which each machine has
-        return {}
-    files = datasets.files(config.data.name, config.data.root).values()
-    return {str(place / path.name): np.fromfile(path, np.uint8) for path in files}
+def _images(data: options.Data) -> "dict[str, np.ndarray]":
+    """The bytes (N,) uint8 of the files that training needs, by their paths below ``data.root``."""
+    return {name: np.fromfile(path, np.uint8) for name, path in datasets.needed(data).items()}
+
+
+def _portable(config: schema.Config) -> schema.Config:
+    """The config, with what an image set of the user's own holds: another machine does not have its files."""
+    if isinstance(config.data, options.KnownSet):
+        return config
+    data = config.data.model_copy(update={"contents": config.data.found})
+    return config.model_copy(update={"data": data})

@@ -1,5 +1,8 @@
 """How a sweep divides a machine."""
 
+import contextlib
+import socket
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 from mnist_sweep import hardware
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
+from mnist_sweep.sweep.workers import cluster
 from mnist_sweep.sweep.workers.resources import divide
 
 _FEW = ["sweep.trials=3", "sweep.winner.top=1", "sweep.winner.seeds=2"]
@@ -53,3 +57,30 @@ def test_what_a_machine_does_not_have(monkeypatch: pytest.MonkeyPatch, overrides
     with pytest.raises(RequestError) as caught:
         divide(CommandLine.of(["+sweep=optuna", *overrides]))
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"\0\0\0\x04\0\0\0\0\0", None),  # an empty frame of settings
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ConnectionError),
+        (b"", TimeoutError),
+    ],
+)
+def test_only_a_server_that_answers_as_a_head_does_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, error: type[OSError] | None
+) -> None:
+    """Ray itself would try for minutes."""
+    monkeypatch.setattr(cluster, "_PATIENCE", 2.0 if error is TimeoutError else 60.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept = []
+
+        def serve() -> None:
+            kept.append(server.accept()[0])
+            kept[0].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            cluster._greet(f"127.0.0.1:{server.getsockname()[1]}")
+        for each in kept:
+            each.close()
