@@ -87,7 +87,8 @@ def locked(settings: Sweep, output: Path) -> Iterator[Lease | None]:
         except OSError as error:
             raise _not_opened(settings, error) from error
         folders.add(file.parent.resolve())
-    message = f"sweep.name={settings.name}: another process is at this sweep; allowed: to wait for its end, or sweep.name=ANOTHER"
+    allowed = "allowed: to wait for its end, or sweep.name=ANOTHER"
+    message = f"sweep.name={settings.name}: another process is at this sweep; {allowed}"
     with contextlib.ExitStack() as stack:
         for folder in sorted(folders):
             stack.enter_context(run_folder.lock(folder / f".sweep-{settings.name}.lock", message))

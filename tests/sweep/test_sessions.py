@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mnist_sweep import hardware, tracking
+from mnist_sweep import tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 from mnist_sweep.result import BEST, Result
@@ -346,11 +346,3 @@ def test_a_sweep_that_was_moved_goes_on_where_it_is_now(tmp_path: Path) -> None:
         assert f"output={now}" in result["overrides"]
         assert str(before) not in result["command"]
         assert Result.read(Path(result["folder"])).folder == result["folder"]
-
-
-def test_a_sweep_keeps_the_precision_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for found in (32, "bf16"):
-        monkeypatch.setattr(hardware, "precision", lambda *_, found=found: (found, "it can"))
-        session.prepared.cache_clear()
-        stubs.search(tmp_path, f"sweep.trials={1 + (found == 'bf16')}", "sweep/pruner=none")
-    assert ["trainer.precision=32" in overrides for overrides in stubs.performed] == [True, True]
