@@ -92,8 +92,11 @@ class Progress(Live):
         """A trial has been interrupted, or has paused, and goes on later."""
         _, epoch, value = self._running.pop(number, (None, 0, None))
         if result and value is not None and paused(self.study.trials()[number]):
-            what = f"trial {number} paused after epoch {epoch}  {self.metric} {in_digits(value)}  {self._best()}"
-            log.info("%s  %s", self._done(), what)
+            self._say(f"trial {number} paused after epoch {epoch}  {self.metric} {in_digits(value)}  {self._best()}")
+
+    def _say(self, what: str) -> None:
+        waiting = self.study.counts().get("paused", 0)
+        log.info("%s%s  %s", self._done(), f", {waiting} paused" if waiting else "", what)
 
     def _done(self) -> str:
         """How much of the sweep is done."""
@@ -108,15 +111,17 @@ class Progress(Live):
         measured = "  ".join(f"{goal.metric} {in_digits(value)}" for goal, value in values) or "no value"
         why = f" ({result.reason}: {result.detail})" if result.reason else ""
         same = f", equal to {result.duplicate_of}" if result.duplicate_of else ""
-        what = f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {_took(result)}"
-        log.info("%s  %s", self._done(), what)
+        self._say(f"trial {number} {result.status}{why}{same}  {measured}  {self._best()}  {_took(result)}")
 
     def _best(self, running: bool = False) -> str:
-        """The best value so far and its trial; of those that are running, too, if that is asked for."""
+        """The best value so far, also of a trial that has paused, and its trial; of those that run, if asked for."""
         if self.study.several:
             return f"front of {len(self.study.front())}"
         best = self.study.best()
         found = [(best.values[0], f"trial {best.number}")] if best else []
+        for trial in filter(paused, self.study.trials()):
+            if values := trial.intermediate_values.values():
+                found.append((self._better(values), f"trial {trial.number}, paused"))
         shown = self._running.items() if running else ()
         found += [(value, f"trial {number}, running") for number, (_, _, value) in shown if value is not None]
         value, which = self._better(found, key=lambda each: each[0], default=(None, ""))

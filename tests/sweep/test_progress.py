@@ -12,6 +12,7 @@ from mnist_sweep.sweep.candidates import Candidate
 from mnist_sweep.sweep.progress import Progress, Runs
 from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.workers import Finished, Report, Task
+from tests import stubs
 from tests.sweep import studies
 
 
@@ -58,6 +59,15 @@ def test_a_line_for_each_trial_that_ends(tmp_path: Path, caplog: pytest.LogCaptu
     assert second == f"4 of 16 trials  trial 3 failed (timeout: late)  no value  {best}  2 epochs, 1.0 s"
     assert third.startswith("4 of 16 trials  trial 1 finished, equal to sweep-0000  val/accuracy 0.9100  ")
     assert third.endswith("  1 epoch, 1.0 s")
+
+
+@pytest.mark.usefixtures("fresh_stubs")
+def test_while_trials_pause_the_best_so_far_is_of_one_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mnist_sweep")
+    stubs.search(tmp_path, "sweep.trials=4", "trainer.max_epochs=9", "sweep/pruner=asha")
+    first = next(line.strip() for line in caplog.messages if "paused after epoch 1" in line)
+    best = r"val/accuracy (0\.\d{4})  best \1 \(trial (\d), paused\)"
+    assert re.fullmatch(rf"0 of 4 trials, 1 paused  trial \d paused after epoch 1  {best}", first)
 
 
 def test_the_time_left_is_known_after_the_first_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
