@@ -55,7 +55,7 @@ def plan(command: CommandLine) -> Path:
     assert config.sweep is not None
     space, resources, common, first, explained = prepared(command)
     folder, minutes = Path(config.output) / "runs" / config.sweep.name, config.sweep.budget_minutes
-    storage.check_folders(config.sweep, folder, new=False)
+    storage.check_folders(config.sweep, folder, new=config.sweep.name not in storage.study_names(config.sweep))
     for line in explained:
         log.info("%s", line)
     candidates = Candidates(common, config.sweep.constraints or {})
