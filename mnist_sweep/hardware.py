@@ -37,8 +37,9 @@ _ASLEEP, _SPINNING = ("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "300000"
 def choose_waiting(root: Path = Path("/")) -> None:
     """Choose how threads wait for each other, before torch is imported; what the user has set stays.
 
-    Spinning is a tenth faster on cores of their own. Where something else uses one of the cores, all spin for the one
-    that has none, and sleeping is up to twice as fast (benchmarks/busy_core.py). Processes started from here do alike.
+    On cores of its own a run whose threads sleep takes a seventh longer. Where something else uses one of the cores,
+    spinning threads wait for the one that has none, and with sleeping ones it takes two thirds of the time
+    (benchmarks/busy_core.py, docs/speed.md). Processes started from here do alike.
     """
     if os.environ.keys() & {_ASLEEP[0], _SPINNING[0]}:
         return

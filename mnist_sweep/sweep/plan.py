@@ -84,7 +84,7 @@ def plan(command: CommandLine) -> Path:
     tracked = config.tracking.name != "none"
     a_trial = seconds["mean"] * epochs / full + (_TRIAL if tracked else _TRIAL_UNTRACKED)
     searching = _START + trials * a_trial / min(together, trials)
-    judging = config.sweep.winner  # whose candidates have come to their end, as one in so many does
+    judging = config.sweep.winner  # its candidates are trials that have come to their end
     ended = trials if several else round(trials * _stretches(config.sweep.pruner, full, trials)[-1][1])
     racing = min(judging.top, ended) * judging.race_seeds
     runs = 0 if several and not judging.rule else racing + 2 * judging.seeds

@@ -95,6 +95,7 @@ class Progress(Live):
             self._say(f"trial {number} paused after epoch {epoch}  {self.metric} {in_digits(value)}  {self._best()}")
 
     def _say(self, what: str) -> None:
+        """Say what became of a trial, after how much is done and how many trials wait at a rung."""
         waiting = self.study.counts().get("paused", 0)
         log.info("%s%s  %s", self._done(), f", {waiting} paused" if waiting else "", what)
 
@@ -222,6 +223,7 @@ def _run(task: Task) -> str:
 
 
 def _took(result: Result) -> str:
+    """The epochs and seconds of a run, in words."""
     return f"{result.epochs} epoch{'s' * (result.epochs != 1)}, {result.seconds:.1f} s"
 
 
