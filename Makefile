@@ -13,6 +13,8 @@ BIN    := $(VENV)/bin
 # Compiled once here, since Python may be told not to write bytecode (PYTHONDONTWRITEBYTECODE, as in many containers):
 # each process would then compile PyTorch and MLflow anew, more than half of its start.
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
+# Nor are our own modules compiled anew by each process, of which the tests start hundreds.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 # Names of ours may begin with an underscore, those of the libraries below not.
 PRIVATE := optuna\.[a-z_.]*\._|hydra\._internal|(from|import) pytorch_lightning.*_internal|mlflow\.[a-z_.]*\._[a-z]

@@ -9,6 +9,8 @@ database_uri = ${database}/mlflow_users
 admin_username = ${MLFLOW_USERNAME}
 admin_password = ${MLFLOW_PASSWORD}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+# a password is hashed anew only after so many seconds: a tenth of a second and more of a core, for each request
+auth_cache_ttl_seconds = 60
 END
 export MLFLOW_AUTH_CONFIG_PATH=/tmp/auth.ini
 exec mlflow server --app-name basic-auth --host 0.0.0.0 --port 5000 --workers 2 \

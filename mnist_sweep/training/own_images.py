@@ -205,8 +205,10 @@ def _left_out(settings: Folder, bad: Sequence[tuple[str, PictureError]]) -> None
     """Refuse the first bad picture, or name those that are left out."""
     if bad and not settings.skip_bad:
         file, why = bad[0]
+        fault, _, allowed = str(why).partition("; allowed: ")
         more = f" ({len(bad) - 1:,} more like it)" if len(bad) > 1 else ""
-        raise _refused(settings, f"{file}: {why}{more}", "pictures that can be read, or data.skip_bad=true")
+        allowed = f"{allowed or 'pictures that can be read'}; or data.skip_bad=true"
+        raise _refused(settings, f"{file}: {fault}{more}", allowed)
     for file, why in bad[:10]:
         log.warning("left out: %s: %s", file, why)
     if len(bad) > 10:
