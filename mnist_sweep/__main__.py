@@ -7,6 +7,7 @@ import argparse
 import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from mnist_sweep.config.overrides import added, assigned, key_of, override, text
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 
 if TYPE_CHECKING:
+    from mnist_sweep.config.metrics import Direction
     from mnist_sweep.result import Result
 
 log = logging.getLogger("mnist_sweep")
@@ -77,14 +79,12 @@ def _run(command: CommandLine, grid: "list[Result] | None") -> int:
     return cli.DONE if finished else cli.FAILED
 
 
-def _show(grid: "Sequence[Result]") -> None:
+def _show(grid: "Sequence[Result]", direction: "Direction") -> None:
     """Print the runs of a grid as a table, the best first, with what differs between them."""
-    from mnist_sweep.config.metrics import EPOCH_METRICS
     from mnist_sweep.sweep.summary import print_table
 
     def rank(result: "Result") -> tuple[bool, float]:
-        lower = EPOCH_METRICS.get(str(result.objective_metric)) == "minimize"
-        return result.objective is None, (1 if lower else -1) * (result.objective or 0.0)
+        return result.objective is None, (1 if direction == "minimize" else -1) * (result.objective or 0.0)
 
     drawn = [assigned(result.overrides) for result in grid]
     keys = [key for key in drawn[0] if len({repr(each.get(key)) for each in drawn}) > 1]
@@ -115,6 +115,10 @@ def _flags() -> argparse.Namespace:
     flags.add_argument("--info", "-i", nargs="?", const="all")
     sys.argv[1:] = map(with_path_quoted, sys.argv[1:])  # which Hydra reads, too
     found = flags.parse_args()
+    if found.config_dir:  # of which Hydra does not expand a ~, either
+        typed, found.config_dir = found.config_dir, str(Path(found.config_dir).expanduser())
+        whole, full = re.compile(rf"(?<![^=]){re.escape(typed)}$"), found.config_dir.replace("\\", r"\\")
+        sys.argv[1:] = [whole.sub(full, item) for item in sys.argv[1:]]
     for flag in ("config_path", "config_name", "experimental_rerun"):  # which the run would not know of
         if getattr(found, flag):
             given = f"--{flag.replace('_', '-')}={getattr(found, flag)}"
@@ -189,7 +193,7 @@ def main() -> int:
 
     task()
     if grid:
-        _show(grid)
+        _show(grid, commands[0].config.direction)
     return max(codes, default=cli.DONE)
 
 

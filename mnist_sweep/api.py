@@ -80,6 +80,8 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
     """
     chosen = any(key_of(item) == "sweep" for item in overrides)
     command = CommandLine.of(overrides if chosen else ("+sweep=optuna", *overrides), config_dir)
+    if command.config.sweep and command.config.sweep.plan:
+        raise RequestError("sweep.plan=true: a plan is made by the command line alone; allowed: sweep.plan=false")
     check(command)
     from mnist_sweep.sweep import session, storage
 

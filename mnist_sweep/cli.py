@@ -60,7 +60,8 @@ def _add_arguments(parser: Parser, name: str) -> None:
             add("folders", nargs="+", metavar="FOLDER", type=_path, help="of a sweep, or of runs, at least two")
             add("--top", type=int, default=5, help="how many of a sweep's best runs (default: %(default)s)")
             add("--name", help="of the ensemble and its folder (default: that of the first folder, -ensemble)")
-            add("--tracking-uri", metavar="URI", help="MLflow's store (default: that of the best member, if any)")
+            told = "MLflow's store (default: that of the best member, if any)"
+            add("--tracking-uri", metavar="URI", type=_expanded, help=told)
         case "demo" | "ui":
             port = "7860" if name == "demo" else "5000"
             add("--port", type=_port, default=port, help="of the page (default: %(default)s)")
@@ -74,7 +75,8 @@ def _add_arguments(parser: Parser, name: str) -> None:
             add("--yes", action="store_true", help="delete without asking")
         case "sync":
             add("--output", default="mlruns", help="the folder with the runs (default: %(default)s)")
-            add("--tracking-uri", metavar="URI", help="MLflow's store (default: that of each run's config)")
+            told = "MLflow's store (default: that of each run's config)"
+            add("--tracking-uri", metavar="URI", type=_expanded, help=told)
         case "report":
             add("folder", metavar="FOLDER", type=Path, help="of a sweep, such as mlruns/runs/sweep")
         case "scores":
@@ -198,6 +200,8 @@ def leave(command: Callable[[], int]) -> NoReturn:
     See https://docs.python.org/3/library/signal.html#note-on-sigpipe.
     """
     sys.excepthook = _show
+    for name in ("stdout", "stderr"):  # None where it was closed at the start
+        setattr(sys, name, getattr(sys, name) or Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process
     codecs.register_error("mnist_sweep", _as_file_names)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else closed, or somebody's own

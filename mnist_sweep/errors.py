@@ -21,12 +21,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 
 #: A password within a URL, and in the query of one.
 _PASSWORD = re.compile(r"(://[^\s:/@'\"]*:)[^\s'\"]*(?=@)|\b((?:password|passwd|pwd|token|secret)=)[^\s&'\",;)]+", re.I)
-_MASK = "***"
+MASK = "***"
 
 
 def without_passwords(text: str) -> str:
     """The same text with ``***`` for each password in a URL: whatever is printed or kept goes through this."""
-    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{_MASK}", text) if "=" in text or "@" in text else text
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{MASK}", text) if "=" in text or "@" in text else text
 
 
 class RequestError(Exception):

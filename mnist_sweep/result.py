@@ -108,5 +108,6 @@ def run_name(sweep: str, trial: int, seed: int | None = None) -> str:
 
 
 def is_run_of(sweep: str, name: str) -> bool:
-    """Whether a folder is named like a trial's run of this sweep, or like one of the winner's retraining."""
-    return re.fullmatch(rf"{re.escape(sweep)}-\d{{4,}}(-seed\d+)?", name) is not None
+    """Whether a folder is named like a trial's run of this sweep, or like one that was trained to judge the winner."""
+    runs = r"-(\d{4,}(-seed\d+(-without-.+)?)?|baseline-seed\d+)"
+    return re.fullmatch(re.escape(sweep) + runs, name) is not None

@@ -24,7 +24,7 @@ from mnist_sweep.errors import Interrupted, RequestError, RunFailure, one_line, 
 from mnist_sweep.result import BEST, Result, Status
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.run_record import RunRecord, scores, settle
-from mnist_sweep.tracking import MLflowRun
+from mnist_sweep.tracking import Journal, MLflowRun
 from mnist_sweep.training import data, trained_model, trainer
 from mnist_sweep.training.evaluate import Evaluation, evaluate
 from mnist_sweep.training.own_code import extra_metrics
@@ -216,7 +216,8 @@ def _tested(result: Result, model: TrainedModel, opened: str, session: schema.Co
     config = folder.config(session) or session or model.config
     images, extra = data.test_images(config.data), extra_metrics(config.extra_metrics())
     found = evaluate(model.network, images, "test", _device(result.device), extra)
-    tracking = config.tracking if result.mlflow_run_id else None
+    kept = Journal(folder.path).file.is_file()  # MLflow was away, and will be told of the run later
+    tracking = config.tracking if result.mlflow_run_id or kept else None
     run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)
     run_id, metrics = run.run_id or result.mlflow_run_id, {**result.metrics, **found.metrics}
     result = dataclasses.replace(result, metrics=metrics, test_opened_at=opened, mlflow_run_id=run_id)

@@ -5,6 +5,7 @@ A sweep's folder has a config and overrides, too.
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from mnist_sweep.config import options, overrides, schema
-from mnist_sweep.errors import RequestError, why
+from mnist_sweep.errors import MASK, RequestError, why, without_passwords
 from mnist_sweep.result import BEST, Result
 
 
@@ -142,9 +143,12 @@ class RunFolder:
         moved["data"] = config.data.model_copy(update=places)
         if isinstance(config.tracking, options.MLflow):
             uri = config.tracking.uri.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
+            if without_passwords(given := os.environ.get("MLFLOW_TRACKING_URI", "")) == uri:
+                uri = given  # with the password that the file lacks
             moved["tracking"] = config.tracking.model_copy(update={"uri": uri})
         if config.sweep:  # which has no name but that of its folder
             uri = config.sweep.storage.replace(f"sqlite:///{there}/", f"sqlite:///{here}/")
+            uri = uri.replace(f":{MASK}@", "@")  # then the database's own PGPASSWORD serves
             moved |= {"name": None, "sweep": config.sweep.model_copy(update={"storage": uri})}
         if session:
             moved["tracking"] = session.tracking

@@ -183,9 +183,9 @@ def settle(config: schema.Config) -> None:
         with contextlib.suppress(RequestError), folder.lock():
             run_id, begun = folder.progress().mlflow_run_id, folder.config()
             if run_id and begun and not folder.result() and begun.plain()["tracking"] == config.plain()["tracking"]:
-                MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=run_id).end(
-                    "KILLED", "interrupted"
-                )
+                run = MLflowRun(config.tracking, Path(config.output), folder.path.name, resume=run_id)
+                run.tags({"state": STATES["interrupted"]})
+                run.end("KILLED", "interrupted")
 
 
 def prune(folder: RunFolder, session: schema.Config) -> Result | None:

@@ -32,6 +32,12 @@ __all__ = ["shown"]  # a fixture
 NAME = "mnist_sweep_mnist5k"
 
 
+def test_a_plan_is_not_taken_for_a_sweep(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"sweep\.plan=true: .*allowed: sweep\.plan=false"):
+        ms.sweep(*SMALL, f"output={tmp_path}", "sweep.plan=true")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_notebook_shows_each_part_of_the_interface(shown: Shown) -> None:
     trained, history, trials, best, winner, _, shape, prediction = shown.outputs
     assert trained.startswith("('finished', 0.")

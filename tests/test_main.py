@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and its exit code."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -195,3 +196,15 @@ def test_what_the_work_refuses_is_one_line_too(refused: Refused, monkeypatch: py
     said = "sweep.name=sweep: this study was begun otherwise"
     monkeypatch.setattr(entry, "perform", Mock(side_effect=RequestError(said)))
     assert refused("tracking=none") == said
+
+
+@pytest.mark.slow
+def test_closed_streams_and_a_home_in_the_folder_of_configs_are_no_trouble(tmp_path: Path) -> None:
+    """Shells leave the ~ of ``--config-dir=~/mine`` as it is; cron and others start programs without streams."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\noptimizer: {lr: 0.01}\n")
+    words = [sys.executable, "-m", "mnist_sweep", "--config-dir=~/mine", "experiment=own", *SMALL, "name=it"]
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    line = f"{shlex.join(words)} >&- 2>&-".replace("'--config-dir=~/mine'", "--config-dir=~/mine")
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert json.loads((tmp_path / "mlruns/runs/it/result.json").read_text())["params"]["optimizer.lr"] == 0.01

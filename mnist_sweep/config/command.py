@@ -133,9 +133,9 @@ class CommandLine:
         """What the overrides set, by dotted name."""
         return assigned(self.overrides)
 
-    def written(self) -> list[str]:
-        """The overrides as they are kept in files: without the passwords that were typed into them."""
-        return [without_passwords(item) for item in self.overrides]
+    def written(self, *, portable: bool = False) -> list[str]:
+        """The overrides, or those of `portable`, as files keep them: without the passwords that were typed."""
+        return [without_passwords(item) for item in (self.portable() if portable else self.overrides)]
 
     def shell(self) -> str:
         """As it is typed in a POSIX shell, without passwords."""

@@ -107,6 +107,8 @@ class Config(Section):
             content["data"]["contents"] = self.data.found.model_dump(mode="json")
         if isinstance(self.tracking, groups.MLflow):
             content["tracking"]["uri"] = without_passwords(self.tracking.uri)
+        if self.sweep:
+            content["sweep"]["storage"] = without_passwords(self.sweep.storage)
         return content
 
     def trained(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +15,11 @@ from mnist_sweep import tracking
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
+from mnist_sweep.result import is_run_of
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import storage
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
-
-#: What follows a sweep's name in the names of its runs' folders.
-_RUN = r"-(\d{4,}(-seed\d+(-without-.+)?)?|baseline-seed\d+)"
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,9 @@ def sweeps(output: Path) -> list[Listed]:
 
 def _config(folder: Path) -> schema.Config | None:
     """The config of the sweep of this folder, which need not be one."""
-    config = RunFolder(folder).config()
+    config = None
+    with contextlib.suppress(RequestError):  # the code of a network of one's own is gone
+        config = RunFolder(folder).config()
     return config if config and config.sweep else None
 
 
@@ -102,13 +101,12 @@ def read(folder: Path) -> tuple[CommandLine, Study]:
 
     A RequestError says that it is no sweep's folder, or that its study is gone.
     """
-    overrides, config = RunFolder(folder).overrides(), _config(folder)
-    if not overrides or not config:
+    overrides, config = RunFolder(folder).overrides(), RunFolder(folder).config()
+    if not overrides or not config or not config.sweep:
         allowed = "the folder of a sweep, such as mlruns/runs/sweep"
         raise RequestError(f"{folder}: holds no sweep's config.yaml and overrides.yaml; allowed: {allowed}")
     # the config as it was composed: a folder of --config-dir may be gone, or say something else by now
     command = CommandLine.of(overrides).without("hydra").composed_as(config)
-    assert config.sweep is not None
     if config.sweep.name not in storage.study_names(config.sweep):
         raise RequestError(
             f"{folder}: its study is not in {config.sweep.storage}; allowed: a sweep whose study is there"
@@ -157,7 +155,7 @@ def held(output: Path, name: str) -> Iterator[Held]:
         if name in _studies(config):
             id_ = storage.load_study(config.sweep, name).user_attrs.get("id")
         runs = [folder for folder in sorted((output / "runs").glob(f"{name}*")) if folder.is_dir()]
-        own = [folder for folder in runs if re.fullmatch(re.escape(name) + _RUN, folder.name)]
+        own = [folder for folder in runs if is_run_of(name, folder.name)]
         others = {each.name for each in known}  # another sweep may be named like a run of this one
         folders = [folder for folder in runs if folder.name == name]
         yield Held(config, name, id_, [*folders, *(folder for folder in own if folder.name not in others)])

@@ -193,7 +193,7 @@ class Session:
             workers.open()  # they start meanwhile
         if self.study.recall(record.BEGAN) is None:
             self.study.remember(record.BEGAN, record.now())
-        RunFolder(self.folder).describe(self.config, self.command.portable())
+        RunFolder(self.folder).describe(self.config, self.command.written(portable=True))
         self._open_mlflow()
         for trial in self.study.trials(TrialState.RUNNING):
             reopened = self.study.reopen(trial.number)
@@ -274,7 +274,8 @@ class Session:
         if kept := sorted(path for path in runs if is_run_of(self.folder.name, path.name)):
             from mnist_sweep import run_report  # and with it torch, which takes seconds
 
-            sent = [run_report.send(RunFolder(path)) for path in kept]
+            uri = getattr(self.config.tracking, "uri", None)  # with its password, which no file has
+            sent = [run_report.send(RunFolder(path), uri) for path in kept]
             if not all(sent):
                 log.warning("tracking: MLflow lacks something of %d runs; mnist-sweep sync sends it", sent.count(False))
 
@@ -292,6 +293,8 @@ class Session:
             self.study.remember(_COUNTED, self.study.recall("search_seconds", 0.0))
         self._send_unsent()
         self._close_runs()  # a run whose worker died could not end its own MLflow run
+        if chosen and (network := RunFolder(self.folder.parent / chosen["network"]["run"]).result()):
+            tracking.crown(self.config.tracking, self.study.id, network.mlflow_run_id)
         status = _STATUS[state]
         content = record.content(self.command, self.study, chosen, self.folder) | {
             "status": status,

@@ -106,7 +106,9 @@ def locked(settings: Sweep, output: Path) -> Iterator[Lease | None]:
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
     """Raise a RequestError if the sweep's folder holds a run, or if names of a new sweep's trials are taken."""
     for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
-        config = run_folder.RunFolder(path).config()
+        config = None
+        with contextlib.suppress(RequestError):  # the code of a network of one's own is gone: no business of this sweep
+            config = run_folder.RunFolder(path).config()
         own = path == folder and (new if config is None else not config.sweep)  # None: it cannot be read
         if own or (new and is_run_of(folder.name, path.name)):
             where = f"{path} is there, but its study is not in {_shown(settings)}"

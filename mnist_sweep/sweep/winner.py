@@ -112,7 +112,6 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
         winner |= _tested(config, study, runs[best.number])
         network = best_run(goal, runs[best.number])
         winner["network"] = {"run": Path(network.folder).name, "seed": network.seed, "command": network.command}
-        tracking.crown(config.tracking, study.id, network.mlflow_run_id)
         study.remember("winner", winner)
     if winner["model"] is None and (model := _registered(config, goal, winner["checkpoints"])):
         winner = {**winner, "model": model}  # in a later session, where MLflow failed before

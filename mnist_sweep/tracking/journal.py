@@ -6,7 +6,7 @@ place.
 
 import contextlib
 import json
-import shutil
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,6 +81,8 @@ class Journal:
                         call, arguments = "begin", {}
                     if not perform(call, arguments):
                         stay.append(lines[0])
+                    elif call == "file":
+                        self._drop(arguments)
                     del lines[0]
             finally:
                 self._write([first, *stay, *lines] if stay or lines else [])
@@ -108,4 +110,12 @@ class Journal:
             part.replace(self.file)
         else:
             self.file.unlink(missing_ok=True)
-            shutil.rmtree(self.files, ignore_errors=True)
+
+    def _drop(self, arguments: Any) -> None:
+        """Remove a file that has been sent, where it lies here for this alone, and the folders that are empty then."""
+        with contextlib.suppress(OSError, *_DAMAGED):
+            path = Path(os.path.normpath(self.folder / arguments["path"]))
+            if path.is_relative_to(self.files):
+                path.unlink()
+                for folder in path.relative_to(self.folder).parents[:-1]:
+                    (self.folder / folder).rmdir()

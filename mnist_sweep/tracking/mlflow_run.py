@@ -1,6 +1,5 @@
 """A run in MLflow. Nothing here fails a run: what a store does not take is kept beside it, and sent later."""
 
-import getpass
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from mnist_sweep.config import options
 from mnist_sweep.errors import one_line, without_passwords
-from mnist_sweep.tracking import logged_model
+from mnist_sweep.tracking import logged_model, store
 from mnist_sweep.tracking.journal import Journal, is_silent, leave_alone
 from mnist_sweep.tracking.store import client_of, harmless, model_of, open_experiment, runs_page
 
@@ -21,10 +20,10 @@ log = logging.getLogger(__name__)
 
 State = Literal["FINISHED", "FAILED", "KILLED"]
 
+#: What a call raises whose file is gone, or whose arguments are damaged.
+_DAMAGED = (FileNotFoundError, KeyError, TypeError)
 #: The tag by which MLflow's UI finds tables.
 _TABLES = "mlflow.loggedArtifacts"
-#: Answers that stay the same when a call is sent again, but for those that a user can mend at the server.
-_REFUSED = set(range(400, 500)) - {401, 403, 408, 429}
 
 
 class MLflowRun:
@@ -70,7 +69,7 @@ class MLflowRun:
             before = self._journal.run()
             key = before.get("tags", {}).get("key", key)  # by which the run may have been made already
             known = {"mlflow.parentRunId": parent, "key": key, **(tags or {})}
-            known["mlflow.user"] = _user()
+            known["mlflow.user"] = store.user()
             first = {name: str(value) for name, value in known.items() if value is not None}
             self.run_id, started = resume or before.get("resume"), before.get("started", _now())
             self._made_of = {"name": name, "tags": {**before.get("tags", {}), **first}, "started": started}
@@ -131,8 +130,11 @@ class MLflowRun:
     @staticmethod
     def _refused(call: str, error: Exception) -> bool:
         """Whether to send a call again is of no use; that it is given up is said."""
-        status = _status(error)
-        if status not in _REFUSED and not isinstance(error, FileNotFoundError | KeyError | TypeError):
+        status = store.status_of(error)
+        ours = isinstance(error, _DAMAGED)
+        if call == "model":  # a network that torch cannot export; the errors of a store are of these two kinds
+            ours = not status and not isinstance(error, OSError)
+        if status not in store.REFUSED and not ours:
             return False
         why = "its server is of MLflow 2, which keeps none" if (call, status) == ("model", 404) else one_line(error)
         log.warning("tracking: MLflow does not take the %s of this run (%s)", call, why)
@@ -183,7 +185,7 @@ class MLflowRun:
         try:
             earlier = self._client.get_run(run_id)
         except Exception as error:
-            if _status(error) not in _REFUSED:
+            if store.status_of(error) not in store.REFUSED:
                 raise
             return None
         return self._goes_on(earlier) if earlier.info.lifecycle_stage == "active" else None
@@ -223,8 +225,16 @@ class MLflowRun:
                 case "model" if not model:
                     return False
                 case "model" if model:
-                    self._log_model(*model())
+                    try:
+                        made = model()
+                    except Exception as error:  # its checkpoint or its images are gone, which is no fault of MLflow's
+                        log.warning("tracking: the model of this run cannot be made (%s)", one_line(error))
+                        return False
+                    self._log_model(*made)
                 case "end":
+                    before = self._earlier.data.tags if self._earlier and self._ended else {}
+                    for tag in {"reason", "detail"} - {*known.get("told", before)} & {*before}:
+                        client.delete_tag(run_id, tag)  # of an earlier end, that was none
                     client.set_terminated(run_id, known["state"], known["at"])
         except Exception as error:
             if not self._refused(call, error):
@@ -272,8 +282,12 @@ class MLflowRun:
         """Keep a file that is written for this."""
         if self.tracked:
             path = self._journal.files / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path)
+            except OSError as error:  # the disk is full, which whoever writes the result will say
+                log.warning("tracking: %s cannot be kept (%s)", file, one_line(error))
+                return
             self.file(path, file.rpartition("/")[0] or None)
             if not self._journal.file.exists():
                 shutil.rmtree(self._journal.files, ignore_errors=True)
@@ -321,28 +335,13 @@ class MLflowRun:
             ending = threading.Thread(target=self._machine.finish, daemon=True)
             ending.start()
             ending.join(timeout=2)
-        self.tags({"reason": reason, "detail": detail})
-        self._send("end", state=state, at=_now())
-
-
-def _status(error: Exception) -> int:
-    """The HTTP status that an error of MLflow's stands for, also where there is no server; 0 for any other."""
-    from mlflow.exceptions import MlflowException
-
-    mlflows: Any = error if isinstance(error, MlflowException) else None
-    return int(mlflows.get_http_status_code()) if mlflows else 0
+        told = {"reason": reason, "detail": detail}
+        self.tags(told)
+        self._send("end", state=state, at=_now(), told=[tag for tag, text in told.items() if text is not None])
 
 
 def _now() -> int:
     return int(time.time() * 1000)  # milliseconds since 1970
-
-
-def _user() -> str | None:
-    """Who starts this, as MLflow's own clients ask; None where the system does not know."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return None
 
 
 def warm_up() -> None:

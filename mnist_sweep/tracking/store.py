@@ -1,6 +1,7 @@
 """MLflow's store: a client of it, the experiment in it, and what keeps its errors from a run."""
 
 import contextlib
+import getpass
 import itertools
 import logging
 import os
@@ -29,6 +30,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what does not get through is kept, and sent later
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
 }
+#: Answers that stay the same when a request is sent again, but for those that a user can mend at the server.
+REFUSED = set(range(400, 500)) - {401, 403, 408, 429}
 #: Columns of MLflow's database with addresses of artifacts.
 _ADDRESSES = (
     ("experiments", "artifact_location"),
@@ -59,6 +62,22 @@ def client_of(uri: str) -> Any:
     for doubled in ("mlflow.store.db.utils", "mlflow.system_metrics"):
         logging.getLogger(doubled).setLevel(logging.CRITICAL)
     return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that an error of MLflow's stands for, also where there is no server; 0 for any other."""
+    from mlflow.exceptions import MlflowException
+
+    mlflows: Any = error if isinstance(error, MlflowException) else None
+    return int(mlflows.get_http_status_code()) if mlflows else 0
+
+
+def user() -> str | None:
+    """Who starts this, as MLflow's own clients ask; None where the system does not know."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        return None
 
 
 def is_server(uri: str) -> bool:
@@ -111,7 +130,9 @@ def _left(database: sqlite3.Connection, here: Path) -> list[Path]:
         rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
     paths = [Path(url2pathname(urllib.parse.urlsplit(each).path)) for (each,) in rows if each and "file:/" in each]
     lost = [path.parent for path in paths if path.name == "artifacts" and path.parent != here]
-    return [folder for folder in lost if (here / "artifacts").is_dir() or not folder.is_dir()]
+    # other experiments' artifacts are here: the store was not moved, and one that is elsewhere is so by intention
+    moved = (here / "artifacts").is_dir() and here / "artifacts" not in paths
+    return [folder for folder in lost if moved or not folder.is_dir()]
 
 
 def open_experiment(settings: options.MLflow, output: Path) -> tuple[Any, str]:

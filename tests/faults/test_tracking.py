@@ -157,13 +157,29 @@ def test_the_next_write_that_gets_through_sends_what_was_kept(proxy: Proxy, tmp_
     proxy.how = "500"
     for epoch in (1, 2):
         mlflow.metrics({"val/loss": 1 / epoch}, epoch)
+        mlflow.document(epoch, f"kept/{epoch}.json")
     proxy.how = "pass"
     leave_alone(proxy.url, 0)
+    mlflow.document(3, "kept/3.json")
+    assert len(client_of(proxy.url).list_artifacts(str(mlflow.run_id), "kept")) == 3
     mlflow.metrics({"val/loss": 0.0}, 3)
     history = client_of(proxy.url).get_metric_history(str(mlflow.run_id), "val/loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5), (3, 0.0)]
     mlflow.end("FINISHED")
-    assert not RunFolder(tmp_path / "runs" / "next").path.joinpath("unsent.jsonl").exists()
+    assert not [*RunFolder(tmp_path / "runs" / "next").path.glob("*unsent*")]
+
+
+@pytest.mark.fault(13)
+def test_a_test_set_that_is_opened_while_the_server_is_away_is_told_later(proxy: Proxy, tmp_path: Path) -> None:
+    result = trained(proxy, tmp_path, "away", {0: "down"})
+    (opened,) = run.open_test([Path(result.folder)])
+    assert opened.mlflow_run_id is None
+    proxy.how = "pass"
+    leave_alone(proxy.url, 0)
+    assert cli.perform("sync", ["--output", str(tmp_path)]) == cli.DONE
+    found = client_of(proxy.url).get_run(Result.read(Path(result.folder)).mlflow_run_id)
+    assert found.data.metrics["test/accuracy"] == opened.metrics["test/accuracy"]
+    assert found.info.status == "FINISHED"
 
 
 @pytest.mark.fault(14)

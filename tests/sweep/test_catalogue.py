@@ -7,7 +7,9 @@ from plotly.offline import get_plotlyjs
 
 from mnist_sweep import cli
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.sweep import report, session
+from mnist_sweep.errors import RequestError
+from mnist_sweep.run_folder import RunFolder
+from mnist_sweep.sweep import catalogue, report, session, storage
 from mnist_sweep.sweep.report import report as real_report
 from tests.conftest import SMALL
 
@@ -33,3 +35,25 @@ def test_a_report_needs_no_folder_of_configs(
         searched = page.split("How it was searched")[1].split("The study</h2>")[0]
         assert "<td>model.dropout</td><td>0.125 … 0.5</td>" in searched
         assert "searchpath" not in searched  # a page to pass on has no path of this machine there
+
+
+def test_a_run_whose_own_code_is_gone_is_in_nobodys_way(tmp_path: Path) -> None:
+    nets, output = tmp_path / "nets.py", tmp_path / "mlruns"
+    nets.write_text(
+        "import torch\n\n\nclass Net(torch.nn.Sequential):\n    def __init__(self, channels, size, classes):\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(channels * size[0] * size[1], classes))\n"
+    )
+    for sweep, name in ([], "own"), (["+sweep=optuna"], "mine"):
+        target = f"model.target={nets}:Net"
+        begun = CommandLine.of([*sweep, "data=mnist5k", "model=custom", target, f"output={output}"])
+        folder = RunFolder(output / "runs" / name)
+        folder.path.mkdir(parents=True)
+        folder.describe(begun.config, begun.written())
+        written = folder.path / "config.yaml"
+        written.write_text(written.read_text().replace("nets.py", "gone.py"))
+    other = CommandLine.of(["+sweep=optuna", *SMALL, f"output={output}", "sweep.name=other"]).config.sweep
+    assert other is not None
+    storage.check_folders(other, output / "runs" / "other", new=True)
+    assert catalogue.sweeps(output) == []
+    with pytest.raises(RequestError, match=r"model\.target=.*gone\.py:Net: cannot be imported"):
+        catalogue.read(output / "runs" / "mine")

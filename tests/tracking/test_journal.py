@@ -35,6 +35,22 @@ def test_calls_are_sent_in_order_and_those_after_an_error_stay(tmp_path: Path) -
     assert [*journal.folder.iterdir()] == []
 
 
+def test_a_file_goes_when_it_has_been_sent_and_no_other_goes_with_it(tmp_path: Path) -> None:
+    """The file of a call that is made just now lies there, too, while those before it are sent."""
+    journal = Journal(tmp_path)
+    for name in ("a/sent.json", "a/new.json", "b/sent.json"):
+        path = journal.files / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    kept = tmp_path / "best.ckpt"
+    kept.touch()
+    for path in ("unsent/a/sent.json", "unsent/b/sent.json", "best.ckpt", "../outside", 3):
+        journal.add("file", {"path": path}, {"name": "it"})
+    assert journal.send(lambda *_: True)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [kept, journal.files / "a/new.json"]
+    assert not (journal.files / "b").exists()
+
+
 @pytest.mark.parametrize("damage", ["", "[", "[]", "3", "\0", '["run", 1]\n["tags"'])
 def test_a_damaged_journal_is_no_obstacle(tmp_path: Path, damage: str) -> None:
     journal = Journal(tmp_path)

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import mlflow
 import numpy as np
 import pytest
+import torch
 import yaml
 from matplotlib import image as mpl_image
 
@@ -206,6 +207,37 @@ def test_a_run_that_is_gone_is_not_gone_on_with(store: Path, settings: Tracking)
     assert MLflowRun(settings, store, "it", resume=earlier).run_id == earlier
     client(store).delete_run(earlier)
     assert MLflowRun(settings, store, "it", resume=earlier).run_id not in (None, earlier)
+
+
+def test_an_end_that_is_told_later_takes_the_place_of_the_one_before(store: Path, settings: Tracking) -> None:
+    paused = MLflowRun(settings, store, "on", key="on")
+    paused.end("KILLED", "paused")
+    leave_alone(str(getattr(settings, "uri", "")))
+    MLflowRun(settings, store, "on", resume=paused.run_id).end("FINISHED")
+    leave_alone(str(getattr(settings, "uri", "")), 0)
+    assert MLflowRun(settings, store, "on", ended=True).flush()
+    found = client(store).get_run(paused.run_id)
+    assert (found.info.status, found.data.tags.get("reason")) == ("FINISHED", None)
+
+
+class Branches(torch.nn.Module):
+    """Which torch cannot export, since what it does depends on the images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :10] if images.sum() > 0 else images.flatten(1)[:, 10:20]
+
+
+def test_a_network_that_cannot_be_exported_is_no_fault_of_the_store(
+    store: Path, settings: Tracking, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = MLflowRun(settings, store, "branches")
+    checkpoint = store / "branches.ckpt"
+    checkpoint.touch()
+    kept.model(Branches().eval(), np.zeros((2, 1, 28, 28), np.float32), checkpoint, 1)
+    kept.end("FINISHED")
+    assert "tracking: MLflow does not take the model of this run" in caplog.text
+    assert client(store).get_run(kept.run_id).info.status == "FINISHED"
+    assert not (store / "runs" / "branches" / "unsent.jsonl").exists()
 
 
 def test_without_tracking_nothing_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from mnist_sweep import cli
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.run_folder import RunFolder
 from tests.conftest import SMALL, Program
 
 CANARY = "c4nary-s3cret"
@@ -53,6 +54,23 @@ def test_a_run_keeps_no_password(program: Program, tmp_path: Path, item: str, va
     )
     with safe_open(kept, "pt") as file:
         assert json.loads(file.metadata()["config"]) == config
+
+
+def test_a_sweep_keeps_no_password_and_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a database that takes a password: what the sweep's folder is written with, and read with later."""
+    items = ["+sweep=optuna", *TRACKED, f"output={tmp_path}", f"tracking.uri={TRACKING}", f"sweep.storage='{STORAGE}'"]
+    command, folder = CommandLine.of(items, tmp_path), RunFolder(tmp_path / "runs" / "sweep")
+    folder.path.mkdir(parents=True)
+    folder.describe(command.config, command.written(portable=True))
+    assert holders(tmp_path) == []
+    assert "***" in (folder.path / "config.yaml").read_text()
+    assert "***" in (folder.path / "overrides.yaml").read_text()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", TRACKING)
+    found = folder.config()
+    assert found is not None
+    assert found.sweep is not None
+    assert found.sweep.storage == STORAGE.replace(f":{CANARY}", ""), "then PGPASSWORD serves"
+    assert found.tracking == command.config.tracking
 
 
 def test_a_sweep_names_no_password_where_it_is_refused(program: Program, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def test_a_store_that_was_moved_or_copied_has_its_artifacts_beside_it(
 def test_a_store_whose_artifacts_are_elsewhere_by_intention_stays_so(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     run_id = logged(tmp_path, tmp_path / "output")
+    other = MLflowRun(options.MLflow(name="mlflow", uri=settings(tmp_path).uri, experiment="here"), tmp_path, "other")
+    other.document({"a": 1}, "it.json")
+    assert (tmp_path / "artifacts").is_dir()
     follow(settings(tmp_path).uri)
     assert (
         client_of(settings(tmp_path).uri)
