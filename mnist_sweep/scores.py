@@ -80,7 +80,7 @@ def perform(options: argparse.Namespace) -> int:
         for dataset in options.data
     }
     for first, *_ in runs.values():
-        command = first.with_({"data.fallback": None})
+        command = first if first.config.data.own else first.with_({"data.fallback": None})
         api.check(command.without("name"))
         api.prepare(command)
     print(table({key: score(each) for key, each in runs.items()}))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,32 +42,49 @@ class Counted:
             self.held[mark.args[0]] += report.passed
 
 
-def _kill(folder: Path, seed: int, kills: int, counted: Counted, lines: list[str]) -> None:
-    """Kill at random, so many times in all, and say of each sweep what became of it."""
+class Kills:
+    """Kills at random moments, and what became of each sweep."""
 
-    def said(tally: Tally, seed: int) -> Tally:
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.lines, self.tried, self.held = list[str](), Counter[object](), Counter[object]()
+        self._folder, self._seed = folder, seed
+
+    def _endured(self, name: str, kills: int, **how: float) -> Tally:
+        folder = self._folder / name
+        folder.mkdir()
+        tally = endured(folder, self._seed, kills, **how)  # type: ignore[arg-type]
         broken = tally.lost + tally.doubled + len(tally.wrong)
         killed = f"{tally.driver} kills of the driver, {tally.workers} of workers, {tally.sessions} sessions"
-        lines.append(f"seed {seed}: {killed}, {tally.lost} lost, {tally.doubled} doubled {tally.wrong or ''}")
-        print(lines[-1], file=sys.stderr, flush=True)
-        counted.tried[1] += tally.driver
-        counted.tried[2] += tally.workers
-        counted.held[1] += tally.driver - min(broken, tally.driver)
-        counted.held[2] += tally.workers
+        self.lines.append(
+            f"seed {self._seed}: {killed}, {tally.lost} lost, {tally.doubled} doubled {tally.wrong or ''}"
+        )
+        self.tried += Counter({1: tally.driver, 2: tally.workers})
+        self.held += Counter({1: tally.driver - min(broken, tally.driver), 2: tally.workers})
         return tally
 
-    for name in ("quiet", "killed"):
-        (folder / name).mkdir()
-    quiet = said(endured(folder / "quiet", seed, 0, trials=50, epoch=0.8), seed)
-    pause = 2 * quiet.seconds / TWENTY  # so that the kills are spread over the sweep
-    killed = endured(folder / "killed", seed, TWENTY, trials=50, drivers=1.0, pause=pause, epoch=0.8)
-    said(killed, seed)
-    ratio = f"{killed.seconds:.0f} s, and {quiet.seconds:.0f} s without, {killed.seconds / quiet.seconds:.2f} times"
-    lines.append(f"{killed.driver} kills of the driver in one sweep: {ratio} as long (promised: at most 2.5)")
-    print(lines[-1], file=sys.stderr, flush=True)
-    while (left := kills - counted.tried[1] - counted.tried[2]) > 0:
-        said(endured(folder, seed, min(40, left), trials=20, pause=3.0), seed)  # so that workers have begun, too
-        seed += 1
+    def twenty(self) -> None:
+        """Twenty kills of one sweep's driver, and how much longer that takes than the sweep alone."""
+        quiet = self._endured("quiet", 0, trials=50, epoch=0.8)
+        pause = 2 * quiet.seconds / TWENTY  # so that the kills are spread over the sweep
+        killed = self._endured("killed", TWENTY, trials=50, drivers=1.0, pause=pause, epoch=0.8)
+        ratio = f"{killed.seconds:.0f} s, and {quiet.seconds:.0f} s without, {killed.seconds / quiet.seconds:.2f} times"
+        self.lines.append(f"{killed.driver} kills of the driver in one sweep: {ratio} as long (promised: at most 2.5)")
+
+    def more(self, kills: int) -> None:
+        """Kills of drivers and of workers, until there are so many in all."""
+        while (left := kills - self.tried.total()) > 0:
+            self._endured(f"seed-{self._seed}", min(40, left), trials=20, pause=3.0)  # so that workers have begun, too
+            self._seed += 1
+
+
+def _test(fuzz: int, counted: Counted) -> None:
+    """Run the tests of all faults, with so many inputs of each kind of the fuzzers."""
+    os.environ["FUZZ"] = str(fuzz)
+    arguments = ["-q", "-p", "no:randomly", "-p", "no:xdist", str(ROOT / "tests" / "faults")]
+    arguments += [str(ROOT / "tests" / "faults" / "held.py")]  # too long for `make test`
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of hypothesis, which is imported by now
+    arguments += [str(ROOT / "tests" / name) for name in ("sweep", "training", "test_run.py", "test_errors.py")]
+    pytest.main([*arguments, "-m", "fault"], plugins=[counted])
 
 
 def main() -> int:
@@ -77,23 +95,23 @@ def main() -> int:
     parser.add_argument("--fuzz", type=int, default=300, help="inputs of each kind (default: %(default)s)")
     parser.add_argument("--only", choices=["kills", "tests"], help="a half")
     options = parser.parse_args()
-    counted, began, lines = Counted(), time.monotonic(), list[str]()
-    if options.only != "tests":
-        with tempfile.TemporaryDirectory() as folder:
-            _kill(Path(folder), options.seed, options.kills, counted, lines)
-    if options.only != "kills":
-        os.environ["FUZZ"] = str(options.fuzz)
-        arguments = ["-q", "-p", "no:randomly", "-p", "no:xdist", str(ROOT / "tests" / "faults")]
-        arguments += [str(ROOT / "tests" / "faults" / "held.py")]  # too long for `make test`
-        arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of hypothesis, which is imported by now
-        arguments += [str(ROOT / "tests" / name) for name in ("sweep", "training", "test_run.py", "test_errors.py")]
-        pytest.main([*arguments, "-m", "fault"], plugins=[counted])
-    print("\n".join(lines))
+    counted, began = Counted(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
+        kills = Kills(Path(folder), options.seed)
+        if options.only != "tests":
+            kills.twenty()  # alone, since its time is told
+            ended = beside.submit(kills.more, options.kills)
+        if options.only != "kills":
+            _test(options.fuzz, counted)
+        if options.only != "tests":
+            ended.result()
+    tried, held = counted.tried + kills.tried, counted.held + kills.held
+    print("\n".join(kills.lines))
     print("\n| fault | | tried | held |\n|---|---|---:|---:|")
     for number, title in TITLES.items():
-        print(f"| {number} | {title} | {counted.tried[number]} | {counted.held[number]} |")
+        print(f"| {number} | {title} | {tried[number]} | {held[number]} |")
     print(f"\n{time.monotonic() - began:.0f} seconds; inputs of each kind of the fuzzers: {options.fuzz}")
-    return int(counted.tried != counted.held)
+    return int(tried != held)
 
 
 if __name__ == "__main__":
