@@ -293,7 +293,8 @@ class Session:
             self.study.remember(_COUNTED, self.study.recall("search_seconds", 0.0))
         self._send_unsent()
         self._close_runs()  # a run whose worker died could not end its own MLflow run
-        if chosen and (network := RunFolder(self.folder.parent / chosen["network"]["run"]).result()):
+        best = chosen["network"]["run"] if chosen and "network" in chosen else None  # not of an earlier version
+        if best and (network := RunFolder(self.folder.parent / best).result()):
             tracking.crown(self.config.tracking, self.study.id, network.mlflow_run_id)
         status = _STATUS[state]
         content = record.content(self.command, self.study, chosen, self.folder) | {
