@@ -88,6 +88,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
     if missing := datasets.missing(config.data):
         allowed = "this command in the folder where the members were trained, or the file put there"
         raise RequestError(f"data.root={config.data.root}: {missing[0]} is not there; allowed: {allowed}")
+    datasets.obtain(config.data)  # unpacked, where only an archive is there
     settings = config.tracking
     if store:
         settings = settings if isinstance(settings, MLflow) else CommandLine.of([]).config.tracking
