@@ -86,7 +86,9 @@ def train(
         log.info("threads wait asleep, as other processes use this machine (OMP_WAIT_POLICY=passive)")
     config = config.with_precision(precision)
     if config.trainer.init_from:  # refused before anything is written
-        trained_model.start_from(config.trainer.init_from, config.model.build(0.0, 1.0))
+        channels = config.data.images.channels
+        mean, deviation = (0.0, 1.0) if channels == 1 else ([0.0] * channels, [1.0] * channels)
+        trained_model.start_from(config.trainer.init_from, config.model.build(mean, deviation, config.data.images))
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     if data_root is not None:
         config = config.model_copy(update={"data": config.data.below(data_root)})

@@ -19,6 +19,8 @@ from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import Perform, command, interrupt_in
+from tests.own_sets import folder as pictures_of
+from tests.own_sets import of_folder, small
 
 pytestmark = pytest.mark.slow
 
@@ -257,6 +259,16 @@ def test_a_run_begins_with_the_weights_of_another(perform: Perform, tmp_path: Pa
     ):
         run.train(command(tmp_path, "other", f"trainer.init_from={weights}", "model.hidden=[17]"))
     assert not (tmp_path / "runs" / "other").exists()
+
+
+def test_a_run_on_images_of_any_form_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    own = of_folder(pictures_of(tmp_path / "set", {"a": 9, "b": 9}, (8, 6)), "data.limit=null").overrides
+    first = run.train(small(tmp_path, *own, "model=mlp"))
+    weights = Path(first.folder) / BEST
+    more = small(tmp_path, *own, "model=mlp", "name=more", f"trainer.init_from={weights}", "optimizer.lr=1e-12")
+    assert run.train(more).metrics["val/loss"] == pytest.approx(first.metrics["val/loss"], rel=1e-3)
+    with pytest.raises(RequestError, match=r"trainer\.init_from=.* does not fit \(size mismatch"):
+        run.train(small(tmp_path, "model=mlp", "name=other", f"trainer.init_from={weights}"))
 
 
 def test_slurms_environment_is_not_taken_and_a_strangers_checkpoint_not_read(
