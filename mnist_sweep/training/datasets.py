@@ -173,6 +173,12 @@ def verify(data: Data) -> str:
     return digest.hexdigest()
 
 
+def split(data: Data) -> str:
+    """The digest of the set, and how it is split, in words: registered models compare where it is the same."""
+    how = [f"{key} {value}" for key, value in data.split.items() if key in ("split_seed", "validation_share")]
+    return ", ".join([verify(data), *how])
+
+
 def obtain(data: Data) -> str:
     """Have the set on disk, verified and unpacked, downloaded where it is missing. Returns its name, or the fallback's.
 

@@ -62,6 +62,12 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert digest_of(tmp_path / "moved") != digest
 
 
+def test_the_scores_of_models_compare_only_where_the_images_were_split_alike(tmp_path: Path) -> None:
+    path = folder(tmp_path / "fruit", {"apple": 9, "pear": 9})
+    one, other = (datasets.split(of_folder(path, f"data.validation_share={share}").config.data) for share in (0.1, 0.3))
+    assert (one, other) == tuple(f"{digest_of(path)}, split_seed 0, validation_share {share}" for share in (0.1, 0.3))
+
+
 def test_train_and_test_folders_grey_pictures_and_another_size(tmp_path: Path) -> None:
     folder(tmp_path / "set" / "train", {"a": 6, "b": 6}, mode="L")
     folder(tmp_path / "set" / "test", {"a": 2, "b": 1}, (5, 9), mode="L")
