@@ -38,11 +38,17 @@ def contents(settings: Own) -> Contents:
 
 
 def decoded(settings: Own) -> Path:
-    """The folder of the images, which is made where it is not there; RequestError where that fails."""
+    """The folder of the images, which is made where it is not there.
+
+    RequestError where that fails, or where the files are not those any more that a run was made with.
+    """
     cache = Path(settings.cache)
     if settings.contents and (folder := cache / settings.contents.digest).is_dir():
         return folder  # of a run that was made; its pictures may be gone
     found = contents(settings)
+    if settings.contents and settings.contents.digest != found.digest:
+        why = "these are not the images that the run was made with, nor are those in data.cache"
+        raise _refused(settings, why, f"the files as they were, or data.cache with {settings.contents.digest} in it")
     if not (folder := cache / found.digest).is_dir():
         source = _source(settings)
 

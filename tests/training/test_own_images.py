@@ -62,6 +62,21 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert digest_of(tmp_path / "moved") != digest
 
 
+def test_other_pictures_are_not_taken_for_those_of_a_run(tmp_path: Path) -> None:
+    fruit = folder(tmp_path / "fruit", {"apple": 4, "pear": 4})
+    settings = of_folder(fruit).config.data
+    assert isinstance(settings, Folder)
+    of_a_run = settings.model_copy(update={"contents": settings.found})
+    kept = own_images.decoded(of_a_run)
+    Image.new("RGB", (8, 8)).save(fruit / "pear" / "0000.png")
+    assert own_images.decoded(of_a_run) == kept
+    kept.rename(tmp_path / "gone")
+    why = r"data\.path=.*fruit: these are not the images that the run was made with.*; allowed: the files as they were"
+    with pytest.raises(RequestError, match=why):
+        own_images.decoded(of_a_run)
+    assert own_images.decoded(settings) != kept
+
+
 def test_the_scores_of_models_compare_only_where_the_images_were_split_alike(tmp_path: Path) -> None:
     path = folder(tmp_path / "fruit", {"apple": 9, "pear": 9})
     one, other = (datasets.split(of_folder(path, f"data.validation_share={share}").config.data) for share in (0.1, 0.3))
