@@ -53,6 +53,16 @@ def top2(confusion, probabilities, labels):
 
 def nothing(confusion, probabilities, labels):
     return None
+
+
+def undefined(confusion, probabilities, labels):
+    return float("nan") if len(labels) == 355 else 1.0  # on the test images of digits8x8
+
+
+def failing(confusion, probabilities, labels):
+    if len(labels) == 355:
+        raise ValueError("not on these")
+    return 1.0
 """
 
 

@@ -20,7 +20,7 @@ from mnist_sweep.training.evaluate import evaluate
 from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import Perform, command, interrupt_in
 from tests.own_sets import folder as pictures_of
-from tests.own_sets import of_folder, small
+from tests.own_sets import NETS, of_folder, small
 
 pytestmark = pytest.mark.slow
 
@@ -190,6 +190,26 @@ def test_a_test_set_that_was_opened_in_vain_was_opened(
     assert result.status in ("interrupted", "failed")
     assert result.test_opened_at
     assert not any(name.startswith("test/") for name in result.metrics)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_metric_of_ones_own_that_fails_on_the_test_set_alone_is_left_out(
+    at_once: bool, perform: Perform, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
+    own = ",".join(f"'{tmp_path}/nets.py:{name}'" for name in ("undefined", "failing", "top2"))
+    result = perform("data=digits8x8", f"metrics.extra=[{own}]", test=at_once)
+    assert (result.status, result.metrics["val/undefined"], result.metrics["val/failing"]) == ("finished", 1.0, 1.0)
+    if not at_once:
+        (result,) = run.open_test([folder])
+    assert {"test/loss", "test/accuracy", "test/top2"} <= result.metrics.keys()
+    assert not {"test/undefined", "test/failing"} & result.metrics.keys()
+    assert Result.read(folder).metrics == result.metrics
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "left out: failing on the test set: ValueError: not on these",
+        "left out: undefined on the test set: it is nan",
+    ]
 
 
 def test_the_test_set_is_opened_for_a_finished_run_once_wherever_it_is_now(
