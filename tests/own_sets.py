@@ -11,6 +11,9 @@ from mnist_sweep.config.command import CommandLine
 from tests.conftest import SMALL
 
 NETS = """
+import random
+
+import numpy
 import torch
 from torch import nn
 
@@ -36,6 +39,11 @@ class Wrong(Tiny):
 class Failing(Tiny):
     def forward(self, images):
         raise ValueError("nothing works")
+
+
+class Drawing(Tiny):
+    def forward(self, images):
+        return super().forward(images * (random.random() + numpy.random.random() if self.training else 1.0))
 
 
 class Empty(nn.Module):
