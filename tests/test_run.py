@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_sweep import run
+from mnist_sweep import run, run_report
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result
@@ -21,6 +21,7 @@ from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import Perform, command, interrupt_in
 from tests.own_sets import folder as pictures_of
 from tests.own_sets import NETS, of_folder, small
+from tests.sweep.studies import result_of
 
 pytestmark = pytest.mark.slow
 
@@ -264,6 +265,13 @@ def test_what_cannot_be_begun_is_refused(perform: Perform, folder: Path, monkeyp
     with pytest.raises(RequestError, match=r"trainer\.accelerator=gpu: no GPU here"):
         perform("trainer.accelerator=gpu", "name=gpu")
     assert not folder.with_name("gpu").exists()
+
+
+def test_a_single_validation_image_is_example_enough(tmp_path: Path) -> None:
+    images = data.ImageSet(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    example = run_report._model(torch.nn.Flatten(), images, tmp_path, result_of(tmp_path, "it", 0.9))[1]
+    assert example.shape == (3, 1, 8, 8)
+    assert (example == 1).all()
 
 
 def test_a_run_begins_with_the_weights_of_another(perform: Perform, tmp_path: Path) -> None:

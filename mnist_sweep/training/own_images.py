@@ -128,6 +128,13 @@ def _split(settings: Own, labels: Array) -> tuple[Array, Array]:
     return part_of(labels, count, np.random.default_rng(0))
 
 
+def _check_enough(settings: Own, labels: Array | Sequence[int]) -> None:
+    """Refuse training images with these labels (N,) where no class has two: one is for the validation."""
+    if np.unique(labels, return_counts=True)[1].max() < 2:
+        why = "one training image of each class, which leaves none for validation"
+        raise _refused(settings, why, "two of some class, besides those for the test")
+
+
 # ---- a folder of pictures
 
 
@@ -203,6 +210,7 @@ def _folder(settings: Folder) -> _Source:
         train, test = _split(settings, labels)
         everything = good["train"]
         good = {"train": [everything[at] for at in train], "test": [everything[at] for at in test]}
+    _check_enough(settings, [label for _, label in good["train"]])
     found = Contents(channels=channels, size=size, classes=classes, digest=digest.hexdigest()[:32])
     return _Source(found, functools.partial(_decode, settings, found, good))
 
@@ -251,8 +259,10 @@ def _decode(settings: Folder, found: Contents, parts: dict[str, list[tuple[str, 
         if not count:
             raise _refused(settings, f"no picture for the {part} part can be read", "at least one")
         save(folder, part, images[:count], labels[:count])
-        if part == "train" and len(np.unique(labels[:count])) < len(found.classes):
-            raise _refused(settings, "a class has no picture that can be read", "at least one for each class")
+        if part == "train":
+            if len(np.unique(labels[:count])) < len(found.classes):
+                raise _refused(settings, "a class has no picture that can be read", "at least one for each class")
+            _check_enough(settings, labels[:count])
         (folder / "all.npy").unlink()
     _left_out(settings, bad)
 
@@ -298,6 +308,7 @@ def _arrays(settings: Arrays) -> _Source:
         parts = dict(
             zip(parts | {"test": 0}, ((images[at], labels[at]) for at in _split(settings, labels)), strict=True)
         )
+    _check_enough(settings, parts["train"][1])
     called = [str(name) for name in found.get("class_names", np.arange(classes))]
     if len(called) != classes:
         raise _refused(settings, f"{len(called)} class_names for {classes} classes", "one for each")

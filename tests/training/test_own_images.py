@@ -144,6 +144,9 @@ def spoil(path: Path, how: str) -> None:
         case "val":
             folder(path / "train", {"a": 2, "b": 2})
             folder(path / "val", {"a": 2, "b": 2})
+        case "one each":
+            folder(path / "train", {"a": 1, "b": 1})
+            folder(path / "test", {"a": 2, "b": 2})
         case "classes differ":
             folder(path / "train", {"a": 2, "b": 2})
             folder(path / "test", {"a": 2, "c": 2})
@@ -158,6 +161,7 @@ def spoil(path: Path, how: str) -> None:
         ("many classes", "1,001 classes in"),
         ("sizes", "data.size=null: pictures of several sizes"),
         ("val", "there are train, val; allowed:"),
+        ("one each", "one training image of each class, which leaves none for validation; allowed: two of some class"),
         ("classes differ", "only one of train and test has the class b"),
     ],
 )
@@ -201,6 +205,7 @@ def test_arrays_of_every_form(tmp_path: Path) -> None:
         ({"labels": np.repeat([-1, 0, 1], 10)}, "lowest -1; allowed: (N,) integers from 0"),
         ({"labels": np.zeros(30)}, "labels is [30] float64"),
         ({"labels": np.zeros(30, int)}, "labels 0 … 0; allowed: 2 to 1,000 classes"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.arange(2)}, "one training image of each class"),
         ({"labels": np.array([{}] * 30)}, "it holds pickled objects, which are never loaded"),
         ({"images": np.zeros((30, 8, 8), np.float32)}, "images is [30,8,8] float32; allowed: (N, H, W)"),
         ({"test_images": np.zeros((1, 8, 8), np.uint8)}, "one of test_images and test_labels alone"),
