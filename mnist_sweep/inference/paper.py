@@ -47,9 +47,9 @@ def sheet(grey: Array) -> Array:
     rim = hull & ~inner
     rim[[0, 1, 2, -3, -2, -1]] = rim[:, [0, 1, 2, -3, -2, -1]] = False  # where the picture ends, not the sheet
     edge = np.median(small[ndimage.binary_erosion(hull, iterations=3) & ndimage.binary_dilation(rim, iterations=4)])
-    if not around.any() or edge - np.median(small[around]) < 2 * FAINTEST:
-        return grey
     inner = ndimage.binary_erosion(hull, iterations=5)  # without the shadow of its edge
+    if not around.any() or edge - np.median(small[around]) < 2 * FAINTEST or not (inner & lit).any():
+        return grey
     nearest = ndimage.distance_transform_edt(~(inner & lit), return_distances=False, return_indices=True)
     size = grey.shape[::-1]
     fill = np.asarray(Image.fromarray(small[tuple(nearest)].astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))

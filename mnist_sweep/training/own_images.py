@@ -280,9 +280,11 @@ def _arrays(settings: Arrays) -> _Source:
             names, known = archive.files, ("images", "labels", "test_images", "test_labels", "class_names")
             found = {name: archive[name] for name in known if name in names}
         digest = hashlib.sha256(_options(settings).encode() + path.read_bytes()).hexdigest()[:32]
+    except RequestError:
+        raise
     except OSError as error:
         raise _refused(settings, f"cannot be read ({error.strerror or one_line(error, 100)})", allowed) from error
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except Exception as error:  # of a damaged file numpy, zipfile and zlib raise anything
         why = f"damaged ({one_line(error, 100)})"
         if "allow_pickle" in str(error):  # which numpy says of any file that it does not know, too
             within = zipfile.is_zipfile(path)
@@ -309,7 +311,7 @@ def _arrays(settings: Arrays) -> _Source:
             zip(parts | {"test": 0}, ((images[at], labels[at]) for at in _split(settings, labels)), strict=True)
         )
     _check_enough(settings, parts["train"][1])
-    called = [str(name) for name in found.get("class_names", np.arange(classes))]
+    called = [str(name) for name in np.atleast_1d(found.get("class_names", np.arange(classes)))]
     if len(called) != classes:
         raise _refused(settings, f"{len(called)} class_names for {classes} classes", "one for each")
     channels, *size = images.shape[1:]

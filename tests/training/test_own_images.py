@@ -1,5 +1,6 @@
 """Image sets of the user's own: what they say of themselves, how they are read, and what is refused."""
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -211,6 +212,7 @@ def test_arrays_of_every_form(tmp_path: Path) -> None:
         ({"test_images": np.zeros((1, 8, 8), np.uint8)}, "one of test_images and test_labels alone"),
         ({"test_images": np.zeros((1, 8, 8), np.uint8), "test_labels": np.zeros(1, int)}, "test_images of (1, 8, 8)"),
         ({"class_names": np.array(["x"])}, "1 class_names for 3 classes"),
+        ({"class_names": np.array("x, y, z")}, "1 class_names for 3 classes"),
     ],
 )
 def test_arrays_that_are_no_image_set_are_refused_in_one_line(values: Any, why: str, tmp_path: Path) -> None:
@@ -226,6 +228,18 @@ def test_what_is_no_file_of_numpys(tmp_path: Path) -> None:
         if content:
             (tmp_path / "set.npz").write_bytes(content)
         with pytest.raises(RequestError, match=why):
+            _ = CommandLine.of(items).config
+
+
+def test_a_compressed_file_that_is_damaged_anywhere_is_refused_in_one_line(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "set.npz", images=blobs(0, 2, 20, (8, 8)), labels=np.arange(20) % 2)
+    whole = (tmp_path / "set.npz").read_bytes()
+    for where in (*range(8, 12), *range(60, len(whole), 97)):  # how it is packed, and what is
+        content = bytearray(whole)
+        content[where] ^= 0xFF
+        (tmp_path / "set.npz").write_bytes(content)
+        items = ["data=arrays", f"data.path={tmp_path / 'set.npz'}", f"data.cache={tmp_path / 'cache'}"]
+        with contextlib.suppress(RequestError):  # some bytes are of no account
             _ = CommandLine.of(items).config
 
 
