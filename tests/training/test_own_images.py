@@ -101,14 +101,15 @@ def picture(kind: str) -> bytes:
     if kind == "animated":
         image.save(file, "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     else:
-        image.save(file, "JPEG")
+        image.save(file, "EPS" if kind == "for Ghostscript" else "JPEG")
     content = file.getvalue()
     return {"cut": content[: len(content) // 2], "no picture": b"hello", "empty": b""}.get(kind, content)
 
 
 BAD = {
     "cmyk": "its colours are CMYK; allowed: grey or RGB", "animated": "an animation of 2 pictures; allowed: a single",
-    "no picture": "not a picture that Pillow reads", "empty": "the file is empty", "cut": "damaged or cut",
+    "no picture": "not a picture that Pillow reads by itself", "empty": "the file is empty", "cut": "damaged or cut",
+    "for Ghostscript": "not a picture that Pillow reads by itself",
 }  # fmt: skip
 
 
