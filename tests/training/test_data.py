@@ -118,7 +118,7 @@ def test_every_image_is_moved_turned_and_scaled_by_a_draw_of_its_own_within_the_
 
 
 def test_images_that_are_no_squares_are_turned_without_being_sheared() -> None:
-    """As the same image in the middle of a black square is; and the middle is moved by parts of the width and height."""
+    """As the same image within a black square is; and the middle is moved by parts of the width and the height."""
     wide = torch.rand(200, 1, 12, 24, generator=torch.Generator().manual_seed(0))
     square = torch.nn.functional.pad(wide, (0, 0, 6, 6))
     turned = Augmentation(rotation=180.0, shift=0.0, scale=0.2)

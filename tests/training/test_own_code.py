@@ -159,7 +159,7 @@ def test_a_metric_that_does_not_work_is_refused(nets: str, target: str, why: str
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
-        ("'one.py:top2','other.py:top2'", r"metrics\.extra=.*/one\.py:top2: two are called top2; allowed: another name"),
+        ("'one.py:top2','other.py:top2'", r"metrics\.extra=.*/one\.py:top2: two are called top2; allowed: another"),
         ("{target: 'one.py:top2'},{target: 'one.py:top2',direction: minimize}", "two are called top2"),
         ("'one.py:balanced_accuracy'", "two are called balanced_accuracy; allowed: another name"),
         ("'one.py:calibration_error'", r"metrics\.extra=.*/one\.py:calibration_error: is measured already; allowed"),
