@@ -125,7 +125,7 @@ def test_an_ensemble_says_the_mean_of_its_members(folder: Path, made: tuple[Resu
     for part, images in (("val", validation), ("test", data.test_set("mnist5k", "data"))):
         found = evaluate(both.network, images, part).metrics
         assert {name: result.metrics[name] for name in found} == pytest.approx(found)
-    assert result.parameters == 2 * sum(layer.parameters for layer in both.config.model.layers())
+    assert result.parameters == 2 * sum(layer.parameters for layer in both.config.layers())
     exported = tmp_path / "both.safetensors"
     arguments = ["--to", "safetensors", str(exported), "--checkpoint", str(Path(result.folder) / BEST)]
     assert cli.perform("export", arguments) == cli.DONE
