@@ -190,7 +190,7 @@ def bare(items: list[str]) -> Measured:
 
     keep_memory()
     config, training, validation = _prepared(items)
-    network = config.model.build(*training.standardisation)
+    network = config.model.build(*training.standardisation, config.data.images)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr, fused=True)
     half = hardware.precision(config.trainer.precision, False)[0] == "bf16"
 
@@ -240,7 +240,7 @@ def floor(items: list[str], half: bool) -> float:
         started = time.perf_counter()
         float((a @ b)[0, 0])  # waits for it
         best = min(best, time.perf_counter() - started)
-    return side**3 / best / (3 * sum(layer.multiply_adds for layer in config.model.layers()))
+    return side**3 / best / (3 * sum(layer.multiply_adds for layer in config.layers()))
 
 
 def sweep(items: list[str], workers: Any, divided: Any, folder: str, trials: int = 1) -> Measured:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import math
 import os
 import re
 import sys
@@ -86,7 +87,9 @@ def train(
         log.info("threads wait asleep, as other processes use this machine (OMP_WAIT_POLICY=passive)")
     config = config.with_precision(precision)
     if config.trainer.init_from:  # refused before anything is written
-        trained_model.start_from(config.trainer.init_from, config.model.build(0.0, 1.0))
+        channels = config.data.images.channels
+        mean, deviation = (0.0, 1.0) if channels == 1 else ([0.0] * channels, [1.0] * channels)
+        trained_model.start_from(config.trainer.init_from, config.model.build(mean, deviation, config.data.images))
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
     if data_root is not None:
         config = config.model_copy(update={"data": config.data.below(data_root)})
@@ -173,8 +176,28 @@ def _test(record: RunRecord, network: nn.Module) -> tuple[data.ImageSet, Evaluat
     record.test_opened_at, settings = _now(), record.config.data
     record.mlflow.tags({"test.opened_at": record.test_opened_at})
     log.info("the test set is opened (%s)", record.test_opened_at)
-    images, extra = data.test_images(settings), extra_metrics(record.config.extra_metrics())
-    return images, evaluate(network, images, "test", extra=extra)
+    images = data.test_images(settings)
+    return images, _measured(network, images, record.config)
+
+
+def _measured(
+    network: nn.Module, images: data.ImageSet, config: schema.Config, device: torch.device | None = None
+) -> Evaluation:
+    """What a network does on the images of the test set, also by the user's own metrics.
+
+    A metric that fails there, or is not finite, is left out with a warning: the training is done, and has its result.
+    """
+    found, labels = evaluate(network, images, "test", device), images.labels.cpu().numpy()
+    values, left_out = dict(found.metrics), "left out: %s on the test set: %s"
+    for name, function in extra_metrics(config.extra_metrics()).items():
+        try:
+            values[f"test/{name}"] = float(function(found.confusion, found.probabilities, labels))
+        except Exception as error:  # whatever the user's code raises
+            log.warning(left_out, name, one_line(error))
+    for name in [name for name, value in values.items() if not math.isfinite(value)]:
+        log.warning(left_out, name.removeprefix("test/"), f"it is {values[name]}")
+        del values[name]
+    return dataclasses.replace(found, metrics=values)
 
 
 def _now() -> str:
@@ -200,7 +223,7 @@ def open_test(
         if result is None or result.status != "finished":
             what = f"the run is {result.status}" if result else "its result.json is not there or damaged"
             raise RequestError(f"{folder}: {what}; allowed for the test set: a finished run")
-        runs.append((result, None if "test/loss" in result.metrics else trained_model.read(folder / BEST)))
+        runs.append((result, None if "test/accuracy" in result.metrics else trained_model.read(folder / BEST)))
     opened = _now()
     if any(model for _, model in runs):
         if on_open:
@@ -214,8 +237,8 @@ def _tested(result: Result, model: TrainedModel, opened: str, session: schema.Co
     """A finished run's result, completed by its measures on the test set."""
     folder = RunFolder(Path(result.folder))
     config = folder.config(session) or session or model.config
-    images, extra = data.test_images(config.data), extra_metrics(config.extra_metrics())
-    found = evaluate(model.network, images, "test", _device(result.device), extra)
+    images = data.test_images(config.data)
+    found = _measured(model.network, images, config, _device(result.device))
     kept = Journal(folder.path).file.is_file()  # MLflow was away, and will be told of the run later
     tracking = config.tracking if result.mlflow_run_id or kept else None
     run = MLflowRun(tracking, Path(config.output), folder.path.name, resume=result.mlflow_run_id)

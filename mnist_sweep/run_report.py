@@ -85,7 +85,8 @@ def _model(
     network: nn.Module, images: ImageSet, folder: Path, result: Result
 ) -> tuple[nn.Module, np.ndarray[Any, Any], Path, int]:
     """What `MLflowRun.model` is called with."""
-    example = (images.take(torch.arange(3)).cpu().float() / 255).numpy()
+    first = torch.arange(3) % len(images)  # of which a small set may have fewer
+    example = (images.take(first).cpu().float() / 255).numpy()
     return trained_model.served(network, result.dataset), example, folder / BEST, result.best_epoch or 0
 
 

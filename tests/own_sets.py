@@ -11,6 +11,9 @@ from mnist_sweep.config.command import CommandLine
 from tests.conftest import SMALL
 
 NETS = """
+import random
+
+import numpy
 import torch
 from torch import nn
 
@@ -38,6 +41,11 @@ class Failing(Tiny):
         raise ValueError("nothing works")
 
 
+class Drawing(Tiny):
+    def forward(self, images):
+        return super().forward(images * (random.random() + numpy.random.random() if self.training else 1.0))
+
+
 class Empty(nn.Module):
     def __init__(self, in_channels, image_size, classes):
         super().__init__()
@@ -53,6 +61,16 @@ def top2(confusion, probabilities, labels):
 
 def nothing(confusion, probabilities, labels):
     return None
+
+
+def undefined(confusion, probabilities, labels):
+    return float("nan") if len(labels) == 355 else 1.0  # on the test images of digits8x8
+
+
+def failing(confusion, probabilities, labels):
+    if len(labels) == 355:
+        raise ValueError("not on these")
+    return 1.0
 """
 
 

@@ -39,7 +39,7 @@ def trial(task: Task, on_epoch: OnEpoch, _: Callable[[], int | None]) -> Result:
         if decision is not True:
             break
     changed = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
-    layers = base.model.model_copy(update=changed).layers()
+    layers = base.model.model_copy(update=changed).layers(base.data.images)
     folder = Path(values["output"]) / "runs" / values["name"]
     status: Status = "interrupted" if decision == "pause" else "finished" if decision else "pruned"
     result = Result(

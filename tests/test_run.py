@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_sweep import run
+from mnist_sweep import run, run_report
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError
 from mnist_sweep.result import BEST, Result
@@ -19,6 +19,9 @@ from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import Perform, command, interrupt_in
+from tests.own_sets import folder as pictures_of
+from tests.own_sets import NETS, of_folder, small
+from tests.sweep.studies import result_of
 
 pytestmark = pytest.mark.slow
 
@@ -190,6 +193,26 @@ def test_a_test_set_that_was_opened_in_vain_was_opened(
     assert not any(name.startswith("test/") for name in result.metrics)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_metric_of_ones_own_that_fails_on_the_test_set_alone_is_left_out(
+    at_once: bool, perform: Perform, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
+    own = ",".join(f"'{tmp_path}/nets.py:{name}'" for name in ("undefined", "failing", "top2"))
+    result = perform("data=digits8x8", f"metrics.extra=[{own}]", test=at_once)
+    assert (result.status, result.metrics["val/undefined"], result.metrics["val/failing"]) == ("finished", 1.0, 1.0)
+    if not at_once:
+        (result,) = run.open_test([folder])
+    assert {"test/loss", "test/accuracy", "test/top2"} <= result.metrics.keys()
+    assert not {"test/undefined", "test/failing"} & result.metrics.keys()
+    assert Result.read(folder).metrics == result.metrics
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "left out: failing on the test set: ValueError: not on these",
+        "left out: undefined on the test set: it is nan",
+    ]
+
+
 def test_the_test_set_is_opened_for_a_finished_run_once_wherever_it_is_now(
     perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +267,13 @@ def test_what_cannot_be_begun_is_refused(perform: Perform, folder: Path, monkeyp
     assert not folder.with_name("gpu").exists()
 
 
+def test_a_single_validation_image_is_example_enough(tmp_path: Path) -> None:
+    images = data.ImageSet(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    example = run_report._model(torch.nn.Flatten(), images, tmp_path, result_of(tmp_path, "it", 0.9))[1]
+    assert example.shape == (3, 1, 8, 8)
+    assert (example == 1).all()
+
+
 def test_a_run_begins_with_the_weights_of_another(perform: Perform, tmp_path: Path) -> None:
     first = perform()
     weights = Path(first.folder) / BEST
@@ -257,6 +287,16 @@ def test_a_run_begins_with_the_weights_of_another(perform: Perform, tmp_path: Pa
     ):
         run.train(command(tmp_path, "other", f"trainer.init_from={weights}", "model.hidden=[17]"))
     assert not (tmp_path / "runs" / "other").exists()
+
+
+def test_a_run_on_images_of_any_form_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    own = of_folder(pictures_of(tmp_path / "set", {"a": 9, "b": 9}, (8, 6)), "data.limit=null").overrides
+    first = run.train(small(tmp_path, *own, "model=mlp"))
+    weights = Path(first.folder) / BEST
+    more = small(tmp_path, *own, "model=mlp", "name=more", f"trainer.init_from={weights}", "optimizer.lr=1e-12")
+    assert run.train(more).metrics["val/loss"] == pytest.approx(first.metrics["val/loss"], rel=1e-3)
+    with pytest.raises(RequestError, match=r"trainer\.init_from=.* does not fit \(size mismatch"):
+        run.train(small(tmp_path, "model=mlp", "name=other", f"trainer.init_from={weights}"))
 
 
 def test_slurms_environment_is_not_taken_and_a_strangers_checkpoint_not_read(

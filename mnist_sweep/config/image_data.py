@@ -4,7 +4,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -48,6 +48,11 @@ class _Data(Section):
     def label(self) -> str:
         """What results and models of this set are filed under."""
         return self.name
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """What says which images are for training, validation and test, by key: it is the same for what is compared."""
+        return {"name": self.label, "split_seed": self.split_seed}
 
     def below(self, root: str) -> Self:
         """The same set in a folder that has what `datasets.needed` names of it."""
@@ -101,6 +106,12 @@ class _OwnSet(_Data):
     @property
     def classes(self) -> Sequence[str]:
         return self.found.classes
+
+    @property
+    def split(self) -> dict[str, Any]:
+        found, shares = self.found, {key: getattr(self, key) for key in ("validation_share", "test_share")}
+        form = {"contents.channels": found.channels, "contents.size": found.size}
+        return super().split | shares | form | {"contents.digest": found.digest}
 
     def below(self, root: str) -> Self:
         return self.model_copy(update={"root": root, "cache": f"{root}/cache"})

@@ -70,7 +70,7 @@ def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     return entries
 
 
-def convolved_sizes(blocks: Sequence[Block], images: Images = GREY28) -> list[int]:
+def convolved_sizes(blocks: Sequence[Block], images: Images) -> list[int]:
     """The longer side of the maps that each convolution makes."""
     found, size = [], max(images.height, images.width)
     for block in blocks:
@@ -80,7 +80,7 @@ def convolved_sizes(blocks: Sequence[Block], images: Images = GREY28) -> list[in
 
 
 def layers(
-    blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int], images: Images = GREY28
+    blocks: Sequence[Block], batch_norm: bool, global_pool: bool, hidden: Sequence[int], images: Images
 ) -> list[Layer]:
     """The table of a network's layers, from the first block on; ValueError where nothing is left of a map."""
     table: list[Layer] = []
@@ -115,7 +115,7 @@ def layers(
     return table
 
 
-def residual_layers(depth: int, width: int, images: Images = GREY28) -> list[Layer]:
+def residual_layers(depth: int, width: int, images: Images) -> list[Layer]:
     """The table of a small residual network (see conf/model/resnet.yaml); ValueError where the images are too small."""
     channels, height, side = images.shape
     if min(height, side) < 4:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config.network_shapes import GREY28, Images
+from mnist_sweep.config.network_shapes import Images
 from mnist_sweep.config.section import Fraction, Section, Target, above, name_of
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class _Network(Section):
     batch_norm: bool
 
     @abstractmethod
-    def layers(self, images: Images = GREY28) -> list[shapes.Layer]:
+    def layers(self, images: Images) -> list[shapes.Layer]:
         """The table of the network's layers; ValueError where these images cannot go through it."""
 
     def smallest_maps(self, images: Images) -> int:
         """The longer side of the smallest map that is normalised over a batch; more than 1 where none is."""
         return 2
 
-    def build(self, mean: Pixels, deviation: Pixels, images: Images = GREY28) -> "torch.nn.Module":
+    def build(self, mean: Pixels, deviation: Pixels, images: Images) -> "torch.nn.Module":
         """The network with fresh weights, see `training.models`."""
         return cast("torch.nn.Module", above(f"models:{self.module}")(self, mean, deviation, images))
 
@@ -83,7 +83,7 @@ class ConvNet(_Network):
         self.blocks()
         return self
 
-    def layers(self, images: Images = GREY28) -> list[shapes.Layer]:
+    def layers(self, images: Images) -> list[shapes.Layer]:
         return shapes.layers(self.blocks(), self.batch_norm, self.global_pool, self.hidden, images)
 
     def smallest_maps(self, images: Images) -> int:
@@ -111,7 +111,7 @@ class MLP(_Network):
     dropout: Fraction
     batch_norm: Literal[False] = False
 
-    def layers(self, images: Images = GREY28) -> list[shapes.Layer]:
+    def layers(self, images: Images) -> list[shapes.Layer]:
         return shapes.layers([], False, False, self.hidden, images)
 
 
@@ -125,7 +125,7 @@ class ResNet(_Network):
     dropout: Fraction
     batch_norm: Literal[True] = True
 
-    def layers(self, images: Images = GREY28) -> list[shapes.Layer]:
+    def layers(self, images: Images) -> list[shapes.Layer]:
         return shapes.residual_layers(self.depth, self.width, images)
 
     def smallest_maps(self, images: Images) -> int:
@@ -141,7 +141,7 @@ class Custom(_Network):
     arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Any]
     batch_norm: Literal[False] = False
 
-    def layers(self, images: Images = GREY28) -> list[shapes.Layer]:
+    def layers(self, images: Images) -> list[shapes.Layer]:
         """One row: what the built module has, counted in a forward pass of two images; RequestError if it fails."""
         return cast(list[shapes.Layer], above("own_code:layers")(self.target, self.arguments, images))
 

@@ -63,8 +63,11 @@ class Config(Section):
             least = f"should be greater than or equal to {classes}, one of each class"
             raise ValueError(f"data.limit={self.data.limit}: {least}")
         for each in self.metrics.extra:
-            if f"val/{each.metric}" in EPOCH_METRICS:
+            if f"val/{each.metric}" in (*EPOCH_METRICS, "val/calibration_error"):  # which is of the best epoch only
                 raise ValueError(f"metrics.extra={each.target}: is measured already; allowed: another name")
+            others = [other for other in self.metrics.extra if other.metric == each.metric and other != each]
+            if others or each.metric == "balanced_accuracy" != each.target:  # ours
+                raise ValueError(f"metrics.extra={each.target}: two are called {each.metric}; allowed: another name")
         named = [("objective", self.objective, self.epoch_metrics)]
         if self.sweep:
             known = self.epoch_metrics | RUN_METRICS

@@ -16,6 +16,7 @@ from mnist_sweep import run_report, tracking
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.options import MLflow
+from mnist_sweep.config.overrides import text
 from mnist_sweep.errors import RequestError, check_interrupted, one_line
 from mnist_sweep.result import BEST, STATES, Result, is_run_of
 from mnist_sweep.run_folder import RunFolder
@@ -49,9 +50,9 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
         for run in runs:
             if not usable(run):
                 raise RequestError(f"{run.folder}: the run is {run.status}; allowed: a finished one with its {BEST}")
-    for key in ("name", "split_seed"):  # else a member was trained on images that the choice is made by
-        own = "label" if key == "name" else key
-        values = sorted({str(getattr(_config(run).data, own)) for run in runs})
+    splits = [_config(run).data.split for run in runs]
+    for key in splits[0] if splits else ():  # else a member was trained on images that the choice is made by
+        values = sorted({text(split.get(key)) for split in splits})
         if len(values) > 1:
             raise RequestError(f"data.{key}={' | '.join(values)}: the runs differ; allowed: one for all")
     if len(runs) < 2:
@@ -86,10 +87,11 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
         RequestError: a checkpoint cannot be read, or the data set is damaged or gone.
     """
     started, config = time.monotonic(), _config(runs[0])
-    digest = datasets.verify(config.data)
+    split = datasets.split(config.data)
     if missing := datasets.missing(config.data):
         allowed = "this command in the folder where the members were trained, or the file put there"
         raise RequestError(f"data.root={config.data.root}: {missing[0]} is not there; allowed: {allowed}")
+    datasets.obtain(config.data)  # unpacked, where only an archive is there
     settings = config.tracking
     if store:
         settings = settings if isinstance(settings, MLflow) else CommandLine.of([]).config.tracking
@@ -139,7 +141,7 @@ def make(runs: Sequence[Result], folder: Path, store: str | None) -> Result:
         raise
     mlflow.tags({"state": STATES["finished"]})
     mlflow.end("FINISHED")
-    scores_of, split = result.metrics, f"{digest}, split_seed {config.data.split_seed}"
+    scores_of = result.metrics
     measured = tracking.Measured(scores_of["val/accuracy"], 1, split, scores_of["test/accuracy"])
     tracking.register(settings, mlflow.run_id, config.data.label, measured)
     return result

@@ -81,18 +81,21 @@ def onnx(model: TrainedModel, file: Path, opset: int | None = None) -> tuple[flo
 
 
 def _images(settings: Data) -> torch.Tensor:
-    """At most `CHECKED` training images (N, C, H, W) uint8, or others of their form where these are not at hand."""
+    """At most `CHECKED` training images (N, C, H, W) uint8, or others of their form where these are not at hand.
+
+    The user's own are not looked for: the export would decode all of them to use some.
+    """
     own, form = settings.model_copy(update={"limit": None}), settings.images
     if not settings.own:
         datasets.verify(own)
-    if datasets.missing(own) and form == GREY28:
-        own = own.model_copy(update={"name": "mnist5k"})
-    try:
-        training, _ = parts(own)
-    except (RequestError, OSError):
-        noise = torch.Generator().manual_seed(0)
-        return torch.randint(0, 256, (CHECKED, *form.shape), dtype=torch.uint8, generator=noise)
-    return training.take(torch.arange(min(CHECKED, len(training))))
+        if datasets.missing(own) and form == GREY28:
+            own = own.model_copy(update={"name": "mnist5k"})
+        with contextlib.suppress(RequestError, OSError, RuntimeError):  # torchvision's, of an archive still packed
+            if not datasets.missing(own):
+                training, _ = parts(own)
+                return training.take(torch.arange(min(CHECKED, len(training))))
+    noise = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (CHECKED, *form.shape), dtype=torch.uint8, generator=noise)
 
 
 def safetensors(model: TrainedModel, file: Path) -> int:

@@ -42,18 +42,20 @@ def sheet(grey: Array) -> Array:
     share, filled, covered = hull.mean(), hull.sum() / np.prod(rectangle), lit.sum() / hull.sum()
     if not 0.06 < share < 0.98 or filled < 0.84 or covered < 0.6 or thin or max(rectangle) > 2.5 * min(rectangle):
         return grey
+    middle = ndimage.binary_erosion(hull, iterations=5)  # without the shadow of its edge
+    if not (middle & lit).any():
+        return grey
     inner, outer = ndimage.binary_erosion(hull, iterations=3), ndimage.binary_dilation(hull, iterations=3)
     around = ndimage.binary_dilation(outer, iterations=3) & ~outer
     rim = hull & ~inner
     rim[[0, 1, 2, -3, -2, -1]] = rim[:, [0, 1, 2, -3, -2, -1]] = False  # where the picture ends, not the sheet
-    edge = np.median(small[ndimage.binary_erosion(hull, iterations=3) & ndimage.binary_dilation(rim, iterations=4)])
+    edge = np.median(small[inner & ndimage.binary_dilation(rim, iterations=4)])
     if not around.any() or edge - np.median(small[around]) < 2 * FAINTEST:
         return grey
-    inner = ndimage.binary_erosion(hull, iterations=5)  # without the shadow of its edge
-    nearest = ndimage.distance_transform_edt(~(inner & lit), return_distances=False, return_indices=True)
+    nearest = ndimage.distance_transform_edt(~(middle & lit), return_distances=False, return_indices=True)
     size = grey.shape[::-1]
     fill = np.asarray(Image.fromarray(small[tuple(nearest)].astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))
-    inside = np.asarray(Image.fromarray(inner).resize(size))
+    inside = np.asarray(Image.fromarray(middle).resize(size))
     rows, columns = extent(inside)
     return np.where(inside, grey, fill)[rows, columns]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from mnist_sweep.config.image_sets import HANDWRITTEN, IMAGE_SETS
+from mnist_sweep.config.image_sets import DIGITS, HANDWRITTEN, IMAGE_SETS
 from mnist_sweep.config.options import Data
 from mnist_sweep.errors import check_interrupted
 from mnist_sweep.inference import load, preprocess
@@ -105,7 +105,7 @@ def perform(options: argparse.Namespace) -> int:
     as_table = sys.stdout.isatty() and not options.json
     width = max((len(str(path)) for path in paths), default=0)
     if as_table:
-        print(f"{name}\n{'image':{width}}  {'class' if data.own else 'digit'}  probability  next")
+        print(f"{name}\n{'image':{width}}  {'digit' if (*data.classes,) == DIGITS else 'class'}  probability  next")
     results = predictions(served(model.network, data.name), data, paths)
     hidden = as_table or len(paths) <= _BATCH or not sys.stderr.isatty()
     console = Console(stderr=True)

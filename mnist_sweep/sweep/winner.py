@@ -306,8 +306,8 @@ def _registered(config: schema.Config, goal: Objective, checkpoints: Sequence[st
     results = [result for file in checkpoints if (result := RunFolder(Path(file).parents[1]).result())]
     if len(results) < len(checkpoints):  # the runs have been moved or deleted since
         return None
-    best, split = best_run(goal, results), f"{datasets.verify(config.data)}, split_seed {config.data.split_seed}"
+    best = best_run(goal, results)
     mean = statistics.fmean(result.metrics["val/accuracy"] for result in results)
-    measured = tracking.Measured(mean, len(results), split, best.metrics["test/accuracy"])
+    measured = tracking.Measured(mean, len(results), datasets.split(config.data), best.metrics["test/accuracy"])
     model = tracking.register(config.tracking, best.mlflow_run_id, config.data.label, measured)
     return model and {**model, "run": Path(best.folder).name, "seed": best.seed}

@@ -170,15 +170,18 @@ def augmented(images: torch.Tensor, settings: Augmentation, generator: torch.Gen
     angle = torch.deg2rad(draw[:, 0] * settings.rotation)
     size = 1 + draw[:, 1] * settings.scale
     cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
+    # a unit of x is half of the width, and one of y half of the height
+    height, width = images.shape[2:]
+    of_y, of_x = sine * (height / width), sine * (width / height)
     # affine_grid maps output to input in coordinates from −1 to 1: a shift by a part of the width is twice that part
     move = -2 * settings.shift * draw[:, 2:]
-    moved_x = cosine * move[:, 0] - sine * move[:, 1]
-    moved_y = sine * move[:, 0] + cosine * move[:, 1]
-    rows = [torch.stack([cosine, -sine, moved_x], dim=1), torch.stack([sine, cosine, moved_y], dim=1)]
+    moved_x = cosine * move[:, 0] - of_y * move[:, 1]
+    moved_y = of_x * move[:, 0] + cosine * move[:, 1]
+    rows = [torch.stack([cosine, -of_y, moved_x], dim=1), torch.stack([of_x, cosine, moved_y], dim=1)]
     matrices = torch.stack(rows, dim=1).to(images.device)  # (B, 2, 3)
     # one product for all images, where affine_grid takes one each, which is twenty times slower on a processor
-    where = matrices.reshape(-1, 3) @ _pixel_positions(*images.shape[2:], images.device)
-    grid = where.view(len(images), 2, *images.shape[2:]).permute(0, 2, 3, 1)
+    where = matrices.reshape(-1, 3) @ _pixel_positions(height, width, images.device)
+    grid = where.view(len(images), 2, height, width).permute(0, 2, 3, 1)
     return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

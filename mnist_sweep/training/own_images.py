@@ -38,11 +38,17 @@ def contents(settings: Own) -> Contents:
 
 
 def decoded(settings: Own) -> Path:
-    """The folder of the images, which is made where it is not there; RequestError where that fails."""
+    """The folder of the images, which is made where it is not there.
+
+    RequestError where that fails, or where the files are not those any more that a run was made with.
+    """
     cache = Path(settings.cache)
     if settings.contents and (folder := cache / settings.contents.digest).is_dir():
         return folder  # of a run that was made; its pictures may be gone
     found = contents(settings)
+    if settings.contents and settings.contents.digest != found.digest:
+        why = "these are not the images that the run was made with, nor are those in data.cache"
+        raise _refused(settings, why, f"the files as they were, or data.cache with {settings.contents.digest} in it")
     if not (folder := cache / found.digest).is_dir():
         source = _source(settings)
 
@@ -122,6 +128,13 @@ def _split(settings: Own, labels: Array) -> tuple[Array, Array]:
     return part_of(labels, count, np.random.default_rng(0))
 
 
+def _check_enough(settings: Own, labels: Array | Sequence[int]) -> None:
+    """Refuse training images with these labels (N,) where no class has two: one is for the validation."""
+    if np.unique(labels, return_counts=True)[1].max() < 2:
+        why = "one training image of each class, which leaves none for validation"
+        raise _refused(settings, why, "two of some class, besides those for the test")
+
+
 # ---- a folder of pictures
 
 
@@ -197,6 +210,7 @@ def _folder(settings: Folder) -> _Source:
         train, test = _split(settings, labels)
         everything = good["train"]
         good = {"train": [everything[at] for at in train], "test": [everything[at] for at in test]}
+    _check_enough(settings, [label for _, label in good["train"]])
     found = Contents(channels=channels, size=size, classes=classes, digest=digest.hexdigest()[:32])
     return _Source(found, functools.partial(_decode, settings, found, good))
 
@@ -245,8 +259,10 @@ def _decode(settings: Folder, found: Contents, parts: dict[str, list[tuple[str, 
         if not count:
             raise _refused(settings, f"no picture for the {part} part can be read", "at least one")
         save(folder, part, images[:count], labels[:count])
-        if part == "train" and len(np.unique(labels[:count])) < len(found.classes):
-            raise _refused(settings, "a class has no picture that can be read", "at least one for each class")
+        if part == "train":
+            if len(np.unique(labels[:count])) < len(found.classes):
+                raise _refused(settings, "a class has no picture that can be read", "at least one for each class")
+            _check_enough(settings, labels[:count])
         (folder / "all.npy").unlink()
     _left_out(settings, bad)
 
@@ -264,9 +280,11 @@ def _arrays(settings: Arrays) -> _Source:
             names, known = archive.files, ("images", "labels", "test_images", "test_labels", "class_names")
             found = {name: archive[name] for name in known if name in names}
         digest = hashlib.sha256(_options(settings).encode() + path.read_bytes()).hexdigest()[:32]
+    except RequestError:
+        raise
     except OSError as error:
         raise _refused(settings, f"cannot be read ({error.strerror or one_line(error, 100)})", allowed) from error
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except Exception as error:  # of a damaged file numpy, zipfile and zlib raise anything
         why = f"damaged ({one_line(error, 100)})"
         if "allow_pickle" in str(error):  # which numpy says of any file that it does not know, too
             within = zipfile.is_zipfile(path)
@@ -292,7 +310,8 @@ def _arrays(settings: Arrays) -> _Source:
         parts = dict(
             zip(parts | {"test": 0}, ((images[at], labels[at]) for at in _split(settings, labels)), strict=True)
         )
-    called = [str(name) for name in found.get("class_names", np.arange(classes))]
+    _check_enough(settings, parts["train"][1])
+    called = [str(name) for name in np.atleast_1d(found.get("class_names", np.arange(classes)))]
     if len(called) != classes:
         raise _refused(settings, f"{len(called)} class_names for {classes} classes", "one for each")
     channels, *size = images.shape[1:]

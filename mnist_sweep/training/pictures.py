@@ -1,6 +1,7 @@
 """Picture files as arrays. Without torch."""
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Sequence
@@ -42,9 +43,20 @@ def _faults() -> Any:
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("not a picture that Pillow reads, whatever its name says") from error
+        raise PictureError("not a picture that Pillow reads by itself, whatever its name says") from error
     except Exception as error:
         raise PictureError(f"damaged or cut ({one_line(error, 80)})") from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """The formats that Pillow decodes by itself.
+
+    For an EPS file it would start Ghostscript, a program with a language of its own, whatever the file is called; and
+    an IPTC file may hold one.
+    """
+    Image.init()
+    return [name for name in Image.ID if name not in ("EPS", "IPTC")]
 
 
 def check_single(picture: Image.Image) -> None:
@@ -65,7 +77,7 @@ def opened(content: bytes) -> Image.Image:
     if not content:
         raise PictureError("the file is empty")
     with _faults():
-        picture = Image.open(io.BytesIO(content))
+        picture = Image.open(io.BytesIO(content), formats=_formats())
         check_single(picture)
         if picture.mode not in ("RGB", "RGBA", "RGBa", "P", "PA", *_GREY) and not picture.mode.startswith("I;"):
             raise PictureError(f"its colours are {picture.mode}; allowed: grey or RGB, with transparency or without")

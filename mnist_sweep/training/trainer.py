@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 import math
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -114,6 +116,12 @@ class Fit(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began = time.monotonic() - self.train_seconds
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed what only a network of the user's own draws from, so that a run that goes on has the same draws."""
+        seed = (self.config.seed + len(self.history) + 1) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.check()

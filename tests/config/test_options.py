@@ -64,7 +64,7 @@ def test_onecycle_warms_up_for_two_steps_at_least_and_peaks_at_the_learning_rate
 
 
 def test_the_table_of_a_network() -> None:
-    rows = CommandLine.of(["model=lenet5"]).config.model.layers()
+    rows = CommandLine.of(["model=lenet5"]).config.layers()
     assert [(row.name, row.output, row.parameters) for row in rows] == [
         ("block 1", (6, 14, 14), 6 * 26),
         ("block 2", (16, 7, 7), 16 * (6 * 25 + 1)),

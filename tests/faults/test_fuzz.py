@@ -96,7 +96,7 @@ damage = st.tuples(st.sampled_from([1000, 1000, 999, 500, 10]), st.integers(0, 2
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz") / "best.ckpt"
     config = CommandLine.of([*SMALL, "name=it"]).config
-    trained_model.save(path, config.model.build(0.1, 0.3), config)
+    trained_model.save(path, config.model.build(0.1, 0.3, config.data.images), config)
     return path
 
 

@@ -18,12 +18,17 @@ from mnist_sweep import cli, run_report
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.errors import Interrupted, RequestError
+from mnist_sweep.inference.ensemble import members
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.run import train
+from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import data, datasets, trained_model
 from mnist_sweep.training.evaluate import evaluate
 from tests.conftest import SMALL
+from tests.own_sets import folder as pictures_of
+from tests.own_sets import of_folder
+from tests.sweep.studies import result_of
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +83,30 @@ def test_what_does_not_go_together_is_refused(
         cli.perform("ensemble", arguments)
 
 
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (["data.validation_share=0.3"], r"data\.validation_share=0\.1 \| 0\.3: the runs differ; allowed: one for all"),
+        (["data.test_share=0.4"], r"data\.test_share=0\.2 \| 0\.4: the runs differ"),
+        (["data.size=[4,4]"], r"data\.contents\.size=\[4,4\] \| \[8,8\]: the runs differ"),
+        (["data.channels=1"], r"data\.contents\.channels=1 \| 3: the runs differ"),
+        ([], r"data\.contents\.digest=\w+ \| \w+: the runs differ"),
+    ],
+)
+def test_runs_on_other_images_of_ones_own_do_not_go_together(items: list[str], said: str, tmp_path: Path) -> None:
+    path = pictures_of(tmp_path / "set", {"a": 9, "b": 9})
+    for name, more in (("one", []), ("other", items)):
+        request = of_folder(path, *more, "model=mlp", f"output={tmp_path}", f"name={name}")
+        run = RunFolder.of(request.config)
+        run.begin(request.config, request.overrides)
+        run.best.parent.mkdir()
+        run.best.touch()
+        result_of(tmp_path, name, 0.9).write()
+        Image.new("RGB", (8, 8)).save(path / "a" / "more.png")
+    with pytest.raises(RequestError, match=said):
+        members([tmp_path / "runs" / "one", tmp_path / "runs" / "other"], 2)
+
+
 @pytest.fixture(scope="module")
 def made(folder: Path) -> tuple[Result, str]:
     """The ensemble of the sweep, and MLflow's store."""
@@ -96,7 +125,7 @@ def test_an_ensemble_says_the_mean_of_its_members(folder: Path, made: tuple[Resu
     for part, images in (("val", validation), ("test", data.test_set("mnist5k", "data"))):
         found = evaluate(both.network, images, part).metrics
         assert {name: result.metrics[name] for name in found} == pytest.approx(found)
-    assert result.parameters == 2 * sum(layer.parameters for layer in both.config.model.layers())
+    assert result.parameters == 2 * sum(layer.parameters for layer in both.config.layers())
     exported = tmp_path / "both.safetensors"
     arguments = ["--to", "safetensors", str(exported), "--checkpoint", str(Path(result.folder) / BEST)]
     assert cli.perform("export", arguments) == cli.DONE

@@ -11,10 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from mnist_sweep import cli
+from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
+from mnist_sweep.inference import export
 from mnist_sweep.training import trained_model
 from mnist_sweep.version import __version__
 from tests.inference.conftest import Changed
+from tests.own_sets import folder, of_folder
 
 pytestmark = pytest.mark.slow
 
@@ -74,3 +77,18 @@ def test_a_damaged_file_of_the_networks_own_images_is_named(changed: Changed, tm
     with pytest.raises(RequestError, match="train-images-idx3-ubyte is damaged: 1,000 bytes"):
         cli.perform("export", ["--to", "onnx", str(tmp_path / "it.onnx"), "--checkpoint", str(other)])
     assert not (tmp_path / "it.onnx").exists()
+
+
+@pytest.mark.parametrize("archive", ["none", "packed"])
+def test_without_the_images_others_of_their_form_are_used(archive: str, tmp_path: Path) -> None:
+    if archive == "packed":
+        (tmp_path / "cifar-10-python.tar.gz").touch()
+    published = CommandLine.of(["data=cifar10", f"data.root={tmp_path}"]).config.data
+    assert export._images(published).shape == (export.CHECKED, 3, 32, 32)
+
+
+def test_ones_own_images_are_not_decoded_for_an_export(tmp_path: Path) -> None:
+    own = of_folder(folder(tmp_path / "fruit", {"apple": 9, "pear": 9}, (8, 6))).config.data
+    before = sorted(tmp_path.rglob("*"))
+    assert export._images(own).shape == (export.CHECKED, 3, 8, 6)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_sweep.inference import paper
 from mnist_sweep.inference.paper import without_lines
 from mnist_sweep.inference.preprocess import Array, decode, normalised
 from mnist_sweep.training import data
@@ -132,3 +133,9 @@ def test_a_picture_whose_colour_says_something_is_read_by_its_colour() -> None:
     sheet[60:140, 95:105] = 0
     picture = Image.merge("LA", (Image.fromarray(sheet), Image.fromarray(alpha)))
     assert np.array_equal(decode(file_of(picture, "png")), np.asarray(Image.fromarray(sheet)))
+
+
+def test_a_strip_of_paper_that_is_nothing_but_edge_is_no_sheet() -> None:
+    desk = np.full((62, 50), 30, np.uint8)
+    desk[26:36, 13:37] = 240
+    assert paper.sheet(desk) is desk

@@ -41,7 +41,11 @@ def test_each_picture_has_its_line_and_what_is_none_is_named(
 
 
 def test_on_a_terminal_there_is_a_table(
-    checkpoint: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    changed: Changed,
+    picture: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     picture = picture.rename(picture.parent / "[red]:cat:7.png")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -50,6 +54,8 @@ def test_on_a_terminal_there_is_a_table(
     assert (name, head.split()) == (str(checkpoint), ["image", "digit", "probability", "next"])
     assert row.split()[0] == str(picture)
     assert row.count("%") == 3
+    cli.perform("predict", [str(picture), "--checkpoint", str(changed(name="kmnist"))])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["image", "class", "probability", "next"]
 
 
 def test_pictures_of_other_sets_are_taken_as_they_are(

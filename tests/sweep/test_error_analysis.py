@@ -22,7 +22,7 @@ def test_what_all_of_the_best_get_wrong(tmp_path: Path, caplog: pytest.LogCaptur
     found: list[Evaluation] = []
     for number in (0, 1):
         torch.manual_seed(number)
-        network = config.model.build(0.13, 0.31)
+        network = config.model.build(0.13, 0.31, config.data.images)
         trained_model.save(RunFolder(tmp_path / "runs" / f"sweep-{number:04d}").best, network, config)
         found.append(evaluate(network, images, "val"))
     far = studies.trial_of(Path("elsewhere"), 3, [0.38])  # which is left out

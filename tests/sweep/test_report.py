@@ -25,7 +25,7 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     config = command.config
     seeds = ["sweep-0001-seed1", "sweep-0001-seed2", "sweep-0001-seed3"]
     for index, name in enumerate([*(f"sweep-{number:04d}" for number in range(4)), *seeds]):
-        trained_model.save(RunFolder(tmp_path / "runs" / name).best, config.model.build(0.13, 0.31), config)
+        trained_model.save(RunFolder(tmp_path / "runs" / name).best, config.model.build(0.13, 0.31, config.data.images), config)
         confusion = [[50 - index if i == j else index * (j == i + 1) for j in range(10)] for i in range(10)]
         history = [{"train/loss": 1.0, "val/loss": 1.0, "train/accuracy": 0.5, "val/accuracy": 0.5}]
         found = {"confusion": confusion, "history": history, "seed": max(0, index - 3)}
@@ -59,7 +59,7 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     race = re.findall(r"<td>(trial 1, [^<]*)</td>.*?(0.93\d*)</td>.*?(0.9\d*)</td>", page)
     assert race == [("trial 1, race", "0.9300", "0.9250"), ("trial 1, new seeds: val/accuracy", "0.9300", "0.9100")]
     assert "Registered as mnist_sweep_mnist5k, version 3." in page
-    assert f'<td class="number">{sum(layer.parameters for layer in config.model.layers()):,}</td>' in page
+    assert f'<td class="number">{sum(layer.parameters for layer in config.layers()):,}</td>' in page
     run.file.assert_called_once_with(path)
     kept = {call.args[1] for call in run.figure.call_args_list}
     assert {"study/confusion_of_the_best.png", "study/missed_by_all.png"} <= kept

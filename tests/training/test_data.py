@@ -117,6 +117,24 @@ def test_every_image_is_moved_turned_and_scaled_by_a_draw_of_its_own_within_the_
     assert 1.15 < sizes.max() < 1.22
 
 
+def test_images_that_are_no_squares_are_turned_without_being_sheared() -> None:
+    """As the same image within a black square is; and the middle is moved by parts of the width and the height."""
+    wide = torch.rand(200, 1, 12, 24, generator=torch.Generator().manual_seed(0))
+    square = torch.nn.functional.pad(wide, (0, 0, 6, 6))
+    turned = Augmentation(rotation=180.0, shift=0.0, scale=0.2)
+    found, wanted = (data.augmented(each, turned, torch.Generator().manual_seed(1)) for each in (wide, square))
+    torch.testing.assert_close(found, wanted[:, :, 6:18], atol=1e-4, rtol=0)
+    spot = torch.zeros(200, 1, 12, 24)
+    spot[..., 5:7, 11:13] = 1
+    centres = []
+    for rotation in (0.0, 90.0):
+        settings = Augmentation(rotation=rotation, shift=0.2, scale=0.0)
+        pixels = data.augmented(spot, settings, torch.Generator().manual_seed(1))[:, 0]
+        rows, columns = (pixels.sum(axis) / pixels.sum((1, 2))[:, None] for axis in (2, 1))
+        centres.append(torch.stack([rows @ torch.arange(12.0), columns @ torch.arange(24.0)], dim=1))
+    torch.testing.assert_close(centres[0], centres[1], atol=0.1, rtol=0)
+
+
 def photographs(count: int) -> torch.Tensor:
     return torch.rand(count, 3, 6, 8, generator=torch.Generator().manual_seed(1)) + 0.1  # none is black
 

@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
 
 from mnist_sweep.config import options
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.network_shapes import GREY28
 from mnist_sweep.training import onednn
 from mnist_sweep.training.models import ACTIVATIONS, MONOTONE, ConvNet
 
@@ -40,7 +41,7 @@ def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
             hidden=draw(st.lists(st.integers(1, 8), max_size=2)),
             dropout=0.5,
         )
-        model.layers()
+        model.layers(GREY28)
         return model
     except ValueError:  # valid convolutions leave nothing of a map
         reject()
@@ -85,9 +86,9 @@ def outputs_and_gradients(network: nn.Module, logits: torch.Tensor) -> list[torc
 @given(models(st.integers(1, 6)))
 def test_shapes_function_and_gradients_are_those_of_the_textbook(model: options.ConvNet) -> None:
     torch.manual_seed(0)
-    network = ConvNet(model, 0.13, 0.31).double().eval()
+    network = ConvNet(model, 0.13, 0.31, GREY28).double().eval()
     images = torch.rand(2, 1, 28, 28, dtype=torch.float64)
-    maps, table = network.standardised(images), model.layers()
+    maps, table = network.standardised(images), model.layers(GREY28)
     assert sum(layer.parameters for layer in table) == sum(p.numel() for p in network.parameters())
     for block, layer in zip(network.blocks, table, strict=False):
         maps = block(maps)
@@ -104,7 +105,7 @@ def test_training_computes_the_same_in_single_precision(model: options.ConvNet, 
     assume(not (model.batch_norm and any(block.kernel == 1 for block in model.blocks())))
     torch.manual_seed(0)
     with mock.patch.object(torch.backends.cpu, "get_cpu_capability", return_value=widest):
-        network = ConvNet(model, 0.13, 0.31).train()
+        network = ConvNet(model, 0.13, 0.31, GREY28).train()
     network.head.eval()  # without dropout
     images = torch.rand(2, 1, 28, 28)
     double = copy.deepcopy(network).double()
@@ -127,7 +128,7 @@ def network_of(*items: str) -> ConvNet:
     """In training."""
     model = CommandLine.of(items).config.model
     assert isinstance(model, options.ConvNet)
-    return ConvNet(model, 0.13, 0.31)
+    return ConvNet(model, 0.13, 0.31, GREY28)
 
 
 @pytest.mark.parametrize(

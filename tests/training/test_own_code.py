@@ -156,6 +156,20 @@ def test_a_metric_that_does_not_work_is_refused(nets: str, target: str, why: str
         api.check(CommandLine.of(["data=mnist5k", f"output={tmp_path}", f"metrics.extra=['{target.format(nets)}']"]))
 
 
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ("'one.py:top2','other.py:top2'", r"metrics\.extra=.*/one\.py:top2: two are called top2; allowed: another"),
+        ("{target: 'one.py:top2'},{target: 'one.py:top2',direction: minimize}", "two are called top2"),
+        ("'one.py:balanced_accuracy'", "two are called balanced_accuracy; allowed: another name"),
+        ("'one.py:calibration_error'", r"metrics\.extra=.*/one\.py:calibration_error: is measured already; allowed"),
+    ],
+)
+def test_metrics_that_would_be_filed_under_one_name_are_refused(extra: str, why: str) -> None:
+    with pytest.raises(RequestError, match=why):
+        _ = CommandLine.of([f"metrics.extra=[{extra}]"]).config
+
+
 def test_the_direction_of_a_metric(nets: str) -> None:
     extra = f"metrics.extra=[{{target: '{nets}:top2', direction: minimize}}, balanced_accuracy]"
     config = CommandLine.of([extra, "objective=val/top2"]).config

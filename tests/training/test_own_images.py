@@ -1,5 +1,6 @@
 """Image sets of the user's own: what they say of themselves, how they are read, and what is refused."""
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
     assert digest_of(tmp_path / "moved") != digest
 
 
+def test_other_pictures_are_not_taken_for_those_of_a_run(tmp_path: Path) -> None:
+    fruit = folder(tmp_path / "fruit", {"apple": 4, "pear": 4})
+    settings = of_folder(fruit).config.data
+    assert isinstance(settings, Folder)
+    of_a_run = settings.model_copy(update={"contents": settings.found})
+    kept = own_images.decoded(of_a_run)
+    Image.new("RGB", (8, 8)).save(fruit / "pear" / "0000.png")
+    assert own_images.decoded(of_a_run) == kept
+    kept.rename(tmp_path / "gone")
+    why = r"data\.path=.*fruit: these are not the images that the run was made with.*; allowed: the files as they were"
+    with pytest.raises(RequestError, match=why):
+        own_images.decoded(of_a_run)
+    assert own_images.decoded(settings) != kept
+
+
+def test_the_scores_of_models_compare_only_where_the_images_were_split_alike(tmp_path: Path) -> None:
+    path = folder(tmp_path / "fruit", {"apple": 9, "pear": 9})
+    one, other = (datasets.split(of_folder(path, f"data.validation_share={share}").config.data) for share in (0.1, 0.3))
+    assert (one, other) == tuple(f"{digest_of(path)}, split_seed 0, validation_share {share}" for share in (0.1, 0.3))
+
+
 def test_train_and_test_folders_grey_pictures_and_another_size(tmp_path: Path) -> None:
     folder(tmp_path / "set" / "train", {"a": 6, "b": 6}, mode="L")
     folder(tmp_path / "set" / "test", {"a": 2, "b": 1}, (5, 9), mode="L")
@@ -79,14 +101,15 @@ def picture(kind: str) -> bytes:
     if kind == "animated":
         image.save(file, "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     else:
-        image.save(file, "JPEG")
+        image.save(file, "EPS" if kind == "for Ghostscript" else "JPEG")
     content = file.getvalue()
     return {"cut": content[: len(content) // 2], "no picture": b"hello", "empty": b""}.get(kind, content)
 
 
 BAD = {
     "cmyk": "its colours are CMYK; allowed: grey or RGB", "animated": "an animation of 2 pictures; allowed: a single",
-    "no picture": "not a picture that Pillow reads", "empty": "the file is empty", "cut": "damaged or cut",
+    "no picture": "not a picture that Pillow reads by itself", "empty": "the file is empty", "cut": "damaged or cut",
+    "for Ghostscript": "not a picture that Pillow reads by itself",
 }  # fmt: skip
 
 
@@ -123,6 +146,9 @@ def spoil(path: Path, how: str) -> None:
         case "val":
             folder(path / "train", {"a": 2, "b": 2})
             folder(path / "val", {"a": 2, "b": 2})
+        case "one each":
+            folder(path / "train", {"a": 1, "b": 1})
+            folder(path / "test", {"a": 2, "b": 2})
         case "classes differ":
             folder(path / "train", {"a": 2, "b": 2})
             folder(path / "test", {"a": 2, "c": 2})
@@ -137,6 +163,7 @@ def spoil(path: Path, how: str) -> None:
         ("many classes", "1,001 classes in"),
         ("sizes", "data.size=null: pictures of several sizes"),
         ("val", "there are train, val; allowed:"),
+        ("one each", "one training image of each class, which leaves none for validation; allowed: two of some class"),
         ("classes differ", "only one of train and test has the class b"),
     ],
 )
@@ -180,11 +207,13 @@ def test_arrays_of_every_form(tmp_path: Path) -> None:
         ({"labels": np.repeat([-1, 0, 1], 10)}, "lowest -1; allowed: (N,) integers from 0"),
         ({"labels": np.zeros(30)}, "labels is [30] float64"),
         ({"labels": np.zeros(30, int)}, "labels 0 … 0; allowed: 2 to 1,000 classes"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.arange(2)}, "one training image of each class"),
         ({"labels": np.array([{}] * 30)}, "it holds pickled objects, which are never loaded"),
         ({"images": np.zeros((30, 8, 8), np.float32)}, "images is [30,8,8] float32; allowed: (N, H, W)"),
         ({"test_images": np.zeros((1, 8, 8), np.uint8)}, "one of test_images and test_labels alone"),
         ({"test_images": np.zeros((1, 8, 8), np.uint8), "test_labels": np.zeros(1, int)}, "test_images of (1, 8, 8)"),
         ({"class_names": np.array(["x"])}, "1 class_names for 3 classes"),
+        ({"class_names": np.array("x, y, z")}, "1 class_names for 3 classes"),
     ],
 )
 def test_arrays_that_are_no_image_set_are_refused_in_one_line(values: Any, why: str, tmp_path: Path) -> None:
@@ -200,6 +229,18 @@ def test_what_is_no_file_of_numpys(tmp_path: Path) -> None:
         if content:
             (tmp_path / "set.npz").write_bytes(content)
         with pytest.raises(RequestError, match=why):
+            _ = CommandLine.of(items).config
+
+
+def test_a_compressed_file_that_is_damaged_anywhere_is_refused_in_one_line(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "set.npz", images=blobs(0, 2, 20, (8, 8)), labels=np.arange(20) % 2)
+    whole = (tmp_path / "set.npz").read_bytes()
+    for where in (*range(8, 12), *range(60, len(whole), 97)):  # how it is packed, and what is
+        content = bytearray(whole)
+        content[where] ^= 0xFF
+        (tmp_path / "set.npz").write_bytes(content)
+        items = ["data=arrays", f"data.path={tmp_path / 'set.npz'}", f"data.cache={tmp_path / 'cache'}"]
+        with contextlib.suppress(RequestError):  # some bytes are of no account
             _ = CommandLine.of(items).config
 
 

@@ -74,3 +74,31 @@ def test_without_a_network_a_line_says_what_to_put_where(tmp_path: Path, monkeyp
     with pytest.raises(RequestError, match=why + "has .*/there/cifar-10-python.tar.gz"):
         datasets.obtain(settings)
     assert not list(tmp_path.glob("there/cache/*"))
+
+
+def test_an_archive_that_somebody_put_there_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill between the download and the unpacking, too: nothing is missing, and nothing can be read yet."""
+    (tmp_path / "cifar-10-python.tar.gz").touch()
+
+    def read(root: str, download: bool, train: bool) -> Any:
+        if not download:  # by which torchvision is asked to unpack it
+            raise RuntimeError("Dataset not found or corrupted.")
+        return made("CIFAR10", 10, 5_010 if train else 50)
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", read)
+    settings = CommandLine.of(["data=cifar10", f"data.root={tmp_path}"]).config.data
+    assert datasets.missing(settings) == []
+    assert datasets.obtain(settings) == "cifar10"
+    assert len(data.test_images(settings)) == 50
+
+
+def test_an_archive_that_is_damaged_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("Error downloading x:\n<urlopen error [Errno 111] Connection refused>")
+
+    (tmp_path / "cifar-10-python.tar.gz").touch()
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", read)
+    settings = CommandLine.of(["data=cifar10", f"data.root={tmp_path}"]).config.data
+    why = r"CIFAR-10 is not there as it was published and cannot be downloaded .*; allowed: a folder .*10-python"
+    with pytest.raises(RequestError, match=why):
+        datasets.obtain(settings)

@@ -17,6 +17,7 @@ from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 from mnist_sweep.training.trainer import Fit
 from tests.conftest import command
+from tests.own_sets import NETS, small
 from tests.training.fitting import failing_in, fit
 from tests.training.test_models import textbook
 
@@ -30,7 +31,7 @@ def plain(trained: Any, optimizer: type[torch.optim.Optimizer], **settings: Any)
     config = trained.config
     pl.seed_everything(config.seed, verbose=False)
     images, _ = data.parts(config.data)
-    network: Any = config.model.build(*images.standardisation).to(memory_format=torch.contiguous_format)
+    network: Any = config.model.build(*images.standardisation, config.data.images).to(memory_format=torch.contiguous_format)
     moves = optimizer(network.parameters(), **settings)
     order = torch.Generator().manual_seed(config.seed)
     averages: dict[str, torch.Tensor] = {}
@@ -105,6 +106,23 @@ def test_every_option_trains_and_goes_on_after_an_interruption_as_if_none_had_be
     assert (resumed.validation.probabilities == whole.validation.probabilities).all()
     assert all(map(torch.equal, resumed.network.state_dict().values(), whole.network.state_dict().values()))
     assert resumed.train_seconds > 0
+
+
+def test_a_network_that_draws_from_python_and_numpy_goes_on_with_the_same_draws(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
+    model = ["model=custom", f"model.target={tmp_path}/nets.py:Drawing"]
+
+    def trained(folder: str, on_epoch: Any = None) -> Any:
+        config = small(tmp_path, *model, "trainer.precision=32", "trainer.max_epochs=3", "data.batch_size=50").config
+        made = Fit(config, tmp_path / folder, torch.device("cpu"), on_epoch or (lambda *_: True), check_interrupted)
+        made.run()
+        return made
+
+    whole = trained("whole")
+    with pytest.raises(KeyError, match="3"):
+        trained("parts", failing_in(3))
+    assert trained("parts").history == whole.history
+    assert len({epoch["train/loss"] for epoch in whole.history}) == 3
 
 
 def test_whatever_looks_at_the_trained_network_leaves_it_as_its_checkpoint_has_it(tmp_path: Path) -> None:
