@@ -19,8 +19,8 @@ from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.evaluate import evaluate
 from mnist_sweep.training.lightning_module import Classifier
 from tests.conftest import Perform, command, interrupt_in
-from tests.own_sets import folder as pictures_of
 from tests.own_sets import NETS, of_folder, small
+from tests.own_sets import folder as pictures_of
 from tests.sweep.studies import result_of
 
 pytestmark = pytest.mark.slow

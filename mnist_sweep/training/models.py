@@ -51,9 +51,7 @@ class ConvNet(Network):
         images: what it takes and tells apart.
     """
 
-    def __init__(
-        self, model: options.ConvNet, mean: options.Pixels, deviation: options.Pixels, images: Images
-    ) -> None:
+    def __init__(self, model: options.ConvNet, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         self.blocks = nn.Sequential()
         channels, height, width = images.shape
@@ -93,9 +91,7 @@ def _head(units: int, hidden: Sequence[int], activation: str, dropout: float, cl
 class MLP(Network):
     """Fully connected layers on the pixels; the arguments are as for `ConvNet`."""
 
-    def __init__(
-        self, model: options.MLP, mean: options.Pixels, deviation: options.Pixels, images: Images
-    ) -> None:
+    def __init__(self, model: options.MLP, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         units = images.channels * images.height * images.width
         self.head = nn.Sequential(*_head(units, model.hidden, model.activation, model.dropout, images.classes))
@@ -111,9 +107,7 @@ class ResNet(Network):
     `blocks` are the first convolution and three stages, of which the second and third halve their maps.
     """
 
-    def __init__(
-        self, model: options.ResNet, mean: options.Pixels, deviation: options.Pixels, images: Images
-    ) -> None:
+    def __init__(self, model: options.ResNet, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         channels = model.width
         self.blocks = nn.Sequential(
@@ -160,9 +154,7 @@ class Residual(nn.Module):
 class Custom(Network):
     """A network of the user's own, which is given standardised images; the arguments are as for `ConvNet`."""
 
-    def __init__(
-        self, model: options.Custom, mean: options.Pixels, deviation: options.Pixels, images: Images
-    ) -> None:
+    def __init__(self, model: options.Custom, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         self.network = own_code.network(model.target, model.arguments, images)
 

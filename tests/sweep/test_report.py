@@ -25,7 +25,8 @@ def test_the_page_has_all_that_there_is_to_see(tmp_path: Path) -> None:
     config = command.config
     seeds = ["sweep-0001-seed1", "sweep-0001-seed2", "sweep-0001-seed3"]
     for index, name in enumerate([*(f"sweep-{number:04d}" for number in range(4)), *seeds]):
-        trained_model.save(RunFolder(tmp_path / "runs" / name).best, config.model.build(0.13, 0.31, config.data.images), config)
+        network = config.model.build(0.13, 0.31, config.data.images)
+        trained_model.save(RunFolder(tmp_path / "runs" / name).best, network, config)
         confusion = [[50 - index if i == j else index * (j == i + 1) for j in range(10)] for i in range(10)]
         history = [{"train/loss": 1.0, "val/loss": 1.0, "train/accuracy": 0.5, "val/accuracy": 0.5}]
         found = {"confusion": confusion, "history": history, "seed": max(0, index - 3)}

@@ -80,7 +80,7 @@ def test_an_archive_that_somebody_put_there_is_unpacked(tmp_path: Path, monkeypa
     """As after a kill between the download and the unpacking, too: nothing is missing, and nothing can be read yet."""
     (tmp_path / "cifar-10-python.tar.gz").touch()
 
-    def read(root: str, download: bool, train: bool) -> Any:
+    def read(_: str, download: bool, train: bool) -> Any:
         if not download:  # by which torchvision is asked to unpack it
             raise RuntimeError("Dataset not found or corrupted.")
         return made("CIFAR10", 10, 5_010 if train else 50)

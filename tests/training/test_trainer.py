@@ -31,7 +31,8 @@ def plain(trained: Any, optimizer: type[torch.optim.Optimizer], **settings: Any)
     config = trained.config
     pl.seed_everything(config.seed, verbose=False)
     images, _ = data.parts(config.data)
-    network: Any = config.model.build(*images.standardisation, config.data.images).to(memory_format=torch.contiguous_format)
+    built = config.model.build(*images.standardisation, config.data.images)
+    network: Any = built.to(memory_format=torch.contiguous_format)
     moves = optimizer(network.parameters(), **settings)
     order = torch.Generator().manual_seed(config.seed)
     averages: dict[str, torch.Tensor] = {}
