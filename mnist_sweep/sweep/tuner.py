@@ -149,7 +149,12 @@ class Tuner:
             promoted = self._promotion.next(trials, last=not (another or self._open))
             if promoted is not None:
                 return promoted
-        return (waiting[0].number if waiting else len(trials)) if another else None
+        if not another or waiting:
+            return waiting[0].number if another else None
+        if added := self.study.look():  # before a new trial takes the number
+            log.warning("another program added to the study: trials %s", ", ".join(map(str, added)))
+            return self.next()
+        return len(trials)
 
     def _epochs(self) -> int:
         """The epochs that are spent, where they are limited."""

@@ -25,10 +25,13 @@ from mnist_sweep.result import BEST, Result, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.progress import Runs
 from mnist_sweep.sweep.space import same
-from mnist_sweep.sweep.study import Study, best_run, first_score, value_of
+from mnist_sweep.sweep.study import Study, best_run, first_score, has_score, value_of
 from mnist_sweep.sweep.workers import Task, Workers
 
 log = logging.getLogger(__name__)
+
+#: Letters of a key within the name of a run: with the longest name of a sweep that is no longer than a run's may be.
+_LONGEST_KEY = 60
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,9 @@ def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) ->
     candidates = [trial for trial in ranked if front is None or trial.number in front][:top]
     if with_baseline:
         baseline = study.baseline()
-        if baseline is None:
-            log.warning("sweep.winner.baseline=true: there is no baseline trial, so it does not take part")
+        if baseline is None or not has_score(goal, baseline):
+            why = "there is no baseline trial" if baseline is None else f"trial {baseline.number} has no value"
+            log.warning("sweep.winner.baseline=true: %s, so it does not take part", why)
         elif baseline.number not in [trial.number for trial in candidates]:
             candidates.append(baseline)
     return candidates
