@@ -6,8 +6,10 @@ the validation set wins. Then the winner and the baseline are trained with new s
 what is said of the winner comes from these.
 """
 
+import hashlib
 import logging
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -180,7 +182,7 @@ def _task(
     assert settings is not None
     name = f"{settings.name}-baseline-seed{seed}"
     if entry.number is not None:
-        name = run_name(settings.name, entry.number, seed) + (f"-without-{without}" if without else "")
+        name = run_name(settings.name, entry.number, seed) + (f"-without-{_in_name(without)}" if without else "")
     command = entry.command.with_(seed=seed, name=name)
     folder = RunFolder.of(command.config)
     if differences := folder.differences(command.config):
@@ -188,6 +190,15 @@ def _task(
     tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": entry.number}
     limit, resume = settings.trial_seconds, folder.path.exists()
     return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "final")
+
+
+def _in_name(key: str) -> str:
+    """A key within the name of a run. One that is long, or has letters that no name has, ends with its hash instead."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", key)
+    if name == key and len(key) <= _LONGEST_KEY:
+        return key
+    end = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_KEY - len(end) - 1]}-{end}"
 
 
 def _compared(

@@ -215,6 +215,20 @@ def test_each_difference_to_the_config_is_undone_once(race: Race) -> None:
     assert "optimizer.lr" not in undone[0] or undone[0]["optimizer.lr"] == 0.001
 
 
+def test_the_runs_of_a_sweep_with_the_longest_name_have_names_that_are_allowed(race: Race) -> None:
+    race.study.trials()[1].user_attrs["values"] = {"optimizer.lr": 0.02}
+    name = "s" * 100
+    assert race.choose(f"sweep.name={name}", "sweep.winner.ablate=true")
+    assert f"{name}-0001-seed3-without-optimizer.lr" in [task.command.config.name for task in race.tasks]
+    long, longer = (winner._in_name("model.arguments." + "x" * letters) for letters in (80, 81))
+    other = winner._in_name("model.arguments.größe")
+    assert long != longer
+    for key in (long, longer, other):
+        assert CommandLine.of([*SMALL, f"name={name}-9999999-seed4294967295-without-{key}"]).config.name
+    with pytest.raises(RequestError, match="at most 100"):
+        race.choose(f"sweep.name={name}s")
+
+
 def test_a_folder_of_another_run_is_not_written_over(race: Race) -> None:
     items = [*SMALL, f"output={race.folder}", "optimizer.lr=0.5", "name=sweep-0000-seed1", "seed=1"]
     other = CommandLine.of(items).config
