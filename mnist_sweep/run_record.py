@@ -224,15 +224,18 @@ def abandon(
     reason: str,
     detail: str,
     folder: RunFolder | None = None,
+    seeds: int = 1,
 ) -> Result:
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     A run that was begun with other settings than those of `command` keeps them; one that came to its end before its
-    process died keeps its own result. An error is raised only where the folder, or ``result.json``, cannot be written.
+    process died keeps its own result. Of several `seeds` one that has finished is the first: it is a later one that
+    failed, and so has the trial. An error is raised only where the folder, or ``result.json``, cannot be written.
     """
     folder = folder or RunFolder.of(command.config)
     if own := folder.ended():
-        return own
+        first = seeds > 1 and own.status == "finished"
+        return dataclasses.replace(own, status="failed", reason=reason, detail=detail) if first else own
     before = folder.progress()
     if config := folder.config():
         config = config.model_copy(update={"tracking": command.config.tracking})

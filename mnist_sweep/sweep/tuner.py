@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -316,10 +317,15 @@ class Tuner:
             failed = reason(other) not in (None, "diverged")  # which may do better another time
             ended = (other.state.is_finished() and not failed) or paused(other)
             if ended and (result := Result.found(self.runs / name)):
-                status = "pruned" if paused(other) else result.status
-                if "result" in other.user_attrs:  # the means over its seeds
-                    result = dataclasses.replace(result, metrics=other.user_attrs["result"]["metrics"])
-                self.tell(number, dataclasses.replace(result, duplicate_of=name, status=status))
+                known = other.user_attrs
+                if "result" in known:  # the means over its seeds
+                    result = dataclasses.replace(result, metrics=known["result"]["metrics"])
+                if paused(other):
+                    result = dataclasses.replace(result, status="pruned")
+                elif other.state == TrialState.FAIL:  # also of a seed after that of its own run, which has finished
+                    why: dict[str, Any] = {"reason": known.get("reason"), "detail": known.get("detail")}
+                    result = dataclasses.replace(result, status="failed", **why)
+                self.tell(number, dataclasses.replace(result, duplicate_of=name))
                 return True
         return False
 
