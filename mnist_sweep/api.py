@@ -80,9 +80,10 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
     """
     chosen = any(key_of(item) == "sweep" for item in overrides)
     command = CommandLine.of(overrides if chosen else ("+sweep=optuna", *overrides), config_dir)
-    check(command)
     from mnist_sweep.sweep import session, storage
 
+    session.prepared.cache_clear()  # of an earlier call: the configs and the images may have changed since
+    check(command)
     with _interruptible():
         file = session.sweep(prepare(command))
     content = json.loads(file.read_text(encoding="utf-8"))
