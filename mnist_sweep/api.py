@@ -82,9 +82,10 @@ def sweep(*overrides: str, config_dir: str | Path | None = None) -> Sweep:
     command = CommandLine.of(overrides if chosen else ("+sweep=optuna", *overrides), config_dir)
     if command.config.sweep and command.config.sweep.plan:
         raise RequestError("sweep.plan=true: a plan is made by the command line alone; allowed: sweep.plan=false")
-    check(command)
     from mnist_sweep.sweep import session, storage
 
+    session.prepared.cache_clear()  # of an earlier call: the configs and the images may have changed since
+    check(command)
     with _interruptible():
         file = session.sweep(prepare(command))
     content = json.loads(file.read_text(encoding="utf-8"))

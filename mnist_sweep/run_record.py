@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +150,14 @@ class RunRecord:
         reason = "paused" if paused else "interrupted" if interrupted else result.reason
         self.mlflow.end(_STATES[result.status], reason, result.detail)
         try:
-            if interrupted:
-                self.folder.note(seconds=result.seconds, train_seconds=result.train_seconds)
-            result.write()
-        except OSError as error:
-            detail = f"{result.path} cannot be written ({error.strerror or error})"
+            with _writing(result):
+                if interrupted:
+                    self.folder.note(seconds=result.seconds, train_seconds=result.train_seconds)
+                result.write()
+        except RunFailure as failure:
             self.mlflow.tags({"state": STATES["failed"]})
-            self.mlflow.end("FAILED", "error", detail)
-            raise RunFailure("error", detail) from error
+            self.mlflow.end("FAILED", "error", failure.detail)
+            raise
         if not interrupted:
             self.folder.clear()
         return result
@@ -188,9 +188,24 @@ def settle(config: schema.Config) -> None:
                 run.end("KILLED", "interrupted")
 
 
-def prune(folder: RunFolder, session: schema.Config) -> Result | None:
-    """Record in a `session` that a run which is paused will not go on; None where its folder holds no such run."""
+def prune(folder: RunFolder, session: schema.Config, config_dir: Path | None = None) -> Result | None:
+    """Record in a `session` that a run which was begun will not go on; None where its folder holds no such run.
+
+    A run whose process died before it wrote ``result.json`` came as far as its history says. A RunFailure says that the
+    result cannot be written, as on a full disk.
+    """
     result, config = folder.result(), folder.config(session)
+    if result and result.status == "pruned":  # by a session that died before the study knew
+        return result
+    if result is None and config:
+        before = folder.progress()
+        begun = CommandLine.of(folder.overrides(), config_dir)
+        record = RunRecord(begun, config, before.device, before.threads, folder)
+        record.progress = before
+        result = dataclasses.replace(
+            record.result("interrupted", None, None),
+            seconds=round(before.seconds, 3), mlflow_run_id=before.mlflow_run_id,
+        )  # fmt: skip
     if result is None or result.status != "interrupted":
         return None
     if config and result.mlflow_run_id:
@@ -198,22 +213,36 @@ def prune(folder: RunFolder, session: schema.Config) -> Result | None:
         run.tags({"state": STATES["pruned"]})
         run.end("KILLED")
     result = dataclasses.replace(result, status="pruned", folder=str(folder.path))
-    result.write()
+    with _writing(result):
+        result.write()
     folder.clear()
     return result
 
 
+@contextlib.contextmanager
+def _writing(result: Result) -> Iterator[None]:
+    """Within, an OSError is a RunFailure that says in one line that the result cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailure("error", f"{result.path} cannot be written ({error.strerror or error})") from error
+
+
 def drop_checkpoint(folder: RunFolder, tracking: Tracking) -> None:
-    """Remove the checkpoint of a run that has ended, also that in MLflow where it lies on this machine."""
-    result = folder.result()
-    if result is None or not folder.best.is_file():
+    """Remove the checkpoint of a run that has ended, also that in MLflow where it lies on this machine.
+
+    A RunFailure says that the folder cannot be written.
+    """
+    result = folder.result() if folder.best.is_file() else None
+    if result is None:
         return
     if isinstance(tracking, MLflow) and result.mlflow_run_id:
         with harmless("the checkpoint of a trial could not be removed"):
             if copy := artifact(client_of(tracking.uri), result.mlflow_run_id, f"checkpoints/{folder.best.name}"):
                 copy.unlink(missing_ok=True)
-    folder.best.unlink()
-    dataclasses.replace(result, folder=str(folder.path), checkpoint=None).write()
+    with _writing(result):
+        folder.best.unlink()
+        dataclasses.replace(result, folder=str(folder.path), checkpoint=None).write()
 
 
 def abandon(
@@ -224,15 +253,18 @@ def abandon(
     reason: str,
     detail: str,
     folder: RunFolder | None = None,
+    seeds: int = 1,
 ) -> Result:
     """Record a run whose process died or was given up: failed, with as much of its history as it wrote down.
 
     A run that was begun with other settings than those of `command` keeps them; one that came to its end before its
-    process died keeps its own result. An error is raised only where the folder, or ``result.json``, cannot be written.
+    process died keeps its own result. Of several `seeds` one that has finished is the first: it is a later one that
+    failed, and so has the trial. An error is raised only where the folder, or ``result.json``, cannot be written.
     """
     folder = folder or RunFolder.of(command.config)
     if own := folder.ended():
-        return own
+        first = seeds > 1 and own.status == "finished"
+        return dataclasses.replace(own, status="failed", reason=reason, detail=detail) if first else own
     before = folder.progress()
     if config := folder.config():
         config = config.model_copy(update={"tracking": command.config.tracking})

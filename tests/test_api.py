@@ -16,7 +16,8 @@ import torch
 import mnist_sweep as ms
 from mnist_sweep.api import prepare
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.errors import RequestError
+from mnist_sweep.errors import RequestError, RunFailure
+from mnist_sweep.sweep import session
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import data, datasets, trained_model
 from mnist_sweep.training.pictures import PictureError
@@ -104,6 +105,23 @@ def test_a_run_from_python(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(PictureError, match=r"text\.png: not a PNG or JPEG picture"):
         ms.predict(network, [tmp_path / "text.png"])
+
+
+def test_a_second_sweep_reads_the_configs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[float]()
+
+    def sweep(command: CommandLine) -> Path:
+        found.append(session.prepared(command)[2].config.parameters()["model.dropout"])
+        raise RunFailure("error", "enough")
+
+    monkeypatch.setattr(session, "sweep", sweep)
+    own = tmp_path / "mine" / "experiment" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    for dropout in (0.125, 0.375):
+        own.write_text(f"# @package _global_\nmodel: {{dropout: {dropout}}}\n")
+        with pytest.raises(RunFailure, match="enough"):
+            ms.sweep("experiment=own", *SMALL, f"output={tmp_path}", config_dir=own.parents[1])
+    assert found == [0.125, 0.375]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.run_folder import RunFolder, lock
-from mnist_sweep.run_record import RunRecord, abandon
+from mnist_sweep.run_record import RunRecord, abandon, drop_checkpoint, prune
 from mnist_sweep.tracking.store import client_of
 from mnist_sweep.training import datasets
 from tests.conftest import ROOT, command, interrupt_in, tracked
@@ -177,6 +177,40 @@ def test_a_result_that_cannot_be_written_is_a_failure_in_mlflow_too(
     result = run.train(request, resume=True, pictures=False)  # once there is space again
     assert (result.status, result.mlflow_run_id) == ("finished", run_id)
     assert in_mlflow(store, result).info.status == "FINISHED"
+
+
+@pytest.fixture
+def paused(tmp_path: Path) -> RunFolder:
+    """The folder of a run that has paused after the second of four epochs."""
+    pause = run.train(command(tmp_path, "it", *ITEMS), on_epoch=lambda epoch, _: epoch < 2 or "pause")
+    assert pause.status == "interrupted"
+    return RunFolder(tmp_path / "runs" / "it")
+
+
+def test_a_paused_run_is_pruned_once_whatever_its_session_and_its_worker_still_wrote(
+    paused: RunFolder, tmp_path: Path
+) -> None:
+    config, left = command(tmp_path, "it").config, paused.result()
+    assert left
+    left.path.unlink()  # the worker was killed before it wrote that
+    pruned = prune(paused, config)
+    assert pruned
+    assert (pruned.status, pruned.reason, pruned.epochs) == ("pruned", None, 2)
+    for same in ("metrics", "history", "best_epoch", "overrides", "command", "checkpoint", "attempts", "precision"):
+        assert getattr(pruned, same) == getattr(left, same), same
+    assert prune(paused, config) == pruned  # the session was killed before the study knew
+    shutil.rmtree(paused.path)
+    assert prune(paused, config) is None
+
+
+def test_what_cannot_be_written_of_a_run_that_does_not_go_on_is_one_line(
+    paused: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = command(tmp_path, "it").config
+    monkeypatch.setattr(Result, "write", Mock(side_effect=OSError(28, "No space left on device")))
+    for end in (lambda: prune(paused, config), lambda: drop_checkpoint(paused, config.tracking)):
+        with pytest.raises(RunFailure, match=r"it/result\.json cannot be written \(No space left on device\)$"):
+            end()
 
 
 def test_two_processes_are_not_at_one_run(tmp_path: Path) -> None:

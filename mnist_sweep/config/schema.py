@@ -15,7 +15,7 @@ from mnist_sweep.config.network_shapes import Layer
 from mnist_sweep.config.options import Data, Launcher, Loss, Metrics, Model, Optimizer, Scheduler, Tracking, Trainer
 from mnist_sweep.config.overrides import FREE, flattened, text
 from mnist_sweep.config.paths import PathText
-from mnist_sweep.config.section import Name, Section
+from mnist_sweep.config.section import RunName, Section
 from mnist_sweep.config.sweep_options import Sweep
 from mnist_sweep.errors import without_passwords
 
@@ -31,7 +31,7 @@ _IMAGES = {f"data.{key}" for key in ("split_seed", "validation_share", "test_sha
 class Config(Section):
     """What Hydra composed, checked."""
 
-    name: Name | None
+    name: RunName | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output: Annotated[PathText, Field(pattern=r"^[^?%]+$")]  # in the URL of a database, ? and % have another meaning
     objective: str

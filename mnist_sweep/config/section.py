@@ -26,7 +26,11 @@ def _found_anywhere(target: str) -> str:
 
 #: Code of the user's own: MODULE:NAME, or FILE.py:NAME.
 Target = Annotated[str, AfterValidator(_found_anywhere)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+#: Of a sweep: its runs are named after it, with what tells them apart behind it.
+Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
+#: Of a run, and so of its folder and its lock: file systems allow 255 bytes.
+RunName = Annotated[str, Field(pattern=_NAME, max_length=200)]
 
 
 def one_of(names: Collection[str]) -> AfterValidator:

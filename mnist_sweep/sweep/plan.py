@@ -21,7 +21,7 @@ from mnist_sweep.sweep import samplers, storage, summary
 from mnist_sweep.sweep.candidates import Candidate, Candidates
 from mnist_sweep.sweep.promotion import Promotion
 from mnist_sweep.sweep.session import prepared
-from mnist_sweep.sweep.space import Space
+from mnist_sweep.sweep.space import Space, same
 from mnist_sweep.sweep.study import BASELINE
 from mnist_sweep.sweep.workers.resources import Resources
 
@@ -78,20 +78,26 @@ def plan(command: CommandLine) -> Path:
     total, points = samplers.total(config.sweep, space), space.points(_POINTS)
     full = statistics.fmean(candidate.epochs for candidate in drawn)
     several = len(config.sweep.objectives or ()) > 1  # which no pruner judges
-    epochs = full if several else statistics.fmean(_epochs(config.sweep.pruner, each.epochs, total) for each in drawn)
+    first_seed = full if several else statistics.fmean(_epochs(config.sweep.pruner, c.epochs, total) for c in drawn)
+    reach = 1.0 if several else _stretches(config.sweep.pruner, full, total)[-1][1]  # the share that comes to its end
+    further = reach * (config.sweep.seeds - 1)  # trainings of a trial after that of its first seed
+    epochs = first_seed + further * full
     trials = int(min(total, max(1, (config.sweep.budget_epochs or math.inf) / epochs)))
     together = len(resources.gpus) or resources.workers  # workers that share a GPU train in turn
     tracked = config.tracking.name != "none"
-    a_trial = seconds["mean"] * epochs / full + (_TRIAL if tracked else _TRIAL_UNTRACKED)
+    a_trial = seconds["mean"] * epochs / full + (1 + further) * (_TRIAL if tracked else _TRIAL_UNTRACKED)
     searching = _START + trials * a_trial / min(together, trials)
     judging = config.sweep.winner  # its candidates are trials that have come to their end
     ended = trials if several else round(trials * _stretches(config.sweep.pruner, full, trials)[-1][1])
     racing = min(judging.top, ended) * judging.race_seeds
-    runs = 0 if several and not judging.rule else racing + 2 * judging.seeds
-    training = (racing + judging.seeds) * seconds["mean"] + judging.seeds * its_own
+    own_racing = judging.race_seeds if judging.baseline and own else 0
+    undone = judging.seeds * _differing(drawn, common) if judging.ablate else 0
+    runs = 0 if several and not judging.rule else racing + own_racing + 2 * judging.seeds + undone
+    training = (racing + judging.seeds + undone) * seconds["mean"] + (judging.seeds + own_racing) * its_own
     training += runs * (_WINNER if tracked else _WINNER_UNTRACKED)
     choosing = (training / min(together, runs) if runs else 0.0) + _REPORT
     kept, weights = min(trials, config.sweep.keep or trials), statistics.fmean(c.costs["parameters"] for c in possible)
+    checkpoints = kept + min(kept, ended) * (config.sweep.seeds - 1) + runs
     content = {
         "study": config.sweep.name,
         "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
@@ -108,13 +114,16 @@ def plan(command: CommandLine) -> Path:
         "minutes_of_the_trials": round(searching / 60, 2),
         "runs_of_the_winner": runs,
         "minutes_of_the_winner": round(choosing / 60, 2),
-        "checkpoint_gigabytes": round(_BYTES * weights * (kept + runs) / 1e9, 3),
-        "trials_in_budget": int((60 * minutes - _START) * together / a_trial) if minutes else None,
+        "checkpoint_gigabytes": round(_BYTES * weights * checkpoints / 1e9, 3),
+        "trials_in_budget": max(0, int((60 * minutes - _START) * together / a_trial)) if minutes else None,
     }
     columns = "key", "drawn from", "only when"
     summary.print_table(f"the space of {config.sweep.name}", columns, space.describe(), width=120)
     endless = f"infinitely many (continuous: {', '.join(space.continuous)})"
-    pruning = f", {epochs:.1f} of {full:.1f} epochs with sweep/pruner={config.sweep.pruner.name}" * (epochs < full)
+    pruner = config.sweep.pruner.name
+    pruning = f", {first_seed:.1f} of {full:.1f} epochs with sweep/pruner={pruner}" * (first_seed < full)
+    if config.sweep.seeds > 1:
+        pruning += f", then {config.sweep.seeds - 1} more seeds where it reaches its end (sweep.seeds)"
     lines = {
         "points": f"{points:,}" if points else endless if space.continuous else f"more than {_POINTS:,}",
         f"of {_DRAWS} draws": f"{content['impossible']:.1%} broke a constraint, {content['duplicates']:.1%} were equal",
@@ -132,6 +141,15 @@ def plan(command: CommandLine) -> Path:
         log.info("%-18s %s", what, line)
     folder.mkdir(parents=True, exist_ok=True)
     return write_json(folder / "plan.json", content)
+
+
+def _differing(candidates: Sequence[Candidate], common: CommandLine) -> int:
+    """The keys in which candidates differ from the config, on average: what ``sweep.winner.ablate`` undoes one by one.
+
+    The winner is taken for one of them.
+    """
+    own = common.config.parameters()
+    return round(statistics.fmean(sum(not same(own.get(key), c.values[key]) for key in c.values) for c in candidates))
 
 
 def _together(resources: Resources) -> str:

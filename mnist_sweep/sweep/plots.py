@@ -46,8 +46,8 @@ class _Seen:
         return sorted(found, key=lambda trial: trial.number)
 
     def value(self, trial: FrozenTrial) -> float:
-        """The first objective's, the best that it reached where it was pruned."""
-        return float(trial.values[0]) if trial.values else reached(self.study, trial)
+        """The first objective's; where it was pruned the best that it reached, not the last, which Optuna keeps."""
+        return float(trial.values[0]) if trial.state == TrialState.COMPLETE else reached(self.study, trial)
 
     def groups(self) -> list[tuple[str, dict[str, Any], list[FrozenTrial]]]:
         """The name, the mark and the trials of each; none is empty."""

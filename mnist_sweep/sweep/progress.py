@@ -152,8 +152,8 @@ class Progress(Live):
         """That the runs of the winner will take, each as long as a complete trial; 0 where no winner is chosen."""
         if self.study.several and self.settings.winner.rule is None:
             return 0.0
-        results = [trial.user_attrs["result"] for trial in self.study.trials(TrialState.COMPLETE)]
-        seconds = [result["seconds"] for result in results if not result["duplicate_of"]]
+        own = [trial for trial in self.study.trials(TrialState.COMPLETE) if "duplicate_of" not in trial.user_attrs]
+        seconds = [trial.user_attrs["result"]["seconds"] for trial in own]
         count = self.settings.winner.runs
         return count * statistics.fmean(seconds) / min(count, self.workers) if seconds else 0.0
 

@@ -104,9 +104,15 @@ def measured(metric: str, result: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
+def epochs_of(trial: FrozenTrial) -> int:
+    """That a trial has trained, with all its seeds; one that took over a result has trained none."""
+    result = {} if "duplicate_of" in trial.user_attrs else trial.user_attrs.get("result", {})
+    return int(max(len(trial.intermediate_values), result.get("epochs", 0)) * result.get("seeds", 1))
+
+
 def reason(trial: FrozenTrial) -> str | None:
     """Why a trial failed, one word; None where it did not. One that somebody else added and told is ``foreign``."""
-    added = trial.state.is_finished() and not trial.user_attrs.keys() & {"digest", "reason", "result"}
+    added = trial.state.is_finished() and not trial.user_attrs.keys() & {"reason", "result"}
     return "foreign" if added else trial.user_attrs.get("reason")
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.lease import Lease
 from mnist_sweep.sweep.promotion import paused
-from mnist_sweep.sweep.samplers_view import SamplersView, measured, reason
+from mnist_sweep.sweep.samplers_view import SamplersView, epochs_of, measured, reason
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.writing import written
+from mnist_sweep.sweep.writing import write_new, write_trial, written
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -50,6 +50,11 @@ def value_of(goal: Objective, result: Result) -> float:
     value = measured(goal.metric, vars(result))
     assert value is not None
     return value
+
+
+def has_score(goal: Objective, trial: FrozenTrial) -> bool:
+    """Whether a trial has a `first_score`: one may have failed before it had read how far it had come."""
+    return "result" in trial.user_attrs and measured(goal.metric, trial.user_attrs["result"]) is not None
 
 
 def first_score(goal: Objective, trial: FrozenTrial) -> float:
@@ -97,6 +102,7 @@ class Study:
             if common and (result := trial.user_attrs.get("result")):
                 trial.set_user_attr("result", _placed(result, common))
             self._memory.create_new_trial(self._here, trial)
+        self._known = len(self.trials())  # so many trials of the database are known here
         for key, value in storage.get_study_user_attrs(self._stored).items():
             self.study.set_user_attr(key, value)
         for key, value in storage.get_study_system_attrs(self._stored).items():
@@ -186,26 +192,29 @@ class Study:
         written(self._lease, partial(self._save, number))
 
     def _save(self, number: int) -> None:
-        storage, trial = self._storage, self.trials()[number]
+        storage = self._storage
         noted = self._memory.get_study_system_attrs(self._here), storage.get_study_system_attrs(self._stored)
-        _write_new(*noted, partial(storage.set_study_system_attr, self._stored))
+        write_new(*noted, partial(storage.set_study_system_attr, self._stored))
+        write_trial(storage, self._stored, self.trials()[number], new=number >= self._known)
+        self._known = max(self._known, number + 1)
+
+    def look(self) -> list[int]:
+        """Take in what another program has added to the study since; the numbers of these trials. All others are saved.
+
+        It raises as `save` does.
+        """
+        before = len(self.trials())
+        written(self._lease, self._look)
+        return [*range(before, len(self.trials()))]
+
+    def _look(self) -> None:
         try:
-            there = storage.get_trial_id_from_study_id_trial_number(self._stored, number)
-        except KeyError:
-            storage.create_new_trial(self._stored, trial)
+            self._storage.get_trial_id_from_study_id_trial_number(self._stored, len(self.trials()))
+        except KeyError:  # there is none
             return
-        before = storage.get_trial(there)
-        for name, drawn in trial.distributions.items():  # in their order, which samplers keep to
-            if name not in before.params:
-                storage.set_trial_param(there, name, drawn.to_internal_repr(trial.params[name]), drawn)
-        _write_new(trial.user_attrs, before.user_attrs, partial(storage.set_trial_user_attr, there))
-        _write_new(trial.system_attrs, before.system_attrs, partial(storage.set_trial_system_attr, there))
-        values = trial.intermediate_values, before.intermediate_values
-        _write_new(*values, partial(storage.set_trial_intermediate_value, there))
-        if before.state == TrialState.WAITING and trial.state.is_finished():  # which notes when it began
-            storage.set_trial_state_values(there, TrialState.RUNNING)
-        if trial.state != before.state:
-            storage.set_trial_state_values(there, trial.state, trial.values)
+        for trial in self._storage.get_all_trials(self._stored)[len(self.trials()) :]:
+            self._memory.create_new_trial(self._here, trial)
+        self._known = len(self.trials())
 
     def _end(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> TrialState:
         self.study.tell(trial, values, state)
@@ -264,9 +273,8 @@ class Study:
         return {**found, **({"paused": waiting} if waiting else {})}
 
     def epochs(self) -> int:
-        """That all trials have trained together, with all seeds."""
-        seeds = [trial.user_attrs.get("result", {}).get("seeds", 1) for trial in self.trials()]
-        return sum(len(trial.intermediate_values) * count for trial, count in zip(self.trials(), seeds, strict=True))
+        """That all trials have trained together, with all seeds. What is not judged by epochs counts at its end."""
+        return sum(map(epochs_of, self.trials()))
 
     def failures(self) -> dict[str, int]:
         """Failed trials by reason, the infeasible among them."""
@@ -300,15 +308,16 @@ class Study:
 
         Where no trial is complete, those that came furthest.
         """
-        values = {trial.number: trial.values[0] for trial in self.ranking()}
-        known = [t for t in self.trials() if t.intermediate_values and "result" in t.user_attrs and self.keeps(t)]
-        enough = min((max(trial.intermediate_values) for trial in known if trial.number in values), default=None)
-        if enough is None:
-            enough = max((max(trial.intermediate_values) for trial in known), default=0)
-        known = [trial for trial in known if max(trial.intermediate_values) >= enough or trial.number in values]
+        complete, goal = {trial.number for trial in self.ranking()}, self.goals[0]
+        known = [t for t in self.trials() if t.intermediate_values and has_score(goal, t) and self.keeps(t)]
+        came = {trial.number: max(trial.intermediate_values) for trial in known}
+        enough = min((came[number] for number in came.keys() & complete), default=max(came.values(), default=0))
+        known = [trial for trial in known if came[trial.number] >= enough or trial.number in complete]
         known += [trial for trial in self.ranking() if not trial.intermediate_values]
-        sign = self.goals[0].sign
-        return sorted(known, key=lambda trial: (-sign * first_score(self.goals[0], trial), trial.number))
+        known.sort(key=lambda trial: (trial.number in complete, trial.number))
+        # what failed and did better when it was tried again has one place: the later takes that of the earlier
+        once = {trial.user_attrs.get("digest", trial.number): trial for trial in known}.values()
+        return sorted(once, key=lambda trial: (-goal.sign * first_score(goal, trial), trial.number))
 
     def baseline(self) -> FrozenTrial | None:
         """The trial of the config's own values, however far it came; None where there is none."""
@@ -339,10 +348,3 @@ def _placed(result: Mapping[str, Any], common: CommandLine) -> dict[str, Any]:
     command, folder = before.placed_as(common, "output", "tracking"), Path(result["folder"]).name
     found = {**result, "folder": str(Path(common.config.output) / "runs" / folder)}
     return found if command == before else {**found, "overrides": [*command.overrides], "command": command.shell()}
-
-
-def _write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:
-    """Write the entries that were not there before, or were others."""
-    for key, value in now.items():
-        if key not in before or before[key] != value:
-            write(key, value)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -121,8 +122,9 @@ class Tuner:
                 whole = left and (self.settings.seeds == 1 or left.status != "finished")
                 self._record(number, left if whole else None)
         for trial in filter(paused, self.study.trials()):  # these have lost
-            folder = RunFolder(self.runs / self.name(trial.number))
-            self.study.prune(trial.number, run_record.prune(folder, self.config))
+            self.study.prune(trial.number, self._pruned(trial.number))
+        ended = [t for t in self.study.trials() if t.state.is_finished() and "result" in t.user_attrs]
+        self._drop_checkpoints(*(t.number for t in ended if "duplicate_of" not in t.user_attrs))
         if why := self.stopping.over(self._epochs()):
             log.info("stopping: %s; %d trials are done", why, self.study.counted())
 
@@ -149,7 +151,12 @@ class Tuner:
             promoted = self._promotion.next(trials, last=not (another or self._open))
             if promoted is not None:
                 return promoted
-        return (waiting[0].number if waiting else len(trials)) if another else None
+        if not another or waiting:
+            return waiting[0].number if another else None
+        if added := self.study.look():  # before a new trial takes the number
+            log.warning("another program added to the study: trials %s", ", ".join(map(str, added)))
+            return self.next()
+        return len(trials)
 
     def _epochs(self) -> int:
         """The epochs that are spent, where they are limited."""
@@ -180,6 +187,10 @@ class Tuner:
         try:
             candidate = self.candidates.make(self.space.suggest(trial))
         except RequestError as error:
+            if goes_on and (left := self._pruned(number)):  # it was begun when the space was another one
+                log.warning("trial %d ends as it is: %s", number, error)
+                self.study.prune(number, left)
+                return None
             self.study.fail(trial, "infeasible", str(error))
             if (impossible + 1) % MOST_IMPOSSIBLE == 0:
                 detail = f"{impossible + 1} proposals in a row broke a constraint, the last: {error}"
@@ -278,20 +289,28 @@ class Tuner:
             self.tell(other, dataclasses.replace(result, duplicate_of=result.duplicate_of or self.name(number)))
         if result.duplicate_of:
             return
-        if keep := self.settings.keep:
-            ranked = [trial.number for trial in self.study.ranking()]
-            for ended in {number, *ranked[keep:]} - {*ranked[:keep]}:
-                more = [(self.config.seed + index) % 2**32 for index in range(1, self.settings.seeds)]
-                for name in [self.name(ended), *(run_name(self.settings.name, ended, seed) for seed in more)]:
-                    run_record.drop_checkpoint(RunFolder(self.runs / name), self.config.tracking)
-        if (spent := self.stopping.seconds()) > self.study.recall("search_seconds", 0.0) + _KEPT_EVERY:
-            self.study.remember("search_seconds", spent)
+        self._drop_checkpoints(number)
         trial = self.study.trials()[number]
         if state == TrialState.COMPLETE and self.study.keeps(trial):
             self.stopping.value(trial.values[0])
             if (best := self.study.best()) and best.number == number:
                 self.mlflow.metrics({f"best/{self.study.goals[0].metric}": best.values[0]}, self.study.counted())
         self.stopping.ended(result)
+
+    def _drop_checkpoints(self, *ended: int) -> None:
+        """Remove those of these trials, and of all that are ranked, but for the best (``sweep.keep``)."""
+        if not (keep := self.settings.keep):
+            return
+        ranked = [trial.number for trial in self.study.ranking()]
+        more = [(self.config.seed + index) % 2**32 for index in range(1, self.settings.seeds)]
+        for number in {*ended, *ranked[keep:]} - {*ranked[:keep]}:
+            for name in [self.name(number), *(run_name(self.settings.name, number, seed) for seed in more)]:
+                run_record.drop_checkpoint(RunFolder(self.runs / name), self.config.tracking)
+
+    def _pruned(self, number: int) -> Result | None:
+        """The result of a trial that was begun and does not go on; None where its run is gone."""
+        folder = RunFolder(self.runs / self.name(number))
+        return run_record.prune(folder, self.config, self.candidates.common.config_dir)
 
     def name(self, number: int) -> str:
         """Of a trial's run and its folder."""
@@ -311,10 +330,15 @@ class Tuner:
             failed = reason(other) not in (None, "diverged")  # which may do better another time
             ended = (other.state.is_finished() and not failed) or paused(other)
             if ended and (result := Result.found(self.runs / name)):
-                status = "pruned" if paused(other) else result.status
-                if "result" in other.user_attrs:  # the means over its seeds
-                    result = dataclasses.replace(result, metrics=other.user_attrs["result"]["metrics"])
-                self.tell(number, dataclasses.replace(result, duplicate_of=name, status=status))
+                known = other.user_attrs
+                if "result" in known:  # the means over its seeds
+                    result = dataclasses.replace(result, metrics=known["result"]["metrics"])
+                if paused(other):
+                    result = dataclasses.replace(result, status="pruned")
+                elif other.state == TrialState.FAIL:  # also of a seed after that of its own run, which has finished
+                    why: dict[str, Any] = {"reason": known.get("reason"), "detail": known.get("detail")}
+                    result = dataclasses.replace(result, status="failed", **why)
+                self.tell(number, dataclasses.replace(result, duplicate_of=name))
                 return True
         return False
 

@@ -6,8 +6,10 @@ the validation set wins. Then the winner and the baseline are trained with new s
 what is said of the winner comes from these.
 """
 
+import hashlib
 import logging
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +27,13 @@ from mnist_sweep.result import BEST, Result, run_name
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.progress import Runs
 from mnist_sweep.sweep.space import same
-from mnist_sweep.sweep.study import Study, best_run, first_score, value_of
+from mnist_sweep.sweep.study import Study, best_run, first_score, has_score, value_of
 from mnist_sweep.sweep.workers import Task, Workers
 
 log = logging.getLogger(__name__)
+
+#: Letters of a key within the name of a run: with the longest name of a sweep that is no longer than a run's may be.
+_LONGEST_KEY = 60
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,9 @@ def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) ->
     candidates = [trial for trial in ranked if front is None or trial.number in front][:top]
     if with_baseline:
         baseline = study.baseline()
-        if baseline is None:
-            log.warning("sweep.winner.baseline=true: there is no baseline trial, so it does not take part")
+        if baseline is None or not has_score(goal, baseline):
+            why = "there is no baseline trial" if baseline is None else f"trial {baseline.number} has no value"
+            log.warning("sweep.winner.baseline=true: %s, so it does not take part", why)
         elif baseline.number not in [trial.number for trial in candidates]:
             candidates.append(baseline)
     return candidates
@@ -175,7 +181,7 @@ def _task(
     assert settings is not None
     name = f"{settings.name}-baseline-seed{seed}"
     if entry.number is not None:
-        name = run_name(settings.name, entry.number, seed) + (f"-without-{without}" if without else "")
+        name = run_name(settings.name, entry.number, seed) + (f"-without-{_in_name(without)}" if without else "")
     command = entry.command.with_(seed=seed, name=name)
     folder = RunFolder.of(command.config)
     if differences := folder.differences(command.config):
@@ -183,6 +189,15 @@ def _task(
     tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": entry.number}
     limit, resume = settings.trial_seconds, folder.path.exists()
     return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "final")
+
+
+def _in_name(key: str) -> str:
+    """A key within the name of a run. One that is long, or has letters that no name has, ends with its hash instead."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", key)
+    if name == key and len(key) <= _LONGEST_KEY:
+        return key
+    end = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_KEY - len(end) - 1]}-{end}"
 
 
 def _compared(

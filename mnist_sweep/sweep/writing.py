@@ -2,9 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_sweep.errors import RunFailure, one_line
@@ -40,3 +44,47 @@ def written(lease: Lease | None, write: Callable[[], None]) -> None:
             log.warning("sweep.storage does not answer (%s); again in %g s", one_line(cause, 100), pause)
             time.sleep(pause)
     return None
+
+
+def write_new(now: Mapping[Any, Any], before: Mapping[Any, Any], write: Callable[[Any, Any], None]) -> None:
+    """Write the entries that were not there before, or were others."""
+    for key, value in now.items():
+        if key not in before or before[key] != value:
+            write(key, value)
+
+
+def write_trial(storage: BaseStorage, study: int, trial: FrozenTrial, *, new: bool) -> None:
+    """Write what is new of a trial of the study with this id. A `new` one is not there yet, but for an earlier attempt.
+
+    A RunFailure says that another program has used Optuna's own tools meanwhile: it has added a trial of this number,
+    or has ended this one. Nothing of that is written over.
+    """
+    beside = "meanwhile; the same command goes on beside it"
+    added = RunFailure("error", f"another program added trial {trial.number} {beside}")
+    try:
+        there = storage.get_trial_id_from_study_id_trial_number(study, trial.number)
+    except KeyError:
+        if storage.get_trial_number_from_id(storage.create_new_trial(study, trial)) != trial.number:
+            raise added from None
+        return
+    before = storage.get_trial(there)
+    if new and (before.params, before.user_attrs) != (trial.params, trial.user_attrs):
+        raise added
+    try:
+        _update(storage, there, before, trial)
+    except UpdateFinishedTrialError as error:
+        raise RunFailure("error", f"another program ended trial {trial.number} {beside}") from error
+
+
+def _update(storage: BaseStorage, there: int, before: FrozenTrial, trial: FrozenTrial) -> None:
+    for name, drawn in trial.distributions.items():  # in their order, which samplers keep to
+        if name not in before.params:
+            storage.set_trial_param(there, name, drawn.to_internal_repr(trial.params[name]), drawn)
+    write_new(trial.user_attrs, before.user_attrs, partial(storage.set_trial_user_attr, there))
+    write_new(trial.system_attrs, before.system_attrs, partial(storage.set_trial_system_attr, there))
+    values = trial.intermediate_values, before.intermediate_values
+    write_new(*values, partial(storage.set_trial_intermediate_value, there))
+    if before.state == TrialState.WAITING and trial.state.is_finished():  # which notes when it began
+        storage.set_trial_state_values(there, TrialState.RUNNING)
+    if trial.state != before.state:
+        storage.set_trial_state_values(there, trial.state, trial.values)

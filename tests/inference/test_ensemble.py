@@ -70,7 +70,7 @@ def pair(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
         (["study", "study-0000"], "a sweep among 2 folders; allowed: one, or folders of runs"),
         (["study", "--name", "study-0000"], "study-0000: is there already; allowed: another --name"),
         (["study", "--name", "../up"], r"--name=\.\./up: String should match pattern"),
-        (["study", "--name", "x" * 300], "--name=x+: String should have at most 100 char"),
+        (["study", "--name", "x" * 300], "--name=x+: String should have at most 200 char"),
         (["study", "--top", "1"], "--top=1: allowed: at least 2"),
         (["study-0000", "x" * 300], "File name too long"),
     ],

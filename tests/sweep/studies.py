@@ -15,7 +15,7 @@ from mnist_sweep.config.metrics import TRIAL_METRICS
 from mnist_sweep.config.sweep_options import Objective
 from mnist_sweep.result import BEST, Result, run_name
 from mnist_sweep.sweep.space import Space
-from mnist_sweep.sweep.study import IDENTITY, Study
+from mnist_sweep.sweep.study import _KEPT, IDENTITY, Study
 from tests.conftest import SMALL
 
 #: The attributes of the trial of the config's own values.
@@ -47,7 +47,8 @@ def trial_of(
 ) -> FrozenTrial:  # fmt: skip
     """A trial with these values, complete, or with this curve, pruned; `changes` are of its result."""
     params = params or dict.fromkeys(space, 0.001 * (number + 1))
-    kept = dataclasses.asdict(result_of(folder, run_name("sweep", number), *values[:1] or (0.0,), **changes))
+    result = dataclasses.asdict(result_of(folder, run_name("sweep", number), *values[:1] or (0.0,), **changes))
+    kept = {key: result[key] for key in _KEPT}
     drawn = {"proposed": [f"{key}={value}" for key, value in params.items()], "values": params, "digest": str(number)}
     return optuna.trial.create_trial(
         state=TrialState.COMPLETE if values else TrialState.PRUNED, values=list(values) or None,

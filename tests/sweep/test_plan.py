@@ -69,6 +69,29 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
     assert three["runs_of_the_winner"] == 0  # a front has none
 
 
+def test_a_plan_counts_further_seeds_the_baseline_and_what_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second for a full trial; nothing for the start."""
+    monkeypatch.setattr(plan, "_seconds", lambda _, candidates, __: [1.0] * len(candidates))
+    monkeypatch.setattr(plan, "_START", 0.0)
+    items = ["sweep.workers=1", "sweep.trials=6", "sweep/pruner=none", "trainer.max_epochs=6", *FEW]
+    once = plan_of(tmp_path, *items)
+    with caplog.at_level("INFO"):
+        three = plan_of(tmp_path, "sweep.seeds=3", *items)
+    assert (once["epochs_a_trial"], three["epochs_a_trial"]) == (6, 18)
+    assert three["minutes_of_the_trials"] == pytest.approx(3 * once["minutes_of_the_trials"], abs=0.03)
+    assert three["checkpoint_gigabytes"] > once["checkpoint_gigabytes"]
+    assert "2 more seeds where it reaches its end (sweep.seeds)" in caplog.text
+    with_baseline = plan_of(tmp_path, "sweep.winner.baseline=true", "sweep.winner.race_seeds=2", *items)
+    assert with_baseline["runs_of_the_winner"] == once["runs_of_the_winner"] + 2 + 3 * (2 - 1)
+    ablated = plan_of(tmp_path, "sweep.winner.ablate=true", "sweep.winner.seeds=2", *items)
+    fewer = plan_of(tmp_path, "sweep.winner.seeds=2", *items)
+    assert 0 < ablated["runs_of_the_winner"] - fewer["runs_of_the_winner"] <= 2 * 2  # of two keys
+    monkeypatch.setattr(plan, "_START", 8.0)
+    assert plan_of(tmp_path, "sweep.budget_minutes=0.01", *items)["trials_in_budget"] == 0
+
+
 @pytest.mark.parametrize(("epochs", "expected"), [(1, 1), (3, 1 + 2 / 3), (10, 1 + 2 / 3 + 6 / 9 + 1 / 27)])
 def test_a_trial_is_expected_to_reach_a_rung_with_a_third_of_those_before(epochs: int, expected: float) -> None:
     pruner = ASHA(name="asha", min_epochs=1, reduction_factor=3)

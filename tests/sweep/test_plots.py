@@ -44,6 +44,14 @@ def test_pruned_trials_count_with_the_best_value_that_they_reached(study: Study)
     assert [trial.number for trial in plots.pruned(study)] == [11, 10, 9, 8, 7, 6, 4, 3, 2, 1]
 
 
+def test_a_pruned_trial_is_drawn_with_the_best_value_that_it_reached(tmp_path: Path) -> None:
+    """Optuna keeps the last one as the value of a trial that it is told to have pruned."""
+    trial = studies.trial_of(tmp_path, 0, curve=[0.9, 0.5])
+    trial.values = [0.5]
+    (mark,) = plots.draw(studies.study_of([trial]))["slices_1"].data
+    assert (mark.name, mark.y) == ("pruned", (0.9,))
+
+
 def test_each_plot_is_drawn_and_has_whole_names(
     study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

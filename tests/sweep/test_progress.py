@@ -1,7 +1,12 @@
 """What a terminal shows of a sweep."""
 
+import contextlib
 import io
+import os
 import re
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from mnist_sweep.sweep.progress import Progress, Runs
 from mnist_sweep.sweep.stopping import Stopping
 from mnist_sweep.sweep.workers import Finished, Report, Task
 from tests import stubs
+from tests.conftest import ROOT, SMALL
 from tests.sweep import studies
 
 
@@ -107,3 +113,26 @@ def test_the_runs_of_the_winner_are_shown_as_the_trials_are(tmp_path: Path, capl
     head, _, row = console.export_text().splitlines()
     assert head.startswith("the race: 1 of 2 runs; 0:")
     assert row.split() == ["trial", "3", "with", "seed", "1", "4", "of", "9", "0.9000"]
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_terminal_comes_to_its_end(tmp_path: Path) -> None:
+    """What only a terminal shows, and so what no other test has drawn by the program itself."""
+    ours, theirs = os.openpty()
+    few = ["sweep.trials=3", "sweep/pruner=none", "sweep.winner.top=1", "sweep.winner.seeds=1"]
+    items = ["+sweep=optuna", *SMALL, "launcher=inline", *few, f"output={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "140"}
+    program = [sys.executable, "-m", "mnist_sweep", *items]
+    process = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    late = threading.Timer(300, process.kill)
+    late.start()
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    code = process.wait()
+    late.cancel()
+    assert code == 0, shown.decode()
+    assert b"of 3 trials: " in shown  # the live view

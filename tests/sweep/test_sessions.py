@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from mnist_sweep import tracking
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
-from mnist_sweep.result import BEST, Result
+from mnist_sweep.result import Result
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import catalogue, session, summary, winner
 from mnist_sweep.sweep.study import Study
@@ -82,6 +82,19 @@ def test_a_trial_that_was_begun_with_other_settings_is_given_up(tmp_path: Path, 
     left = Result.read(tmp_path / "runs" / "sweep-0001")
     assert (left.status, left.reason) == ("failed", "error")
     assert changed[-1] in stubs.performed[-1]
+
+
+def test_a_trial_that_the_space_no_longer_holds_ends_as_far_as_it_came(tmp_path: Path) -> None:
+    stubs.twist.append(interrupted(lambda task, _: task.id == 0))
+    with pytest.raises(Interrupted):
+        stubs.search(tmp_path, RATES, "sweep.trials=2", "sweep/pruner=none", "sweep.enqueue=['optimizer.lr=0.09']")
+    narrower = "++sweep.space={optimizer: {lr: {low: 0.001, high: 0.01, log: true}}}"
+    again = narrower, "sweep.trials=2", "sweep/pruner=none", "sweep.allow_changes=true"
+    trial, other = stubs.search(tmp_path, *again).study.trials()
+    assert (trial.state, "reason" in trial.user_attrs, other.state) == (TrialState.PRUNED, False, TrialState.COMPLETE)
+    left = Result.read(tmp_path / "runs" / "sweep-0000")
+    assert (left.status, left.epochs) == ("pruned", trial.user_attrs["result"]["epochs"])
+    assert left.epochs > 0
 
 
 def test_a_trial_that_was_to_end_ends_in_the_next_session(tmp_path: Path) -> None:
@@ -317,21 +330,6 @@ def test_what_failed_is_tried_again_once_it_is_asked_for(tmp_path: Path, caplog:
         assert (again.counted(), again.counts()["complete"], summary.retry(again)) == (5, 4, "")
     assert (found := again.baseline()) is not None
     assert found.number == 5
-
-
-def test_only_the_best_keep_their_checkpoints(tmp_path: Path) -> None:
-    def keep(_: Task, result: Result) -> Result:
-        file = Path(result.folder) / BEST
-        file.parent.mkdir(parents=True)
-        file.touch()
-        return dataclasses.replace(result, checkpoint=str(BEST))
-
-    stubs.twist.append(keep)
-    study = stubs.search(tmp_path, "sweep.trials=8", "sweep.keep=2", "sweep/pruner=none").study
-    best = {f"sweep-{trial.number:04d}" for trial in study.ranking()[:2]}
-    assert {path.parents[1].name for path in tmp_path.rglob("best.ckpt")} == best
-    results = [Result.read(path.parent) for path in tmp_path.glob("runs/sweep-*/result.json")]
-    assert {Path(result.folder).name for result in results if result.checkpoint} == best
 
 
 def test_a_sweep_that_was_moved_goes_on_where_it_is_now(tmp_path: Path) -> None:

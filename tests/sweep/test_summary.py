@@ -77,7 +77,7 @@ def test_the_file_and_the_lines_of_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     assert json.loads(path.read_text()) == json.loads(json.dumps(content))
     expected = {
         "study": "sweep", "objective": "val/accuracy", "direction": "maximize", "dataset": "mnist5k",
-        "trials": {"complete": 3, "pruned": 1, "fail": 0}, "infeasible": 1, "epochs": 1, "failures": {"infeasible": 1},
+        "trials": {"complete": 3, "pruned": 1, "fail": 0}, "infeasible": 1, "epochs": 8, "failures": {"infeasible": 1},
         "duplicates": {"trials": 1, "share": 0.25}, "schema_version": 1, "command": command.shell(),
         "objectives": [{"metric": "val/accuracy", "direction": "maximize"}],
         "best": {"trial": 0, "value": 0.97, "values": {"val/accuracy": 0.97}, "params": {"optimizer.lr": 0.001},

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.result import Result
+from mnist_sweep.result import BEST, Result
 from mnist_sweep.sweep import tuner
 from mnist_sweep.sweep.session import opened
 from mnist_sweep.sweep.workers import Finished, Task
@@ -184,6 +184,58 @@ def test_asha_prunes_the_poor(tmp_path: Path) -> None:
     study = stubs.search(tmp_path, "sweep.trials=30").study
     assert study.counts()["pruned"] >= 10
     assert all(0.0005 < trial.params["optimizer.lr"] < 0.02 for trial in study.ranking()[:2])
+
+
+@pytest.mark.parametrize(
+    "goals",
+    [
+        "{metric: val/accuracy, direction: maximize}, {metric: parameters, direction: minimize}",
+        "{metric: parameters, direction: minimize}",
+    ],
+)
+def test_a_budget_of_epochs_is_spent_whatever_trials_are_judged_by(tmp_path: Path, goals: str) -> None:
+    few = ["sweep.trials=12", "sweep.budget_epochs=9", "trainer.max_epochs=3"]
+    study = stubs.search(tmp_path, f"sweep.objectives=[{goals}]", *few).study
+    assert (study.counted(), study.epochs()) == (3, 9)
+
+
+def test_what_equals_a_trial_that_failed_has_failed_too(tmp_path: Path) -> None:
+    """Also where it was a later seed that failed, so that the trial's own run has finished."""
+    pools = ["++sweep.space={model: {pool: {choices: [max, avg]}}}", "sweep/sampler=random", "sweep/pruner=none"]
+    diverged: dict[str, Any] = {"status": "failed", "reason": "diverged", "detail": "with seed 1: no number"}
+    stubs.twist.append(lambda _, result: dataclasses.replace(result, **diverged))
+    stubs.search(tmp_path, *pools, "sweep.trials=1")
+    stubs.twist.clear()
+    first = Result.read(tmp_path / "runs" / "sweep-0000")
+    dataclasses.replace(first, status="finished", reason=None, detail=None).write()
+    study = stubs.search(tmp_path, *pools, "sweep.trials=6").study
+    equal = [trial for trial in study.trials()[1:] if trial.params == study.trials()[0].params]
+    assert equal
+    for trial in equal:
+        assert (trial.state, trial.user_attrs["reason"]) == (TrialState.FAIL, "diverged")
+        assert trial.user_attrs["detail"] == "with seed 1: no number"
+    assert study.counts()["complete"] == 6 - 1 - len(equal)
+
+
+@pytest.mark.parametrize("pruner", ["none", "asha"])
+def test_only_the_best_keep_their_checkpoints(tmp_path: Path, pruner: str) -> None:
+    """Neither do those that have paused and do not go on, nor those that a session found told on disk."""
+
+    def keep(_: Task, result: Result) -> Result:
+        file = Path(result.folder) / BEST
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        return dataclasses.replace(result, checkpoint=str(BEST))
+
+    stubs.twist.append(keep)
+    for _ in range(2):
+        study = stubs.search(tmp_path, "sweep.trials=8", "sweep.keep=2", f"sweep/pruner={pruner}").study
+        best = {f"sweep-{trial.number:04d}" for trial in study.ranking()[:2]}
+        assert {path.parents[1].name for path in tmp_path.rglob("best.ckpt")} == best
+        results = [Result.read(path.parent) for path in tmp_path.glob("runs/sweep-*/result.json")]
+        assert {Path(result.folder).name for result in results if result.checkpoint} == best
+        for result in results:
+            keep(Task(0, stubs.command(tmp_path)), result).write()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+from optuna.trial import FrozenTrial, TrialState
 
 from mnist_sweep import tracking
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.errors import Interrupted, RunFailure
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure
 from mnist_sweep.result import Result
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import winner
@@ -165,6 +166,38 @@ def test_a_trial_that_came_as_far_takes_part_whatever_its_state(race: Race) -> N
     assert [trial.number for trial in race.study.contenders()] == [1]
 
 
+def failed(race: Race, number: int, **attributes: str) -> FrozenTrial:
+    """A trial that failed after nine epochs."""
+    why = {"reason": "error", "detail": "a full disk", **attributes}
+    trial = studies.trial_of(race.folder, number, (), [0.99] * 9, attributes=why)
+    trial.state = TrialState.FAIL
+    return trial
+
+
+def test_a_trial_that_failed_before_it_had_read_how_far_it_had_come_does_not_take_part(
+    race: Race, caplog: pytest.LogCaptureFixture
+) -> None:
+    trials = [
+        studies.trial_of(race.folder, number, [value], [value] * 9) for number, value in enumerate((0.5, 0.9, 0.4))
+    ]
+    trials.append(failed(race, 3, **studies.BASELINE))
+    trials[3].user_attrs["result"]["metrics"] = {}
+    race.study = studies.study_of(trials)
+    assert [trial.number for trial in race.study.contenders()] == [1, 0, 2]
+    found = race.choose("sweep.winner.baseline=true", "sweep.winner.top=1")
+    assert found
+    assert [each["trial"] for each in found["candidates"]] == [1]
+    assert "sweep.winner.baseline=true: trial 3 has no value, so it does not take part" in caplog.text
+
+
+def test_a_trial_that_failed_and_was_tried_again_has_one_place(race: Race) -> None:
+    trials = [failed(race, 0, digest="1"), studies.trial_of(race.folder, 1, [0.9], [0.9] * 9)]
+    for trial in trials:
+        trial.user_attrs["result"]["metrics"]["val/accuracy"] = 0.9
+    race.study = studies.study_of([*trials, failed(race, 2)])
+    assert [trial.number for trial in race.study.contenders()] == [1, 2]
+
+
 def test_each_difference_to_the_config_is_undone_once(race: Race) -> None:
     race.study.trials()[1].user_attrs["values"] = {
         "optimizer.lr": 0.02, "model.filters": [8, 8], "model.kernel_size": [3, 5], "model.pool": "max",
@@ -180,6 +213,20 @@ def test_each_difference_to_the_config_is_undone_once(race: Race) -> None:
     assert [task["seed"] for task in undone] == [3, 4] * (len(undone) // 2)
     assert undone[0]["model.filters"] == [8, 8]
     assert "optimizer.lr" not in undone[0] or undone[0]["optimizer.lr"] == 0.001
+
+
+def test_the_runs_of_a_sweep_with_the_longest_name_have_names_that_are_allowed(race: Race) -> None:
+    race.study.trials()[1].user_attrs["values"] = {"optimizer.lr": 0.02}
+    name = "s" * 100
+    assert race.choose(f"sweep.name={name}", "sweep.winner.ablate=true")
+    assert f"{name}-0001-seed3-without-optimizer.lr" in [task.command.config.name for task in race.tasks]
+    long, longer = (winner._in_name("model.arguments." + "x" * letters) for letters in (80, 81))
+    other = winner._in_name("model.arguments.größe")
+    assert long != longer
+    for key in (long, longer, other):
+        assert CommandLine.of([*SMALL, f"name={name}-9999999-seed4294967295-without-{key}"]).config.name
+    with pytest.raises(RequestError, match="at most 100"):
+        race.choose(f"sweep.name={name}s")
 
 
 def test_a_folder_of_another_run_is_not_written_over(race: Race) -> None:

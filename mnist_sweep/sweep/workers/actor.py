@@ -24,13 +24,13 @@ from mnist_sweep.sweep.workers.worker import Worker
 #: Seconds after which a worker that has nothing to say answers all the same.
 _QUIET = 10.0
 
-#: The files of a folder by their paths within it; None = one that is gone.
+#: Files by their paths below the folder of all runs; None = one that is gone.
 Files = dict[str, bytes | None]
 
 
 @dataclass(frozen=True)
 class Sent(Task):
-    """A task as it travels: with its config, since configs are files, and what its folder holds."""
+    """A task as it travels: with its config, since configs are files, and what the folders of its runs hold."""
 
     config: schema.Config | None = None
     files: Files = field(default_factory=dict)
@@ -83,43 +83,47 @@ class Actor:
         return said
 
     def _perform(self, task: Task, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
-        """Train in a folder of this machine, and send what is new in it before each report and at the end."""
+        """Train in folders of this machine, and send what is new in them before each report and at the end.
+
+        A trial of several seeds has a folder for each, of which the later ones are sent at the end.
+        """
         assert isinstance(task, Sent)
         assert task.config is not None
-        home = RunFolder.of(task.config).path
-        folder, seen = self._scratch / home.name, dict[Path, tuple[int, int]]()
-        write(folder, task.files)
-        seen |= _stamps(folder)
+        home, runs = RunFolder.of(task.config).path, self._scratch
+        write(runs, task.files)
+        seen = _stamps(runs)
 
         def send_new() -> None:
-            now = _stamps(folder)
-            changed: Files = {str(path.relative_to(folder)): None for path in seen.keys() - now.keys()}
-            changed |= {str(path.relative_to(folder)): path.read_bytes() for path in now if now[path] != seen.get(path)}
+            now = _stamps(runs)
+            changed: Files = {str(path.relative_to(runs)): None for path in seen.keys() - now.keys()}
+            changed |= {str(path.relative_to(runs)): path.read_bytes() for path in now if now[path] != seen.get(path)}
             seen.clear()
             seen.update(now)
             if changed:
-                self._channel.send(("files", home.name, changed))
+                self._channel.send(("files", changed))
 
         def after_epoch(epoch: int, values: dict[str, float]) -> Any:
             send_new()
             return on_epoch(epoch, values)
 
         try:
-            result = self._train(replace(task, folder=folder, data_root=self._data_root), after_epoch, stopped)
+            here = replace(task, folder=runs / home.name, data_root=self._data_root)
+            result = self._train(here, after_epoch, stopped)
             return replace(result, folder=str(home)) if result else None
         finally:
             send_new()
-            shutil.rmtree(folder, ignore_errors=True)
+            for folder in runs.iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:
-    """The files of a run's folder, with what tells that one has changed; not what is being written."""
+    """The files below a folder, with what tells that one has changed; not what is being written."""
     whole = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part"]
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in whole if path.name[0] != "."}
 
 
 def write(folder: Path, files: Files) -> None:
-    """Write the files of a folder, each whole or not at all, and remove those that are gone."""
+    """Write files below a folder, each whole or not at all, and remove those that are gone."""
     for name, content in files.items():
         path = folder / name
         if content is None:

@@ -27,10 +27,10 @@ from mnist_sweep.config import options, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, handlers_kept, one_line
 from mnist_sweep.result import Result
-from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.workers.actor import Actor, Sent, write
 from mnist_sweep.sweep.workers.messages import Task, Train
 from mnist_sweep.sweep.workers.pool import Handle, Workers
+from mnist_sweep.sweep.workers.seeds import further
 from mnist_sweep.sweep.workers.worker import WORKER_ENVIRONMENT
 from mnist_sweep.training import datasets
 
@@ -201,9 +201,9 @@ class _Cluster:
     def sent(self, task: Task) -> Task:
         """A task as it travels."""
         config, found = _portable(task.command.config), dict[str, bytes | None]()
-        folder = RunFolder.of(config).path
-        if task.resume and folder.is_dir():
-            found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for name in [str(config.name), *further(config, task.seeds).values()] if task.resume else ():
+            files = [path for path in (self._runs / name).rglob("*") if path.is_file()]
+            found |= {str(path.relative_to(self._runs)): path.read_bytes() for path in files}
         known = {each.name: getattr(task, each.name) for each in fields(Task)}
         return Sent(**known, config=config, files=found)
 
@@ -232,11 +232,11 @@ class _Cluster:
 
     def _pass_on(self, message: tuple[Any, ...], theirs: Connection) -> None:
         match message:
-            case ("files", name, changed):
-                write(self._runs / name, changed)
+            case ("files", changed):
+                write(self._runs, changed)
                 return
-            case ("finished", Result() as result, _) if result.folder and result.path.is_file():
-                result.write()  # which names its folder on the worker's disk until now
+            case ("finished", Result() as result, _) if result.folder and (own := Result.found(Path(result.folder))):
+                own.write()  # it names its folder on the worker's disk until now; a trial's is that of its first seed
         theirs.send(message)
 
 

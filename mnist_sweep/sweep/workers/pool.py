@@ -283,7 +283,8 @@ class Workers:
         from mnist_sweep.run_record import abandon
 
         try:
-            return abandon(task.command, parent=task.parent, tags=task.tags, reason=reason, detail=detail)
+            about: dict[str, Any] = {"parent": task.parent, "tags": task.tags, "seeds": task.seeds}
+            return abandon(task.command, reason=reason, detail=detail, **about)
         except (RequestError, RunFailure) as error:  # a file of the configs has changed, or the disk is full
             name = task.command.assigned()["name"]
             self._failure = RunFailure("error", f"the failure of {name} cannot be recorded: {error}")

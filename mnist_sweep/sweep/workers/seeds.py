@@ -4,9 +4,16 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
+from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.workers.messages import Task
+
+
+def further(config: schema.Config, seeds: int) -> dict[int, str]:
+    """The names of the further runs, by their seeds, of a trial that is trained with so many seeds in all."""
+    found = [(config.seed + index) % 2**32 for index in range(1, seeds)]
+    return {seed: f"{config.name}-seed{seed}" for seed in found}
 
 
 def over_seeds(task: Task, first: Result, train: Callable[[CommandLine], Result]) -> Result:
@@ -17,8 +24,12 @@ def over_seeds(task: Task, first: Result, train: Callable[[CommandLine], Result]
     """
     config = task.command.config
     runs = [first]
-    for seed in range(config.seed + 1, config.seed + task.seeds):
-        run = train(task.command.with_(seed=seed % 2**32, name=f"{config.name}-seed{seed % 2**32}"))
+    for seed, name in further(config, task.seeds).items():
+        changed = {"seed": seed, "name": name}
+        command = task.command.with_(changed)
+        if "composed" not in vars(task.command):  # it was sent with its config, whose files are not at hand
+            command = command.composed_as(config.model_copy(update=changed))
+        run = train(command)
         if run.status != "finished":
             return replace(first, status=run.status, reason=run.reason, detail=f"with seed {run.seed}: {run.detail}")
         runs.append(run)

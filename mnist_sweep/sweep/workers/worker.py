@@ -141,13 +141,16 @@ def train(task: Task, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
             return first
         from mnist_sweep.sweep.workers.seeds import over_seeds
 
-        more["resume"] = True
-        return over_seeds(task, first, lambda command: run.train(command, stopped=stopped, **common, **more))
+        def train_seed(command: CommandLine) -> Result:
+            beside = RunFolder(folder.path.with_name(str(command.config.name)))
+            return run.train(command, stopped=stopped, folder=beside, **common, **{**more, "resume": True})
+
+        return over_seeds(task, first, train_seed)
     except Interrupted:
         result = folder.result()
         return result if task.seeds == 1 or not result or result.status != "finished" else None
     except RequestError as error:
-        return abandon(task.command, reason="error", detail=str(error), folder=folder, **common)
+        return abandon(task.command, reason="error", detail=str(error), folder=folder, seeds=task.seeds, **common)
     finally:
         trainer.release_memory()
 
