@@ -44,8 +44,8 @@ def test_a_file_goes_when_it_has_been_sent_and_no_other_goes_with_it(tmp_path: P
         path.touch()
     kept = tmp_path / "best.ckpt"
     kept.touch()
-    for path in ("unsent/a/sent.json", "unsent/b/sent.json", "best.ckpt", "../outside", 3):
-        journal.add("file", {"path": path}, {"name": "it"})
+    for sent in ("unsent/a/sent.json", "unsent/b/sent.json", "best.ckpt", "../outside", 3):
+        journal.add("file", {"path": sent}, {"name": "it"})
     assert journal.send(lambda *_: True)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [kept, journal.files / "a/new.json"]
     assert not (journal.files / "b").exists()
