@@ -101,7 +101,7 @@ def test_without_a_model_it_says_what_makes_one(picture: Path, tmp_path: Path, m
 @pytest.mark.slow
 def test_digits_in_many_styles_are_recognised_or_refused(mnist: Path, tmp_path: Path) -> None:
     """A network of one short epoch on MNIST, and 200 test digits as the files that people have."""
-    items = ["experiment=fast99", "data=mnist", f"data.root={mnist}", "data.limit=10000", "trainer.precision=32"]
+    items = ["experiment=fast99", "data=mnist", f"data.root={mnist}", "data.limit=20000", "trainer.precision=32"]
     command = CommandLine.of([*items, "tracking=none", f"output={tmp_path}", "name=it"])
     network = trained_model.served(trained_model.read(Path(train(command).folder) / BEST).network)
     test = data.test_set("mnist", str(mnist))
