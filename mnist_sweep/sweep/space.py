@@ -175,7 +175,7 @@ class Space:
 
         def checked(name: str, of: Distribution) -> Any:
             try:
-                with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a value out of range
+                with warnings.catch_warnings(action="ignore"):  # of a value out of range, of a range that has changed
                     value = choose(name, of)
             except ValueError as error:
                 raise RequestError(f"{name}: {one_line(error)}") from error
