@@ -263,9 +263,8 @@ def test_a_model_that_could_not_be_registered_is_in_the_next_session(
 ) -> None:
     """Of the run that is best on validation, the second one."""
     model = {"name": "mnist_sweep_mnist5k", "version": 1}
-    register, crown = Mock(side_effect=[None, model]), Mock()
+    register = Mock(side_effect=[None, model])
     monkeypatch.setattr(tracking, "register", register)
-    monkeypatch.setattr(tracking, "crown", crown)
     models = [(race.choose("tracking=mlflow") or {})["model"] for _ in range(3)]
     named = {**model, "run": "sweep-0001-seed4", "seed": 4}
     assert models == [None, named, named]
@@ -273,4 +272,3 @@ def test_a_model_that_could_not_be_registered_is_in_the_next_session(
     measured = register.call_args.args[3]
     assert (measured.validation, measured.seeds, measured.test) == (pytest.approx(0.96), 2, 0.9)
     assert measured.split.endswith(", split_seed 0")
-    crown.assert_called_once_with(crown.call_args.args[0], "its id", "id4")
