@@ -41,10 +41,10 @@ def members(folders: Sequence[Path], top: int) -> list[Result]:
         raise RequestError(f"{sweeps[0]}: a sweep among {len(folders)} folders; allowed: one, or folders of runs")
     if sweeps:  # its trials, and the best of them trained again with other seeds
         files = sorted(first.parent.glob(f"{first.name}-*/result.json"))
-        named = {file.parent: file.parent.name.removeprefix(first.name) for file in files}
-        others = ("-baseline-", "-without-")  # which only show what the winner is better than
-        runs = [_run(folder) for folder, rest in named.items() if not any(word in rest for word in others)]
-        runs = [run for run in runs if is_run_of(first.name, Path(run.folder).name) and usable(run)]
+        own = [file.parent for file in files if is_run_of(first.name, file.parent.name)]
+        others = ("-baseline-", "-without-")  # these only show what the winner is better than
+        own = [folder for folder in own if not any(word in folder.name.removeprefix(first.name) for word in others)]
+        runs = [run for run in map(_run, own) if usable(run)]
     else:
         runs = [_run(folder) for folder in dict.fromkeys(folders)]
         for run in runs:
