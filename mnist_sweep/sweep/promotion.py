@@ -8,8 +8,9 @@ A schedule that is stretched over the whole run, such as one-cycle, has a high l
 values there. So trials are compared with those of the same schedule only.
 """
 
+import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -29,7 +30,7 @@ def paused(trial: FrozenTrial) -> bool:
 
 
 class Promotion:
-    """Decides which trials pause, and which go on.
+    """Decides which trials of one study pause, and which go on.
 
     Args:
         min_epochs: the first rung.
@@ -43,6 +44,10 @@ class Promotion:
         self.rungs = [min_epochs]
         while self.rungs[-1] * reduction_factor < max_epochs:
             self.rungs.append(self.rungs[-1] * reduction_factor)
+        # By epoch and schedule: the trials that have come so far, by their best value until then, the best first. It
+        # does not change any more. To rank thousands anew at each question keeps the workers waiting.
+        self._order = defaultdict[tuple[int, str | None], list[tuple[float, int]]](list)
+        self._ranked = defaultdict[tuple[int, str | None], set[int]](set)
 
     def decide(self, number: int, epoch: int, epochs: int, trials: Sequence[FrozenTrial]) -> Decision:
         """What becomes of a trial that has ended an epoch and reported its value.
@@ -58,8 +63,7 @@ class Promotion:
         if (ends and epoch >= self.rungs[-1]) or not (ends or epoch in self.rungs):
             return True
         schedule = trials[number].user_attrs.get(SCHEDULE)
-        alike = [trial for trial in trials if trial.user_attrs.get(SCHEDULE) == schedule]
-        if number in self._best(epoch, alike, at_least=1 if ends else 0):
+        if number in self._best(epoch, schedule, trials, at_least=1 if ends else 0):
             return True
         return False if ends else "pause"
 
@@ -73,22 +77,22 @@ class Promotion:
         waiting = {trial.number: max(trial.intermediate_values) for trial in trials if paused(trial)}
         if not waiting:
             return None
-        groups = defaultdict[str | None, list[FrozenTrial]](list)
-        for trial in trials:
-            groups[trial.user_attrs.get(SCHEDULE)].append(trial)
+        schedules = dict.fromkeys(trial.user_attrs.get(SCHEDULE) for trial in trials)
         for rung in reversed(self.rungs):
-            for group in groups.values():
-                for number in self._best(rung, group, at_least=1 if last else 0):
-                    if rung <= waiting.get(number, 0) < rung * self.factor:
+            here = {number for number, epoch in waiting.items() if rung <= epoch < rung * self.factor}
+            for schedule in schedules if here else ():
+                for number in self._best(rung, schedule, trials, at_least=1 if last else 0):
+                    if number in here:
                         return number
         return next((number for number, epoch in waiting.items() if epoch < self.rungs[0]), None)  # of other rungs
 
-    def _best(self, epoch: int, trials: Iterable[FrozenTrial], at_least: int) -> list[int]:
-        """The best part of the trials that have come to an epoch, by their best value until then, the best first."""
-        values: dict[int, float] = {}
-        for trial in trials:
+    def _best(self, epoch: int, schedule: str | None, trials: Sequence[FrozenTrial], at_least: int) -> list[int]:
+        """The best part of the trials of a schedule that have come to an epoch, the best first."""
+        order, ranked = self._order[epoch, schedule], self._ranked[epoch, schedule]
+        for number, trial in enumerate(trials):
             reported = trial.intermediate_values
-            if reported and max(reported) >= epoch:
-                values[trial.number] = max(self.sign * value for step, value in reported.items() if step <= epoch)
-        order = sorted(values, key=lambda number: (-values[number], number))
-        return order[: max(at_least, len(order) // self.factor)]
+            if number in ranked or max(reported, default=0) < epoch or trial.user_attrs.get(SCHEDULE) != schedule:
+                continue
+            bisect.insort(order, (-max(self.sign * reported[step] for step in reported if step <= epoch), number))
+            ranked.add(number)
+        return [number for _, number in order[: max(at_least, len(order) // self.factor)]]

@@ -1,7 +1,7 @@
 """A study as its sampler and its pruner see it."""
 
 import copy
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from optuna.storages import InMemoryStorage
@@ -29,17 +29,33 @@ class SamplersView(InMemoryStorage):
 
     Attributes:
         learns_from_pruned: whether the present sampler does.
+        kinds: of the trials by number: Optuna's word for the state, in small letters, or ``paused``, ``infeasible`` or
+            ``foreign``. Kept, since to find them out anew for thousands of trials keeps the workers waiting.
     """
 
     def __init__(self, constraints: Mapping[str, Bound], space: Space) -> None:
         super().__init__()
         self.constraints, self.space, self.learns_from_pruned = constraints, space, True
+        self.kinds: list[str] = []
         # trials at rest, finished or paused, by number, state and epochs
         self._translated: dict[tuple[int, TrialState, int], FrozenTrial | None] = {}
 
     def recorded(self, study_id: int) -> list[FrozenTrial]:
         """The trials as they are; not to be changed."""
         return super().get_all_trials(study_id, deepcopy=False)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Optuna's, which takes note of the kind of trial."""
+        made = super().create_new_trial(study_id, template_trial)
+        self.kinds.append(_kind(self.get_trial(made)))
+        return made
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Optuna's, which takes note of the kind of trial."""
+        done = super().set_trial_state_values(trial_id, state, values)
+        trial = self.get_trial(trial_id)
+        self.kinds[trial.number] = _kind(trial)
+        return done
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -114,6 +130,13 @@ def reason(trial: FrozenTrial) -> str | None:
     """Why a trial failed, one word; None where it did not. One that somebody else added and told is ``foreign``."""
     added = trial.state.is_finished() and not trial.user_attrs.keys() & {"reason", "result"}
     return "foreign" if added else trial.user_attrs.get("reason")
+
+
+def _kind(trial: FrozenTrial) -> str:
+    why = reason(trial)
+    if why in ("infeasible", "foreign"):
+        return why
+    return "paused" if paused(trial) else trial.state.name.lower()
 
 
 def copied(trial: FrozenTrial) -> FrozenTrial:

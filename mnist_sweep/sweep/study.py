@@ -17,7 +17,6 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.sweep_options import Bound, Objective
 from mnist_sweep.result import Result
 from mnist_sweep.sweep.lease import Lease
-from mnist_sweep.sweep.promotion import paused
 from mnist_sweep.sweep.samplers_view import SamplersView, epochs_of, measured, reason
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.writing import write_new, write_trial, written
@@ -102,6 +101,7 @@ class Study:
             if common and (result := trial.user_attrs.get("result")):
                 trial.set_user_attr("result", _placed(result, common))
             self._memory.create_new_trial(self._here, trial)
+        self._again = {trial.user_attrs.get(RETRY) for trial in self.trials()}  # numbers that were tried again
         self._known = len(self.trials())  # so many trials of the database are known here
         for key, value in storage.get_study_user_attrs(self._stored).items():
             self.study.set_user_attr(key, value)
@@ -130,6 +130,7 @@ class Study:
     def enqueue(self, parameters: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Have a trial with these parameters tried next."""
         self.study.enqueue_trial(dict(parameters), user_attrs=dict(attributes))
+        self._again.add(attributes.get(RETRY))
         self.save(len(self.trials()) - 1)
 
     def ask(self, number: int, sampler: BaseSampler, *, learns_from_pruned: bool = True) -> optuna.Trial:
@@ -225,18 +226,23 @@ class Study:
         return self._memory.get_trial_id_from_study_id_trial_number(self._here, number)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """The trials in these states by number, not to be changed; without a state all, the foreign ones included."""
+        """The trials in these states by number, not to be changed: the infeasible have failed, the paused do not wait.
+
+        Without a state all, the foreign ones included, too.
+        """
         trials = self._memory.recorded(self._here)
         if not states:
             return trials
-        alike = {*states, TrialState.PRUNED} if TrialState.FAIL in states else states  # which the infeasible are
-        own = [trial for trial in trials if trial.state in alike and reason(trial) != "foreign"]
-        fail = TrialState.FAIL
-        return [trial for trial in own if (fail if reason(trial) == "infeasible" else trial.state) in states]
+        kinds = {state.name.lower() for state in states} | ({"infeasible"} if TrialState.FAIL in states else set())
+        return [trial for trial, kind in zip(trials, self._memory.kinds, strict=True) if kind in kinds]
 
     def foreign(self) -> list[int]:
         """The numbers of the trials that another program added: samplers learn from them, and that is all."""
-        return [trial.number for trial in self.trials() if reason(trial) == "foreign"]
+        return [number for number, kind in enumerate(self._memory.kinds) if kind == "foreign"]
+
+    def paused(self) -> list[FrozenTrial]:
+        """The trials that wait at a rung."""
+        return [trial for trial, kind in zip(self.trials(), self._memory.kinds, strict=True) if kind == "paused"]
 
     def reached(self, number: int, value: float) -> None:
         """Keep the best value so far, of any trial after any epoch, with the epochs that were spent until then."""
@@ -246,14 +252,12 @@ class Study:
 
     def counted(self) -> int:
         """The trials that ended and count: all but the infeasible, the foreign and those that are tried again."""
-        again = {trial.user_attrs.get(RETRY) for trial in self.trials()}
-        ended = [trial for trial in self.trials() if trial.state.is_finished() and trial.number not in again]
-        return sum(reason(trial) not in ("infeasible", "foreign") for trial in ended)
+        ended = ("complete", "pruned", "fail")
+        return sum(kind in ended and number not in self._again for number, kind in enumerate(self._memory.kinds))
 
     def retryable(self) -> list[FrozenTrial]:
         """The failed trials that may do better another time, and have not been tried again."""
-        again = {trial.user_attrs.get(RETRY) for trial in self.trials()}
-        failed = [trial for trial in self.trials(TrialState.FAIL) if trial.number not in again]
+        failed = [trial for trial in self.trials(TrialState.FAIL) if trial.number not in self._again]
         return [trial for trial in failed if reason(trial) not in ("infeasible", "diverged")]
 
     def retry(self) -> None:
@@ -263,14 +267,9 @@ class Study:
             self.enqueue(trial.params, {**same, RETRY: trial.number})
 
     def counts(self) -> dict[str, int]:
-        """Trials by Optuna's states, in small letters; the infeasible, which do not count, on their own."""
-        found = Counter(complete=0, pruned=0, fail=0)
-        for trial in self.trials():
-            if (why := reason(trial)) != "foreign":
-                found["infeasible" if why == "infeasible" else trial.state.name.lower()] += 1
-        del found["waiting"]
-        waiting = sum(map(paused, self.trials()))
-        return {**found, **({"paused": waiting} if waiting else {})}
+        """Trials by Optuna's states, in small letters; the infeasible and the paused on their own."""
+        found = Counter({"complete": 0, "pruned": 0, "fail": 0, **Counter(self._memory.kinds)})
+        return {kind: count for kind, count in found.items() if kind not in ("foreign", "waiting")}
 
     def epochs(self) -> int:
         """That all trials have trained together, with all seeds. What is not judged by epochs counts at its end."""

@@ -121,7 +121,7 @@ class Tuner:
                 left = Result.found(self.runs / self.name(number))
                 whole = left and (self.settings.seeds == 1 or left.status != "finished")
                 self._record(number, left if whole else None)
-        for trial in filter(paused, self.study.trials()):  # these have lost
+        for trial in self.study.paused():  # these have lost
             self.study.prune(trial.number, self._pruned(trial.number))
         ended = [t for t in self.study.trials() if t.state.is_finished() and "result" in t.user_attrs]
         self._drop_checkpoints(*(t.number for t in ended if "duplicate_of" not in t.user_attrs))
@@ -140,11 +140,10 @@ class Tuner:
         trials, epochs = self.study.trials(), self._epochs()
         if self.stopping.over(epochs):
             return None
-        resting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        waiting = [trial for trial in resting if not paused(trial)]
+        waiting = self.study.trials(TrialState.WAITING)
         if interrupted := [trial.number for trial in waiting if "digest" in trial.user_attrs]:
             return interrupted[0]
-        another = self._wants_another(trials, waiting, len(resting) - len(waiting))
+        another = self._wants_another(trials, waiting)
         if self._promotion:
             if self.stopping.left(epochs) < self._longest:  # it brings the best of the paused to their end
                 another = another and self._promotion.next(trials, last=True) is None
@@ -162,9 +161,9 @@ class Tuner:
         """The epochs that are spent, where they are limited."""
         return self.study.epochs() if self.settings.budget_epochs else 0
 
-    def _wants_another(self, trials: Sequence[FrozenTrial], waiting: Sequence[FrozenTrial], resting: int) -> bool:
+    def _wants_another(self, trials: Sequence[FrozenTrial], waiting: Sequence[FrozenTrial]) -> bool:
         """Whether the total is not reached."""
-        done = self.study.counted() + len(self._open) + resting
+        done = self.study.counted() + len(self._open) + len(self.study.paused())
         if self._points:  # a point of a grid is tried once, however many of them train the same
             done -= self.study.duplicates()
             tried = len({frozenset(trial.params.items()) for trial in trials if trial not in waiting})
@@ -320,7 +319,7 @@ class Tuner:
         """Whether another trial trains or has trained the same; its result is this one's, too."""
         digest = self._open[number][1].digest
         for other in self.study.trials():
-            if other.number == number or other.user_attrs.get("digest") != digest:
+            if other.user_attrs.get("digest") != digest or other.number == number:
                 continue
             if other.number in self._open:
                 self._waiting.setdefault(other.number, []).append(number)
