@@ -62,14 +62,17 @@ def check(settings: Sweep, space: Space, objectives: int) -> list[str]:
     sampler, pruner, size = settings.sampler, settings.pruner, points(settings, space)
     name = f"sweep/sampler={sampler.name}"
     numbers = len(space.keys) - len(space.categorical)
-    for asked, why, ability in (
+    asks = (
         (space.conditional, f"{', '.join(space.conditional)} are not drawn in every trial", "conditions"),
         (objectives > 1, f"{objectives} objectives", "several_objectives"),
         (numbers < 2, "needs at least two keys that are numbers", "few_numbers"),
         (space.continuous, f"{', '.join(space.continuous)} need a step, or choices", "continuous"),
-    ):
+    )
+    needed = [ability for asked, _, ability in asks if asked]
+    for asked, why, ability in asks:
         if asked and not getattr(sampler, ability):
-            able = [option for option, each in schema.options("sweep.sampler").items() if getattr(each, ability)]
+            options = schema.options("sweep.sampler").items()
+            able = [option for option, each in options if all(getattr(each, need) for need in needed)]
             raise RequestError(f"{name}: {why}; allowed: {', '.join(able)}")
     if settings.constraints and not sampler.constraints:
         warnings.filterwarnings("ignore", message="Constraints have been set")  # which Optuna says at each trial

@@ -9,7 +9,7 @@ import pytest
 
 from mnist_sweep.config.pruners import ASHA
 from mnist_sweep.errors import RequestError, RunFailure
-from mnist_sweep.sweep import plan
+from mnist_sweep.sweep import estimate, plan
 from tests.sweep import studies
 
 pytestmark = pytest.mark.slow
@@ -59,12 +59,12 @@ def test_a_plan_counts_points_duplicates_and_the_impossible(tmp_path: Path, monk
     costs = [call.args[0].costs["multiply_adds"] for call in probe.call_args_list]
     assert costs[0] == costs[1] < costs[2]  # the first one pays for what is loaded once
     assert content["seconds_a_trial"] == pytest.approx(dict.fromkeys(("mean", "shortest", "longest"), 6 * 11.0))
-    monkeypatch.setattr(plan, "_START", 0.0)
+    monkeypatch.setattr(estimate, "_START", 0.0)
     alone = plan_of(tmp_path, "sweep.trials=1", "sweep/pruner=none", *items)
-    assert alone["minutes_of_the_trials"] == pytest.approx((66 + plan._TRIAL_UNTRACKED) / 60, abs=0.01)
+    assert alone["minutes_of_the_trials"] == pytest.approx((66 + estimate._TRIAL_UNTRACKED) / 60, abs=0.01)
     three = plan_of(tmp_path, "sweep.trials=3", "sweep.objectives=[{metric: val/accuracy, direction: maximize}, "
         "{metric: parameters, direction: minimize}]", *items)  # fmt: skip
-    assert three["minutes_of_the_trials"] == pytest.approx(3 * (66 + plan._TRIAL_UNTRACKED) / 2 / 60, abs=0.01)
+    assert three["minutes_of_the_trials"] == pytest.approx(3 * (66 + estimate._TRIAL_UNTRACKED) / 2 / 60, abs=0.01)
     assert three["epochs_a_trial"] == 6  # nothing is pruned
     assert three["runs_of_the_winner"] == 0  # a front has none
 
@@ -74,7 +74,7 @@ def test_a_plan_counts_further_seeds_the_baseline_and_what_is_undone(
 ) -> None:
     """A second for a full trial; nothing for the start."""
     monkeypatch.setattr(plan, "_seconds", lambda _, candidates, __: [1.0] * len(candidates))
-    monkeypatch.setattr(plan, "_START", 0.0)
+    monkeypatch.setattr(estimate, "_START", 0.0)
     items = ["sweep.workers=1", "sweep.trials=6", "sweep/pruner=none", "trainer.max_epochs=6", *FEW]
     once = plan_of(tmp_path, *items)
     with caplog.at_level("INFO"):
@@ -88,14 +88,14 @@ def test_a_plan_counts_further_seeds_the_baseline_and_what_is_undone(
     ablated = plan_of(tmp_path, "sweep.winner.ablate=true", "sweep.winner.seeds=2", *items)
     fewer = plan_of(tmp_path, "sweep.winner.seeds=2", *items)
     assert 0 < ablated["runs_of_the_winner"] - fewer["runs_of_the_winner"] <= 2 * 2  # of two keys
-    monkeypatch.setattr(plan, "_START", 8.0)
+    monkeypatch.setattr(estimate, "_START", 8.0)
     assert plan_of(tmp_path, "sweep.budget_minutes=0.01", *items)["trials_in_budget"] == 0
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, 1), (3, 1 + 2 / 3), (10, 1 + 2 / 3 + 6 / 9 + 1 / 27)])
 def test_a_trial_is_expected_to_reach_a_rung_with_a_third_of_those_before(epochs: int, expected: float) -> None:
     pruner = ASHA(name="asha", min_epochs=1, reduction_factor=3)
-    assert plan._epochs(pruner, epochs) == pytest.approx(expected)
+    assert estimate.epochs_until_pruned(pruner, epochs) == pytest.approx(expected)
 
 
 def test_what_cannot_be_planned(tmp_path: Path) -> None:

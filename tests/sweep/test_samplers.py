@@ -102,7 +102,7 @@ def test_a_sequence_is_more_even_than_chance() -> None:
             1,
             "pool_size, optimizer.momentum, optimizer.weight_decay are not drawn in every trial; allowed: prior, tpe",
         ),
-        ([*PLAIN, "sweep/sampler=cmaes"], 2, "2 objectives; allowed: prior, tpe, random, gp, nsga2, qmc, grid"),
+        ([*PLAIN, "sweep/sampler=cmaes"], 2, "2 objectives; allowed: prior, tpe, random, gp, nsga2, qmc"),
         (
             [*GRID, "sweep/sampler=cmaes"],
             1,

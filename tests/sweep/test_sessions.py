@@ -148,17 +148,21 @@ def test_paused_trials_go_on_in_the_next_session(tmp_path: Path) -> None:
 @pytest.mark.fault(3)
 def test_what_a_session_that_died_left_running_is_told_or_goes_on(tmp_path: Path) -> None:
     with stubs.begun(tmp_path, "sweep.trials=3", "sweep/pruner=none") as (dying, _):
-        for number in range(2):
+        for number in range(3):
             trial = dying.study.ask(number, optuna.samplers.RandomSampler(seed=1))
             dying.space.suggest(trial)
             trial.set_user_attr("digest", str(number))
             dying.study.save(number)
     ended = stubs.search(tmp_path / "other", "sweep.trials=1")
-    a_run(tmp_path, "sweep-0000")
     result = Result.read(ended.folder.parent / "sweep-0000")
-    dataclasses.replace(result, folder=str(tmp_path / "runs" / "sweep-0000")).write()
-    with stubs.begun(tmp_path, "sweep.trials=3", "sweep/pruner=none") as (session, _):
-        assert [trial.state.name for trial in session.study.trials()] == ["COMPLETE", "WAITING"]
+    failed: dict[str, Any] = {"status": "failed", "reason": "crash"}
+    for name, changes in (("sweep-0000", {}), ("sweep-0002", failed)):
+        a_run(tmp_path, name)
+        dataclasses.replace(result, folder=str(tmp_path / "runs" / name), **changes).write()
+    for _ in range(2):  # what is told once is not told again
+        with stubs.begun(tmp_path, "sweep.trials=3", "sweep/pruner=none") as (session, _):
+            assert [trial.state.name for trial in session.study.trials()] == ["COMPLETE", "WAITING", "FAIL"]
+            assert session.study.failures() == {"crash": 1}
 
 
 @pytest.mark.fault(1)
