@@ -138,7 +138,8 @@ class RunFolder:
             return None
         there, here = config.output, str(self.path.parent.parent)
         said = overrides.assigned(self.overrides())
-        places = {key: said.get(f"data.{key}", getattr(config.data, key)) for key in config.data.places}
+        places = {key: str(said.get(f"data.{key}", "")) for key in config.data.places}
+        places = {key: path for key, path in places.items() if Path(path).is_absolute()}  # else the config knows better
         moved: dict[str, Any] = {"output": here, "name": self.path.name}
         moved["data"] = config.data.model_copy(update=places)
         if isinstance(config.tracking, options.MLflow):

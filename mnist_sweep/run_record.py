@@ -16,6 +16,7 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import best_epoch
 from mnist_sweep.config.options import Custom, KnownSet, MLflow, Tracking
+from mnist_sweep.config.paths import expanded
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import BEST, STATES, Result, Status, is_run_of
 from mnist_sweep.run_folder import Progress, RunFolder
@@ -49,7 +50,7 @@ class RunRecord:
             place, exact["data.path"] = "cache", config.data.path
         if config.data.own or IMAGE_SETS[config.data.name].torchvision:  # a worker may have the images elsewhere
             said = command.assigned().get(f"data.{place}", getattr(config.data, place))
-            exact[f"data.{place}"] = str(Path(said).resolve())
+            exact[f"data.{place}"] = str(Path(expanded(str(said))).resolve())
         if config.trainer.init_from:
             exact["trainer.init_from"] = str(Path(config.trainer.init_from).resolve())
         if isinstance(config.model, Custom) and "model.target" in command.assigned():

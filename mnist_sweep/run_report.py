@@ -1,6 +1,7 @@
 """What a finished run shows in MLflow: curves, tables, pictures, a note, the model."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from mnist_sweep.config import metrics, options, schema
+from mnist_sweep.errors import RequestError
 from mnist_sweep.result import BEST, Result
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.tracking import MLflowRun, figures, harmless, is_silent
 from mnist_sweep.training import data, trained_model
 from mnist_sweep.training.data import ImageSet
 from mnist_sweep.training.evaluate import Evaluation
+
+log = logging.getLogger(__name__)
 
 _MISTAKES = 30
 
@@ -62,7 +66,11 @@ def send(folder: RunFolder, uri: str | None = None) -> bool:
 
     `uri` is the store's; None = that of the config. The id of a run that was made just now comes into ``result.json``.
     """
-    config = folder.config()
+    config = None
+    try:
+        config = folder.config()
+    except RequestError as error:  # the code of a network of one's own is gone
+        log.warning("%s: %s", folder.path, error)
     if not config or not isinstance(settings := config.tracking, options.MLflow):
         return False
     if uri:

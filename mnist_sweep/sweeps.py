@@ -19,9 +19,7 @@ def perform(options: argparse.Namespace) -> int:
 
     output = Path(*options.words or [options.output])
     found = catalogue.sweeps(output)
-    columns = ["name", "state", "trials", "best", "winner", "dataset"]
-    rows = [[str(getattr(each, column)) for column in columns] for each in found]
-    summary.print_table(f"the sweeps in {output}", columns, rows, stderr=False)
+    summary.print_table(f"the sweeps in {output}", catalogue.Listed._fields, found, stderr=False)
     return cli.DONE
 
 

@@ -97,6 +97,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers_or_is_a_failure(store: Path, t
     assert run.train(command(store, "dead", *ITEMS), resume=True).attempts == 2  # it can still be resumed
 
 
+def test_a_home_folder_is_written_out_in_the_command_that_repeats_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    request = command(tmp_path, "it", "data=mnist", "data.root='~/mnist'")
+    assert RunRecord(request, request.config, "cpu", 1).command.assigned()["data.root"] == f"{tmp_path}/mnist"
+
+
 def test_a_run_that_never_began_or_can_not_be_described_is_a_failure(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +255,11 @@ def test_a_folder_tells_its_config_and_history_wherever_it_is_and_whatever_is_da
     assert config
     assert (config.output, config.data.root) == (str(tmp_path / "after"), "/data")
     assert config.tracking == tracked(tmp_path / "after", "it").config.tracking
+    folder = RunFolder(tmp_path / "sweep")  # where it stands as it was typed; only the config knows where that was
+    folder.path.mkdir()
+    folder.describe(request.config, ["data=mnist", "data.root='~/mnist'"])
+    assert (read := folder.config())
+    assert read.data.root == request.config.data.root
     assert moved.differences(command(tmp_path, "it", "data=mnist", "optimizer.lr=0.5").config) == [
         "optimizer.lr: 0.001 → 0.5"
     ]

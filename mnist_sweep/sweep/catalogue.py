@@ -3,13 +3,13 @@
 import contextlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.trial import TrialState
 
 from mnist_sweep import tracking
 from mnist_sweep.config import schema
@@ -18,12 +18,12 @@ from mnist_sweep.errors import RequestError
 from mnist_sweep.result import is_run_of
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import storage
+from mnist_sweep.sweep.record import state_of
 from mnist_sweep.sweep.space import Space
 from mnist_sweep.sweep.study import BASELINE, IDENTITY, Study, objectives
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """A sweep in a list, in words."""
 
     name: str
@@ -78,10 +78,7 @@ def _listed(output: Path, name: str, config: schema.Config) -> Listed:
     if name not in _studies(config):
         return Listed(name, "study is gone", "–", "–", "–", config.data.label)
     study = storage.load_study(config.sweep, name)
-    trials = study.get_trials(deepcopy=False)
-    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    impossible = [trial for trial in trials if trial.user_attrs.get("reason") == "infeasible"]
-    counts = {word: sum(t.state == state and t not in impossible for t in trials) for word, state in states.items()}
+    counts = Counter(map(state_of, study.get_trials(deepcopy=False)))
     best, winner = "–", study.user_attrs.get("winner")
     if len(study.directions) > 1:
         best = f"{len(study.best_trials)} Pareto-optimal"
@@ -92,7 +89,8 @@ def _listed(output: Path, name: str, config: schema.Config) -> Listed:
     told = "–"
     if winner:
         told = f"trial {winner['trial']}, test/accuracy {winner['test_accuracy']['mean']:.4f}"
-    words = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "none"
+    shown = "complete", "pruned", "failed", "paused", "stopped", "running"
+    words = ", ".join(f"{counts[word]} {word}" for word in shown if counts[word]) or "none"
     return Listed(name, state, words, best, told, config.data.label)
 
 
@@ -126,17 +124,21 @@ class Held:
     config: schema.Config
     name: str
     id: str | None  #: by which its runs are known in MLflow
-    folders: list[Path]  #: its own and those of its runs
+    folders: list[Path]  #: those of its runs, and its own
 
     def delete(self) -> str:
-        """Delete MLflow's runs, the folders and, last, the study, so that it can be done again where it failed."""
+        """Delete MLflow's runs, the folders and the study, so that it can be done again where it failed."""
         assert self.config.sweep is not None
         runs = tracking.delete_runs(self.config.tracking, self.id) if self.id else 0
+        own = [folder for folder in self.folders if folder.name == self.name]  # which says where the study is
         for folder in self.folders:
-            shutil.rmtree(folder)
+            if folder not in own:
+                shutil.rmtree(folder)
         with storage.database(self.config.sweep) as kept:
             if self.name in optuna.get_all_study_names(kept):
                 optuna.delete_study(study_name=self.name, storage=kept)
+        for folder in own:
+            shutil.rmtree(folder)
         in_mlflow = f"{runs} runs in MLflow (mlflow gc frees their space; registered models stay)"
         return f"deleted {self.name}: its study, {len(self.folders)} folders, {in_mlflow}"
 

@@ -31,7 +31,7 @@ _BEGUN = "begun with"
 #: How long a database in a file is waited for while another program holds it.
 _SECONDS = 120
 #: What must never change between two sessions: the study's values would mean different things.
-_FIXED = {"objective", "data", "data digest", "data.split_seed"}
+_FIXED = {"objective", "data", "data digest", "data.split_seed", "data.validation_share", "sweep.seeds"}
 
 
 def at_work(settings: Sweep, output: Path) -> bool:
@@ -106,10 +106,12 @@ def locked(settings: Sweep, output: Path) -> Iterator[Lease | None]:
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
     """Raise a RequestError if the sweep's folder holds a run, or if names of a new sweep's trials are taken."""
     for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
-        config = None
-        with contextlib.suppress(RequestError):  # the code of a network of one's own is gone: no business of this sweep
-            config = run_folder.RunFolder(path).config()
-        own = path == folder and (new if config is None else not config.sweep)  # None: it cannot be read
+        own = False
+        if path == folder:
+            config = None
+            with contextlib.suppress(RequestError):  # the code of a network of one's own is gone
+                config = run_folder.RunFolder(path).config()
+            own = new if config is None else not config.sweep  # None: it cannot be read
         if own or (new and is_run_of(folder.name, path.name)):
             where = f"{path} is there, but its study is not in {_shown(settings)}"
             raise RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")
@@ -243,6 +245,8 @@ def _settings_of(config: schema.Config, space: Space, digest: str) -> dict[str, 
     found: dict[str, Any] = {key: value for key, value in config.relevant().items() if key not in space.keys}
     found["objective"] = [f"{goal.direction} {goal.metric}" for goal in objectives(config)]
     found["data digest"] = digest
+    if config.sweep.seeds > 1:
+        found["sweep.seeds"] = config.sweep.seeds
     for name, bound in (config.sweep.constraints or {}).items():
         found[f"sweep.constraints.{name}"] = bound.model_dump(exclude_none=True)
     return {key: json.dumps(value, ensure_ascii=False) for key, value in found.items()} | space.fingerprint()

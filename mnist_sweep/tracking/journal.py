@@ -82,7 +82,8 @@ class Journal:
                     if not perform(call, arguments):
                         stay.append(lines[0])
                     elif call == "file":
-                        self._drop(arguments)
+                        with contextlib.suppress(*_DAMAGED):
+                            self.drop(self.folder / arguments["path"])
                     del lines[0]
             finally:
                 self._write([first, *stay, *lines] if stay or lines else [])
@@ -111,10 +112,10 @@ class Journal:
         else:
             self.file.unlink(missing_ok=True)
 
-    def _drop(self, arguments: Any) -> None:
+    def drop(self, file: Path) -> None:
         """Remove a file that has been sent, where it lies here for this alone, and the folders that are empty then."""
-        with contextlib.suppress(OSError, *_DAMAGED):
-            path = Path(os.path.normpath(self.folder / arguments["path"]))
+        with contextlib.suppress(OSError):
+            path = Path(os.path.normpath(file))
             if path.is_relative_to(self.files):
                 path.unlink()
                 for folder in path.relative_to(self.folder).parents[:-1]:

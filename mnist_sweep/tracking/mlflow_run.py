@@ -3,10 +3,9 @@
 import json
 import logging
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +28,8 @@ _TABLES = "mlflow.loggedArtifacts"
 class MLflowRun:
     """One run in MLflow, from its start to its end; without tracking, nothing.
 
-    A call that does not get through is kept in the run's folder, as are those after it, until one gets through: then
-    all are sent in their order, once. Nobody waits longer than for one request of two seconds.
+    Calls that do not get through are kept in the run's folder, and sent in their order, once, when one gets through.
+    Nobody waits longer than for one request of two seconds.
 
     Args:
         settings: the config's ``tracking``; None is the same as ``tracking=none``.
@@ -64,6 +63,7 @@ class MLflowRun:
         self._client: Any = None  # None until the store has answered
         self._machine: Any = None
         self._earlier: Any = None
+        self._over = False  # whether an end has been told
         self._journal = Journal(folder or output / "runs" / name)
         if self.tracked:
             before = self._journal.run()
@@ -75,20 +75,21 @@ class MLflowRun:
             self._made_of = {"name": name, "tags": {**before.get("tags", {}), **first}, "started": started}
             self._send("begin")
 
-    def _send(self, call: str, now: Callable[[], None] | None = None, **arguments: Any) -> None:
-        """Tell MLflow, `now` or by `_perform`, after all that it has not been told; or keep the call for later."""
+    def _send(self, call: str, now: Callable[[], None] | None = None, **arguments: Any) -> bool:
+        """Whether MLflow is told, `now` or by `_perform`, after all that it had not been; else the call is kept."""
         if not self.tracked:
-            return
+            return False
         started = time.monotonic()
         try:
             if self._told(call, now, arguments):
-                return
+                return True
             self._journal.add(call, arguments, {**self._made_of, "resume": self.run_id})
         except OSError as error:
             self.tracked = False
             log.warning("tracking: nothing more is kept of this run: %s", one_line(error))
         finally:
             self.waited += time.monotonic() - started
+        return False
 
     def _told(self, call: str, now: Callable[[], None] | None, arguments: dict[str, Any]) -> bool:
         assert isinstance(self._settings, options.MLflow)
@@ -165,7 +166,7 @@ class MLflowRun:
         """The run with this one's key, whose maker has not noted its id."""
         key = self._made_of["tags"].get("key")
         runs = self._client.search_runs([experiment], f"tags.key = '{key}'", max_results=1) if key else []
-        return self._goes_on(runs[0]) if runs else None
+        return runs[0] if runs else None
 
     def _adopt(self, experiment: str, study: str, role: str | None) -> None:
         """Make the sweep's run the parent of those that were made while it was not there."""
@@ -181,21 +182,20 @@ class MLflowRun:
             self._client.set_tag(child, "mlflow.parentRunId", parent)
 
     def _reopened(self, run_id: str) -> Any:
-        """An earlier run, which goes on; None where there is none, or it was deleted."""
+        """An earlier run; None where there is none, or it was deleted."""
         try:
             earlier = self._client.get_run(run_id)
         except Exception as error:
             if store.status_of(error) not in store.REFUSED:
                 raise
             return None
-        return self._goes_on(earlier) if earlier.info.lifecycle_stage == "active" else None
+        return earlier if earlier.info.lifecycle_stage == "active" else None
 
-    def _goes_on(self, earlier: Any) -> Any:
-        if not self._ended:
-            for tag in {"reason", "detail"} & set(earlier.data.tags):  # of an end that was none
-                self._client.delete_tag(earlier.info.run_id, tag)
-            self._client.update_run(earlier.info.run_id, status="RUNNING")
-        return earlier
+    def _forget_end(self, told: Collection[str]) -> None:
+        """Remove the tags of an earlier attempt's end that are not told again."""
+        tags = self._client.get_run(self.run_id).data.tags if self._earlier or self._over else ()
+        for tag in ({"reason", "detail"} - {*told}) & {*tags}:
+            self._client.delete_tag(self.run_id, tag)
 
     def _perform(
         self, call: str, known: dict[str, Any], model: Callable[[], tuple[Any, Any, Path, int]] | None = None
@@ -206,6 +206,9 @@ class MLflowRun:
         client, run_id = self._client, self.run_id
         try:
             match call:
+                case "begin" if (self._earlier or self._over) and not self._ended:
+                    self._forget_end(told=())
+                    client.update_run(run_id, status="RUNNING")
                 case "parameters":
                     there = self._earlier.data.params if self._earlier else {}
                     new = [Param(key, value) for key, value in known["values"].items() if key not in there]
@@ -232,10 +235,9 @@ class MLflowRun:
                         return False
                     self._log_model(*made)
                 case "end":
-                    before = self._earlier.data.tags if self._earlier and self._ended else {}
-                    for tag in {"reason", "detail"} - {*known.get("told", before)} & {*before}:
-                        client.delete_tag(run_id, tag)  # of an earlier end, that was none
+                    self._forget_end(known["told"])
                     client.set_terminated(run_id, known["state"], known["at"])
+                    self._over = True
         except Exception as error:
             if not self._refused(call, error):
                 raise
@@ -288,13 +290,12 @@ class MLflowRun:
             except OSError as error:  # the disk is full, which whoever writes the result will say
                 log.warning("tracking: %s cannot be kept (%s)", file, one_line(error))
                 return
-            self.file(path, file.rpartition("/")[0] or None)
-            if not self._journal.file.exists():
-                shutil.rmtree(self._journal.files, ignore_errors=True)
+            if self.file(path, file.rpartition("/")[0] or None):
+                self._journal.drop(path)
 
-    def file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file, in a folder of the run's artifacts."""
-        self._send("file", path=os.path.relpath(path, self._journal.folder), folder=folder)
+    def file(self, path: Path, folder: str | None = None) -> bool:
+        """Keep a copy of a file, in a folder of the run's artifacts; whether MLflow has it now."""
+        return self._send("file", path=os.path.relpath(path, self._journal.folder), folder=folder)
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
         """Keep a table by its columns, as MLflow's UI shows them (.json); an earlier one of this name is replaced."""

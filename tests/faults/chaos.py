@@ -28,18 +28,25 @@ TITLES = {
 TWENTY = 20  #: kills of the driver of one sweep, whose time is told beside a quiet one's
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Have each report say which fault its test is of; this module is a plugin in pytest's processes."""
+    report = (yield).get_result()
+    if mark := item.get_closest_marker("fault"):
+        report.user_properties.append(("fault", mark.args[0]))
+
+
 class Counted:
     """A plugin of pytest that counts, by fault, the tests that were tried and that passed."""
 
     def __init__(self) -> None:
         self.tried, self.held = Counter[object](), Counter[object]()
 
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item):
-        report = (yield).get_result()
-        if report.when == "call" and (mark := item.get_closest_marker("fault")) and not report.skipped:
-            self.tried[mark.args[0]] += 1
-            self.held[mark.args[0]] += report.passed
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        fault = dict(report.user_properties).get("fault")
+        if fault and ((report.when == "call" and not report.skipped) or report.failed):
+            self.tried[fault] += 1
+            self.held[fault] += report.passed
 
 
 class Kills:
@@ -80,7 +87,8 @@ class Kills:
 def _test(fuzz: int, counted: Counted) -> None:
     """Run the tests of all faults, with so many inputs of each kind of the fuzzers."""
     os.environ["FUZZ"] = str(fuzz)
-    arguments = ["-q", "-p", "no:randomly", "-p", "no:xdist", str(ROOT / "tests" / "faults")]
+    arguments = ["-q", "-p", "no:randomly", "-p", "tests.faults.chaos", "-n", "2", "--dist", "worksteal"]
+    arguments += [str(ROOT / "tests" / "faults")]
     arguments += [str(ROOT / "tests" / "faults" / "held.py")]  # too long for `make test`
     arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of hypothesis, which is imported by now
     arguments += [str(ROOT / "tests" / name) for name in ("sweep", "training", "test_run.py", "test_errors.py")]

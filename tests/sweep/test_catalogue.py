@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
-from mnist_sweep import cli
+from mnist_sweep import cli, run_report
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
 from mnist_sweep.run_folder import RunFolder
@@ -57,3 +57,6 @@ def test_a_run_whose_own_code_is_gone_is_in_nobodys_way(tmp_path: Path) -> None:
     assert catalogue.sweeps(output) == []
     with pytest.raises(RequestError, match=r"model\.target=.*gone\.py:Net: cannot be imported"):
         catalogue.read(output / "runs" / "mine")
+    assert not run_report.send(RunFolder(output / "runs" / "own"))  # nor does it keep others from being sent
+    (output / "runs" / "own" / "overrides.yaml").write_text("[a=[")
+    storage.check_folders(other, output / "runs" / "other", new=True)

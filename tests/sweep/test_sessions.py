@@ -16,6 +16,7 @@ from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as
 from mnist_sweep.result import Result
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import catalogue, session, summary, winner
+from mnist_sweep.sweep.promotion import PAUSED
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep.workers import Task
 from mnist_sweep.tracking.store import client_of
@@ -192,9 +193,12 @@ def test_one_process_at_a_study_wherever_its_folders_are(tmp_path: Path) -> None
 
 
 def test_a_sweep_that_runs_is_listed_as_such_and_not_deleted(tmp_path: Path) -> None:
-    with stubs.begun(tmp_path):
+    with stubs.begun(tmp_path) as (begun, _):
+        resting = begun.study.ask(0, optuna.samplers.RandomSampler(seed=1))
+        resting.set_user_attr(PAUSED, 1)
+        begun.study.requeue(resting)
         (found,) = catalogue.sweeps(tmp_path)
-        assert (found.name, found.state, found.best, found.winner) == ("sweep", "running", "–", "–")
+        assert (found.state, found.trials, found.best, found.winner) == ("running", "1 paused", "–", "–")
         with pytest.raises(RequestError, match="another process is at this sweep"), catalogue.held(tmp_path, "sweep"):
             pass
     assert [each.state for each in catalogue.sweeps(tmp_path)] == ["interrupted"]

@@ -156,6 +156,7 @@ def begun(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["sweep.objectives=[{metric: val/accuracy, direction: minimize}]"], '→ ["minimize val/accuracy"]', False),
         (["data=mnist"], 'data: "mnist5k" → "mnist"', False),
         (["data.limit=300"], "data.limit: null → 300", True),
+        (["sweep.seeds=3"], "sweep.seeds: not there → 3", False),
         (["sweep.constraints={parameters: {max: 9}}"], 'sweep.constraints.parameters: not there → {"max": 9.0}', True),
     ],
 )

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import optuna
@@ -18,7 +19,7 @@ import yaml
 from mnist_sweep import cli, run
 from mnist_sweep.api import Sweep
 from mnist_sweep.config.command import CommandLine
-from mnist_sweep.errors import Interrupted, RequestError, signals_as_flag
+from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 from mnist_sweep.result import Result
 from mnist_sweep.sweep import report, session
 from mnist_sweep.sweep.report import report as real_report
@@ -204,6 +205,11 @@ def test_a_sweep_is_listed_reported_and_deleted_wherever_it_is_now(
         with contextlib.suppress(RequestError):
             cli.perform("sweeps", ["delete", "sweep", "--output", str(there)])
         assert page.exists()
+    with monkeypatch.context() as away:
+        away.setattr(optuna, "delete_study", Mock(side_effect=OSError("away")))
+        with pytest.raises(RunFailure, match=r"away.*; the same command goes on with it"):
+            cli.perform("sweeps", ["delete", "sweep", "--output", str(there), "--yes"])
+    assert (page.parent / "config.yaml").exists(), "it says where the study is"
     assert cli.perform("sweeps", ["delete", "sweep", "--output", str(there), "--yes"]) == cli.DONE
     assert [path.name for path in (there / "runs").iterdir()] == ["sweepless-0001"]
     client = client_of(f"sqlite:///{there}/mlflow.db")

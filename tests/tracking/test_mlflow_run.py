@@ -220,6 +220,32 @@ def test_an_end_that_is_told_later_takes_the_place_of_the_one_before(store: Path
     assert (found.info.status, found.data.tags.get("reason")) == ("FINISHED", None)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_pause_that_is_told_later_is_none_once_the_run_goes_on(store: Path, settings: Tracking, ends: bool) -> None:
+    uri = str(getattr(settings, "uri", ""))
+    paused = MLflowRun(settings, store, "late", key="late")
+    leave_alone(uri)
+    paused.end("KILLED", "paused")
+    if not ends:
+        leave_alone(uri, 0)
+    on = MLflowRun(settings, store, "late", resume=paused.run_id)
+    if ends:
+        on.end("FINISHED")
+        leave_alone(uri, 0)
+        assert MLflowRun(settings, store, "late", ended=True).flush()
+    found = client(store).get_run(paused.run_id)
+    assert (found.info.status, found.data.tags.get("reason")) == ("FINISHED" if ends else "RUNNING", None)
+
+
+def test_files_that_are_sent_leave_nothing_beside_a_call_that_waits(store: Path, settings: Tracking) -> None:
+    kept = MLflowRun(settings, store, "beside")
+    kept._journal.add("model", {}, kept._made_of)  # which waits for somebody who has the network
+    kept.document([1], "test/one.json")
+    assert not (store / "runs" / "beside" / "unsent").exists()
+    assert (store / "runs" / "beside" / "unsent.jsonl").exists()
+    assert (files(client(store).get_run(kept.run_id)) / "test" / "one.json").is_file()
+
+
 class Branches(torch.nn.Module):
     """Which torch cannot export, since what it does depends on the images."""
 
