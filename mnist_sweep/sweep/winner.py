@@ -85,43 +85,22 @@ def choose(command: CommandLine, common: CommandLine, study: Study, workers: Wor
     seeds, fresh = new[: settings.race_seeds], new[settings.race_seeds :]
     asked = [goal.metric, seeds, fresh, [trial.number for trial in candidates], settings.ablate]
     winner: dict[str, Any] | None = study.recall("winner")
-    if winner and winner.get("asked") == asked:  # of an earlier session, which may have been in another folder
-        runs_folder, trial = Path(config.output) / "runs", study.trials()[winner["trial"]]
-        winner["checkpoints"] = [str(runs_folder / Path(file).parents[1].name / BEST) for file in winner["checkpoints"]]
-        winner["command"] = trial.user_attrs["result"]["command"]
+    if winner and winner.get("asked") == asked:
+        winner = _here(winner, study, Path(config.output) / "runs")
     else:
-        which = ", ".join(f"trial {trial.number}" for trial in candidates)
-        log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "race"))
-        entries = [_Entry.of(trial, common) for trial in candidates]
-        race = _trained_again(command, study, entries, seeds, workers)
-        if not race:
-            raise RunFailure("error", "none of the best trials could be trained again")
-        compared = _compared(goal, candidates, race)
-        best = next(trial for trial in candidates if trial.number == compared["trial"])
-        own = _Entry(None, common, 0.0, study.recall("mlflow_run_id"))
-        if found := study.baseline():
-            own = _Entry.of(found, common)
-        pair = [_Entry.of(best, common), *([own] if own.number != best.number else [])]
-        against = " and the config's own values" if len(pair) > 1 else ""
-        log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "new"))
-        runs = _trained_again(command, study, pair, fresh, workers, winner=best.number)
-        if best.number not in runs:
-            raise RunFailure("error", f"the winner, trial {best.number}, could not be trained again")
-        winner = {"asked": asked, "seeds": fresh, "race_seeds": seeds, **compared, "model": None}
-        winner |= _judged(goal, best.number, own.number, runs)
-        values, before = best.user_attrs["values"], common.config.parameters()
-        changed = [key for key, value in values.items() if not same(before.get(key), value)]
-        winner["differences"] = [{"key": key, "value": values[key], "baseline": before.get(key)} for key in changed]
-        if settings.ablate:
-            winner["ablation"] = _ablated(command, common, study, goal, best, winner["differences"], runs, workers)
-        winner |= _tested(config, study, runs[best.number])
-        network = best_run(goal, runs[best.number])
-        winner["network"] = {"run": Path(network.folder).name, "seed": network.seed, "command": network.command}
+        winner = {"asked": asked, **_Choice(command, common, study, goal, workers).made(candidates, seeds, fresh)}
         study.remember("winner", winner)
     if winner["model"] is None and (model := _registered(config, goal, winner["checkpoints"])):
         winner = {**winner, "model": model}  # in a later session, where MLflow failed before
         study.remember("winner", winner)
     return winner
+
+
+def _here(winner: Mapping[str, Any], study: Study, runs: Path) -> dict[str, Any]:
+    """A winner of an earlier session, which may have been in another folder, with the paths of this one."""
+    checkpoints = [str(runs / Path(file).parents[1].name / BEST) for file in winner["checkpoints"]]
+    command = study.trials()[winner["trial"]].user_attrs["result"]["command"]
+    return {**winner, "checkpoints": checkpoints, "command": command}
 
 
 def _candidates(study: Study, goal: Objective, top: int, with_baseline: bool) -> list[FrozenTrial]:
@@ -143,52 +122,126 @@ def _counted(seeds: Sequence[int], kind: str) -> str:
     return f"{len(seeds)} {kind} seed{'s' * (len(seeds) != 1)} each"
 
 
-def _trained_again(
-    sweep: CommandLine,
-    study: Study,
-    entries: Sequence[_Entry],
-    seeds: Sequence[int],
-    workers: Workers,
-    winner: int | None = None,
-) -> dict[int | None, list[Result]]:
-    """The results over the seeds by trial, of each entry of which no run failed."""
-    tasks: list[Task] = []
-    # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on multiprocessing
-    # timing anomalies, 1969).
-    for entry in sorted(entries, key=lambda entry: -entry.seconds):
-        role = "race" if winner is None else "final" if entry.number == winner else "baseline"
-        tasks += [_task(len(tasks) + index, entry, seed, sweep, study, role) for index, seed in enumerate(seeds)]
-    runs: dict[int | None, list[Result]] = {entry.number: [] for entry in entries}
-    what = "the race" if winner is None else "the winner"
-    expected = len(seeds) * sum(entry.seconds for entry in entries) / workers.size
-    with Runs(what, tasks, study.goals[0].metric, expected) as shown:
-        results = workers.perform(tasks, shown.show)
-    for task in tasks:
-        number, result = task.tags["trial"], results[task.id]
-        if result.status == "finished":
-            runs[number].append(result)
-        else:
-            why = result.reason or result.status
-            log.warning("trial %s with seed %d: %s (%s)", number, result.seed, why, result.detail)
-    return {number: done for number, done in runs.items() if len(done) == len(seeds)}
+@dataclass(frozen=True)
+class _Choice:
+    """Trains the best trials of a sweep again, and chooses among them by one of its objectives."""
 
+    command: CommandLine  # of the sweep
+    common: CommandLine  # what all trials have in common: the config's own values
+    study: Study
+    goal: Objective
+    workers: Workers
 
-def _task(
-    number: int, entry: _Entry, seed: int, sweep: CommandLine, study: Study, role: str, without: str = ""
-) -> Task:
-    """The entry's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
-    settings = sweep.config.sweep
-    assert settings is not None
-    name = f"{settings.name}-baseline-seed{seed}"
-    if entry.number is not None:
-        name = run_name(settings.name, entry.number, seed) + (f"-without-{_in_name(without)}" if without else "")
-    command = entry.command.with_(seed=seed, name=name)
-    folder = RunFolder.of(command.config)
-    if differences := folder.differences(command.config):
-        raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
-    tags = {"study": settings.name, "study.id": study.id, "role": role, "trial": entry.number}
-    limit, resume = settings.trial_seconds, folder.path.exists()
-    return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "final")
+    def made(self, candidates: Sequence[FrozenTrial], seeds: Sequence[int], fresh: Sequence[int]) -> dict[str, Any]:
+        """The winner of a race over seeds, and what fresh seeds say of it; its model is not registered yet."""
+        which = ", ".join(f"trial {trial.number}" for trial in candidates)
+        log.info("training %s again, to choose the winner: %s", which, _counted(seeds, "race"))
+        race = self._trained_again([_Entry.of(trial, self.common) for trial in candidates], seeds)
+        if not race:
+            raise RunFailure("error", "none of the best trials could be trained again")
+        compared = _compared(self.goal, candidates, race)
+        best = next(trial for trial in candidates if trial.number == compared["trial"])
+        found = self.study.baseline()
+        own = _Entry(None, self.common, 0.0, self.study.recall("mlflow_run_id"))
+        own = _Entry.of(found, self.common) if found else own
+        pair = [_Entry.of(best, self.common), *([own] if own.number != best.number else [])]
+        against = " and the config's own values" if len(pair) > 1 else ""
+        log.info("training the winner, trial %d%s: %s", best.number, against, _counted(fresh, "new"))
+        runs = self._trained_again(pair, fresh, winner=best.number)
+        if best.number not in runs:
+            raise RunFailure("error", f"the winner, trial {best.number}, could not be trained again")
+        differences = self._differences(best)
+        settings = self.command.config.sweep
+        ablate = settings and settings.winner.ablate
+        network = best_run(self.goal, runs[best.number])
+        return {
+            "seeds": [*fresh],
+            "race_seeds": [*seeds],
+            **compared,
+            "model": None,
+            **_judged(self.goal, best.number, own.number, runs),
+            "differences": differences,
+            **({"ablation": self._ablated(best, differences, runs[best.number])} if ablate else {}),
+            **_tested(self.command.config, self.study, runs[best.number]),
+            "network": {"run": Path(network.folder).name, "seed": network.seed, "command": network.command},
+        }
+
+    def _differences(self, best: FrozenTrial) -> list[dict[str, Any]]:
+        """The keys in which a trial differs from the config."""
+        values, before = best.user_attrs["values"], self.common.config.parameters()
+        changed = [key for key, value in values.items() if not same(before.get(key), value)]
+        return [{"key": key, "value": values[key], "baseline": before.get(key)} for key in changed]
+
+    def _trained_again(
+        self, entries: Sequence[_Entry], seeds: Sequence[int], winner: int | None = None
+    ) -> dict[int | None, list[Result]]:
+        """The results over the seeds by trial, of each entry of which no run failed."""
+        tasks: list[Task] = []
+        # The longest first, so that no worker waits long for another at the end (R. L. Graham: Bounds on
+        # multiprocessing timing anomalies, 1969).
+        for entry in sorted(entries, key=lambda entry: -entry.seconds):
+            role = "race" if winner is None else "final" if entry.number == winner else "baseline"
+            tasks += [self._task(len(tasks) + index, entry, seed, role) for index, seed in enumerate(seeds)]
+        runs: dict[int | None, list[Result]] = {entry.number: [] for entry in entries}
+        what = "the race" if winner is None else "the winner"
+        expected = len(seeds) * sum(entry.seconds for entry in entries) / self.workers.size
+        with Runs(what, tasks, self.study.goals[0].metric, expected) as shown:
+            results = self.workers.perform(tasks, shown.show)
+        for task in tasks:
+            number, result = task.tags["trial"], results[task.id]
+            if result.status == "finished":
+                runs[number].append(result)
+            else:
+                why = result.reason or result.status
+                log.warning("trial %s with seed %d: %s (%s)", number, result.seed, why, result.detail)
+        return {number: done for number, done in runs.items() if len(done) == len(seeds)}
+
+    def _ablated(
+        self, best: FrozenTrial, differences: Sequence[Mapping[str, Any]], runs: Sequence[Result]
+    ) -> list[dict[str, Any]]:
+        """How much worse the winner is without each of its differences to the config: each is undone once.
+
+        `runs` are the winner's own.
+        """
+        found: list[dict[str, Any]] = []
+        tasks: dict[str, list[Task]] = {}
+        number, trained, values = 0, _Entry.of(best, self.common), best.user_attrs["values"]
+        for difference in differences:
+            key = str(difference["key"])
+            found.append({**difference, "worse_by": None})
+            command = self.common.with_({name: value for name, value in values.items() if name != key})
+            try:
+                command.config.layers()
+            except RequestError as error:  # such as two kernel sizes beside one block
+                found[-1]["why"] = str(error)
+                continue
+            undone = replace(trained, command=command)
+            for result in runs:
+                task = self._task(number, undone, result.seed, "ablation", without=key)
+                tasks.setdefault(key, []).append(task)
+                number += 1
+        results = self.workers.perform([task for group in tasks.values() for task in group])
+        for entry in found:
+            without = [results[task.id] for task in tasks.get(entry["key"], [])]
+            if without and all(result.status == "finished" for result in without):
+                scores = [[value_of(self.goal, result) for result in group] for group in (runs, without)]
+                entry["worse_by"] = _better_by(self.goal, *scores)
+        return found
+
+    def _task(self, number: int, entry: _Entry, seed: int, role: str, without: str = "") -> Task:
+        """The entry's command with another seed; a run of an earlier session goes on, or is read if it has finished."""
+        settings = self.command.config.sweep
+        assert settings is not None
+        name = f"{settings.name}-baseline-seed{seed}"
+        if entry.number is not None:
+            name = run_name(settings.name, entry.number, seed) + (f"-without-{_in_name(without)}" if without else "")
+        command = entry.command.with_(seed=seed, name=name)
+        folder = RunFolder.of(command.config)
+        if differences := folder.differences(command.config):
+            raise RunFailure("error", f"{folder.path} is there already, of another run ({'; '.join(differences)})")
+        tags = {"study": settings.name, "study.id": self.study.id, "role": role, "trial": entry.number}
+        limit, resume = settings.trial_seconds, folder.path.exists()
+        return Task(number, command, entry.parent, tags, resume=resume, limit_seconds=limit, pictures=role == "final")
 
 
 def _in_name(key: str) -> str:
@@ -250,43 +303,6 @@ def _judged(
         "noise_networks": len(variances),
         "gain": improvement,
     }
-
-
-def _ablated(
-    sweep: CommandLine,
-    common: CommandLine,
-    study: Study,
-    goal: Objective,
-    best: FrozenTrial,
-    differences: Sequence[Mapping[str, Any]],
-    runs: Mapping[int | None, Sequence[Result]],
-    workers: Workers,
-) -> list[dict[str, Any]]:
-    """How much worse the winner is without each of its differences to the config: each is undone once."""
-    found: list[dict[str, Any]] = []
-    tasks: dict[str, list[Task]] = {}
-    number, trained, values = 0, _Entry.of(best, common), best.user_attrs["values"]
-    for difference in differences:
-        key = str(difference["key"])
-        found.append({**difference, "worse_by": None})
-        command = common.with_({name: value for name, value in values.items() if name != key})
-        try:
-            command.config.layers()
-        except RequestError as error:  # such as two kernel sizes beside one block
-            found[-1]["why"] = str(error)
-            continue
-        undone = replace(trained, command=command)
-        for result in runs[best.number]:
-            task = _task(number, undone, result.seed, sweep, study, "ablation", without=key)
-            tasks.setdefault(key, []).append(task)
-            number += 1
-    results = workers.perform([task for group in tasks.values() for task in group])
-    for entry in found:
-        without = [results[task.id] for task in tasks.get(entry["key"], [])]
-        if without and all(result.status == "finished" for result in without):
-            scores = [[value_of(goal, result) for result in group] for group in (runs[best.number], without)]
-            entry["worse_by"] = _better_by(goal, *scores)
-    return found
 
 
 def _better_by(goal: Objective, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
