@@ -15,7 +15,9 @@ BIN    := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
 # Nor are our own modules compiled anew by each process, of which the tests start hundreds.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST  := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# As many tests at a time as a sweep has workers: a container may have less than the machine, in cores or in memory.
+WORKERS  = $$($(BIN)/python -c 'from mnist_sweep.hardware import usual_workers; print(usual_workers(0))')
+PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Names of ours may begin with an underscore, those of the libraries below not.
 PRIVATE := optuna\.[a-z_.]*\._|hydra\._internal|(from|import) pytorch_lightning.*_internal|mlflow\.[a-z_.]*\._[a-z]
 

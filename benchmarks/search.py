@@ -49,9 +49,13 @@ METHODS = {
     "random": ["sweep/sampler=random", "sweep/pruner=none"],
     "tpe": ["sweep/sampler=tpe", "sweep/pruner=none"],
     "tpe+hyperband": ["sweep/sampler=tpe", "sweep/pruner=hyperband"],
+    # what is the pruner's share, and what the sampler's
+    "random+asha": ["sweep/sampler=random"],
+    "tpe+asha": ["sweep/sampler=tpe"],
     "neps": [],  # it asks NePS instead of the sampler and the pruner
 }
 LONGEST = 9
+PACKAGE = Path(run.__file__).parent
 COMMON = [
     "+sweep=optuna", f"trainer.max_epochs={LONGEST}", "tracking=none", "launcher=inline", "trainer.threads=1",
     "trainer.accelerator=cpu",
@@ -170,18 +174,21 @@ def sweep(
 
 def results(arguments: argparse.Namespace, tasks: list[str], methods: list[str], epochs: int, *, again: bool) -> Any:
     """The sweeps' results by task, method and seed; those that are not in the cache are run, several at a time."""
-    folder = arguments.cache / "sweeps"
+    # sweeps of other code may have proposed something else; their trainings are there still
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(PACKAGE.rglob("*.py")))).hexdigest()[:8]
+    folder = arguments.cache / "sweeps" / code
     folder.mkdir(parents=True, exist_ok=True)
 
     def one(job: tuple[str, str, int]) -> Any:
-        file = folder / f"{'bad-' * arguments.bad}{'-'.join(map(str, job))}-{epochs}.json"
+        file = folder / f"{'bad-' * arguments.bad}{'-'.join(map(str, job))}-{epochs}{'' if again else '-no-gain'}.json"
         if not file.exists():
             command = [sys.executable, __file__, "--one", *map(str, job), "--epochs", str(epochs)]
             command += ["--cache", str(arguments.cache), *["--bad"] * arguments.bad, *["--no-gain"] * (not again)]
             command += ["--neps", arguments.neps] if arguments.neps else []
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             out = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
-            file.write_text(out.splitlines()[-1])
+            file.with_suffix(".part").write_text(out.splitlines()[-1])
+            file.with_suffix(".part").replace(file)
             print(*job, epochs, out.splitlines()[-1][:40], file=sys.stderr, flush=True)
         return json.loads(file.read_text())
 

@@ -169,5 +169,6 @@ def write(folder: Path, style: str, digits: Array, seed: int = 0) -> list[Path]:
     for number, digit in enumerate(digits):
         paths.append(folder / f"{number:04d}.{suffix}")
         made = make(digit, draw)
-        (made if isinstance(made, Image.Image) else Image.fromarray(made)).save(paths[-1])
+        picture = made if isinstance(made, Image.Image) else Image.fromarray(made)
+        picture.save(paths[-1], **({"compress_level": 1} if suffix == "png" else {}))  # most of the time of a page
     return paths

@@ -24,10 +24,10 @@ def here() -> tuple[str, str]:
 @pytest.mark.parametrize("golden", GOLDEN["runs"], ids=["adam", "onecycle-ema-augmented", "lenet5-rmsprop"])
 def test_a_command_gives_the_numbers_of_version_1(tmp_path: Path, golden: dict[str, Any]) -> None:
     result = train(CommandLine.of([*golden["overrides"], f"output={tmp_path}", "name=golden"]), test=True)
-    assert (result.parameters, result.best_epoch) == (golden["parameters"], golden["best_epoch"])
+    assert result.parameters == golden["parameters"]
     found = [*result.history, {name: value for name, value in result.metrics.items() if name.startswith("test/")}]
     wanted = [*golden["history"], golden["metrics"]]
     if here() == (GOLDEN["torch"], GOLDEN["processor"]):
-        assert found == wanted
+        assert (found, result.best_epoch) == (wanted, golden["best_epoch"])
     for epoch, values in zip(found, wanted, strict=True):  # elsewhere sums are rounded in another order
         assert epoch == pytest.approx(values, rel=0.05, abs=0.03)

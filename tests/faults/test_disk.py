@@ -44,8 +44,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def run(folder: Path, *arguments: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "MNIST_SWEEP_DATA"}
     return subprocess.run(
-        [*before, sys.executable, "-m", "mnist_sweep", *arguments], cwd=folder, timeout=300, check=False,
-        env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [*before, sys.executable, "-m", "tests.faults.without_report", *arguments], cwd=folder, timeout=300,
+        env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

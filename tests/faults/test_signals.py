@@ -45,7 +45,7 @@ def folder(tmp_path: Path, empty_store: Path) -> Path:
 def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     environment = {key: value for key, value in os.environ.items() if key != "MNIST_SWEEP_DATA"}
     with subprocess.Popen(
-        [sys.executable, "-m", "mnist_sweep", *arguments],
+        [sys.executable, "-m", "tests.faults.without_report", *arguments],
         cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -98,7 +98,8 @@ def states(folder: Path) -> list[str]:
 
 def stop_within_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
     """Halt the sweep at a moment when a trial has begun in the study and has not left its result."""
-    for _ in range(200):
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
         process.send_signal(signal.SIGSTOP)
         with contextlib.suppress(Exception):  # halted in the middle of a transaction: the database is locked
             running = [trial.number for trial in trials(folder) if trial.state.name == "RUNNING"]

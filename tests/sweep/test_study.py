@@ -136,10 +136,10 @@ def test_a_resumed_search_goes_on_as_a_whole_one(tmp_path: Path, sampler: list[s
 
 
 @pytest.fixture(scope="module")
-def begun(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sweep of two trials."""
     folder = tmp_path_factory.mktemp("begun")
-    stubs.search(folder, "sweep.trials=2", f"data.root={mnist}")
+    stubs.search(folder, "sweep.trials=2")
     return folder
 
 
@@ -161,23 +161,25 @@ def begun(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_changed_sweep_is_refused_with_the_difference(
-    begun: Path, tmp_path: Path, mnist: Path, changed: list[str], said: str, bearable: bool
+    begun: Path, tmp_path: Path, changed: list[str], said: str, bearable: bool, request: pytest.FixtureRequest
 ) -> None:
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
-    root, trials = f"data.root={mnist}", "sweep.trials=3"
+    items = ["sweep.trials=3"]
+    if "data=mnist" in changed:
+        items.append(f"data.root={request.getfixturevalue('mnist')}")
     with pytest.raises(RequestError, match="was begun otherwise") as caught:
-        stubs.search(tmp_path, trials, root, *changed)
+        stubs.search(tmp_path, *items, *changed)
     assert said in str(caught.value)
     assert ("sweep.allow_changes=true" in str(caught.value)) == bearable
     assert "\n" not in str(caught.value)
     assert not stubs.performed
     if bearable and "constraints" not in said:  # with which nothing is possible
-        stubs.search(tmp_path, trials, root, ON, *changed)
-        stubs.search(tmp_path, trials, root, *changed)  # from now on it is as it was changed
+        stubs.search(tmp_path, *items, ON, *changed)
+        stubs.search(tmp_path, *items, *changed)  # from now on it is as it was changed
         assert len({items[-1] for items in stubs.performed} - {"name=sweep-0000", "name=sweep-0001"}) == 1
     elif not bearable:
         with pytest.raises(RequestError, match="was begun otherwise"):
-            stubs.search(tmp_path, trials, root, ON, *changed)
+            stubs.search(tmp_path, *items, ON, *changed)
 
 
 def test_a_range_that_was_widened_is_used(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import logging.handlers
 import os
 import queue
-import shutil
 import tempfile
 import threading
 from dataclasses import dataclass, field, replace
@@ -55,7 +54,7 @@ class Actor:
         os.environ.update(environment)
         with contextlib.suppress(OSError):  # where the sweep's machine is this one, its paths mean the same
             os.chdir(folder)
-        self._train, self._scratch, self._data_root = train, Path(tempfile.mkdtemp(prefix="mnist_sweep-")), None
+        self._train, self._data_root = train, None
         if config and images is not None and common:
             self._data_root = _placed(images)
             data = config.data.below(self._data_root) if self._data_root else config.data
@@ -88,8 +87,13 @@ class Actor:
         A trial of several seeds has a folder for each, of which the later ones are sent at the end.
         """
         assert isinstance(task, Sent)
+        with tempfile.TemporaryDirectory(prefix="mnist_sweep-", ignore_cleanup_errors=True) as runs:
+            return self._perform_in(Path(runs), task, on_epoch, stopped)
+
+    def _perform_in(self, runs: Path, task: Sent, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
+        """The same, with the folders of the task's runs below this one."""
         assert task.config is not None
-        home, runs = RunFolder.of(task.config).path, self._scratch
+        home = RunFolder.of(task.config).path
         write(runs, task.files)
         seen = _stamps(runs)
 
@@ -112,8 +116,6 @@ class Actor:
             return replace(result, folder=str(home)) if result else None
         finally:
             send_new()
-            for folder in runs.iterdir():
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:

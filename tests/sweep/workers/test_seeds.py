@@ -1,6 +1,7 @@
 """A trial of several seeds on its worker: what becomes of it where a later seed fails, and where its folders are."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -73,7 +74,8 @@ def test_the_runs_of_all_seeds_reach_the_driver_and_come_back(tmp_path: Path, mo
     monkeypatch.setattr(run, "train", finished)
     home, away = tmp_path / "home", tmp_path / "away"
     driver, there = cluster._Cluster.__new__(cluster._Cluster), actor.Actor.__new__(actor.Actor)
-    driver._runs, there._scratch, there._train, there._data_root = home / "runs", away, worker.train, None
+    driver._runs, there._train, there._data_root = home / "runs", worker.train, None
+    monkeypatch.setattr(tempfile, "tempdir", str(away))
     there._channel = channel = actor._Channel()
     away.mkdir()
     task = Task(0, command(home, "it"), seeds=3)
