@@ -170,5 +170,6 @@ def write(folder: Path, style: str, digits: Array, seed: int = 0) -> list[Path]:
         paths.append(folder / f"{number:04d}.{suffix}")
         made = make(digit, draw)
         picture = made if isinstance(made, Image.Image) else Image.fromarray(made)
-        picture.save(paths[-1], **({"compress_level": 1} if suffix == "png" else {}))  # most of the time of a page
+        quick: dict[str, Any] = {"compress_level": 1} if suffix == "png" else {}  # else most of a page's time
+        picture.save(paths[-1], **quick)
     return paths
