@@ -259,16 +259,6 @@ def test_of_several_objectives_a_rule_chooses_from_the_front(tmp_path: Path) -> 
     assert content["winner"]["trial"] in [each["trial"] for each in content["front"]]
 
 
-def test_runs_of_a_sweep_whose_study_is_gone_are_not_written_over(tmp_path: Path) -> None:
-    stubs.search(tmp_path, "sweep.trials=1")
-    run_folder = tmp_path / "runs" / "sweep-0000"
-    (run_folder / "config.yaml").write_text("{}")  # as a run that was trained has
-    (tmp_path / "optuna.db").unlink()
-    for _ in range(2):
-        with pytest.raises(RequestError, match=r"runs/sweep-0000 is there, but its study is not in sqlite:///"):
-            stubs.search(tmp_path, "sweep.trials=1")
-
-
 def test_a_storage_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to look like one" * 20)
     with pytest.raises(RequestError, match=r"sweep\.storage=sqlite:////.*: cannot be opened \("):
