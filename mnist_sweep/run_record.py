@@ -13,9 +13,11 @@ from typing import Any
 
 from mnist_sweep.config import schema
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.image_data import KnownSet
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import best_epoch
-from mnist_sweep.config.options import Custom, KnownSet, MLflow, Tracking
+from mnist_sweep.config.networks import Custom
+from mnist_sweep.config.options import MLflow, Tracking
 from mnist_sweep.config.paths import expanded
 from mnist_sweep.errors import RequestError, RunFailure
 from mnist_sweep.result import BEST, STATES, Result, Status, is_run_of

@@ -9,44 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mnist_sweep.config.image_data import Arrays, Augmentation, Contents, Data, Folder, KnownSet
-from mnist_sweep.config.networks import MLP, ConvNet, Custom, Model, Pixels, ResNet
 from mnist_sweep.config.paths import PathText
 from mnist_sweep.config.section import Fraction, NonNegative, Positive, Rate, Section, Target
-
-__all__ = [  # what is defined here, and the networks and image sets, which have files of their own
-    "MLP",
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Arrays",
-    "Augmentation",
-    "Contents",
-    "ConvNet",
-    "Cosine",
-    "Custom",
-    "Data",
-    "Extra",
-    "Folder",
-    "InlineLauncher",
-    "KnownSet",
-    "Launcher",
-    "LocalLauncher",
-    "Loss",
-    "MLflow",
-    "Metrics",
-    "Model",
-    "Nothing",
-    "OneCycle",
-    "Optimizer",
-    "Pixels",
-    "RMSprop",
-    "ResNet",
-    "Scheduler",
-    "Step",
-    "Tracking",
-    "Trainer",
-]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch

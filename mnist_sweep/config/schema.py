@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnist_sweep.config import options as groups
+from mnist_sweep.config.image_data import Arrays, Data, Folder
 from mnist_sweep.config.image_sets import IMAGE_SETS
 from mnist_sweep.config.metrics import EPOCH_METRICS, RUN_METRICS, Direction
 from mnist_sweep.config.network_shapes import Layer
-from mnist_sweep.config.options import Data, Launcher, Loss, Metrics, Model, Optimizer, Scheduler, Tracking, Trainer
+from mnist_sweep.config.networks import Custom, Model
+from mnist_sweep.config.options import Extra, Launcher, Loss, Metrics, MLflow, Optimizer, Scheduler, Tracking, Trainer
 from mnist_sweep.config.overrides import FREE, flattened, text
 from mnist_sweep.config.paths import PathText
 from mnist_sweep.config.section import RunName, Section
@@ -83,10 +84,10 @@ class Config(Section):
         """The table of the network's layers, for the images of the data set."""
         return self.model.layers(self.data.images)
 
-    def extra_metrics(self) -> list[groups.Extra]:
+    def extra_metrics(self) -> list[Extra]:
         """What is measured on top: the user's own metrics, and the balanced accuracy where classes may be unequal."""
         unequal = self.data.own or self.loss.class_weights
-        extra = [groups.Extra(target="balanced_accuracy")] if unequal else []
+        extra = [Extra(target="balanced_accuracy")] if unequal else []
         return list({each.metric: each for each in [*extra, *self.metrics.extra]}.values())
 
     @property
@@ -106,9 +107,9 @@ class Config(Section):
     def plain(self) -> dict[str, Any]:
         """The config as plain containers, as Hydra composed it, without passwords; with what one's own files hold."""
         content: dict[str, Any] = self.model_dump(mode="json", exclude_unset=True)
-        if isinstance(self.data, groups.Folder | groups.Arrays):
+        if isinstance(self.data, Folder | Arrays):
             content["data"]["contents"] = self.data.found.model_dump(mode="json")
-        if isinstance(self.tracking, groups.MLflow):
+        if isinstance(self.tracking, MLflow):
             content["tracking"]["uri"] = without_passwords(self.tracking.uri)
         if self.sweep:
             content["sweep"]["storage"] = without_passwords(self.sweep.storage)
@@ -135,7 +136,7 @@ class Config(Section):
         parts = {key: part for key, part in self.plain().items() if key not in ("sweep", "name", "launcher", "test")}
         if found := parts["data"].pop("contents", None):
             parts["data"]["digest"] = found["digest"]
-        if isinstance(self.model, groups.Custom):
+        if isinstance(self.model, Custom):
             parts["model"]["arguments"] = {**self.model.defaults(), **self.model.arguments}
         values = {key: value for key, value in flattened(parts).items() if not isinstance(value, dict)}
         named = {key.removesuffix(".name"): value for key, value in values.items()}

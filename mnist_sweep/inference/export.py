@@ -17,9 +17,9 @@ from onnx import save
 from onnx.helper import set_model_props
 from safetensors.torch import save_file
 
+from mnist_sweep.config.image_data import Data
 from mnist_sweep.config.image_sets import HANDWRITTEN
 from mnist_sweep.config.network_shapes import GREY28
-from mnist_sweep.config.options import Data
 from mnist_sweep.errors import RequestError, RunFailure, check_interrupted
 from mnist_sweep.inference import load
 from mnist_sweep.training import datasets

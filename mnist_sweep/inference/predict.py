@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from mnist_sweep.config.image_data import Data
 from mnist_sweep.config.image_sets import DIGITS, HANDWRITTEN, IMAGE_SETS
-from mnist_sweep.config.options import Data
 from mnist_sweep.errors import check_interrupted
 from mnist_sweep.inference import load, preprocess
 from mnist_sweep.training import pictures

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, grid_sample, pad
 
+from mnist_sweep.config.image_data import Augmentation, Data, KnownSet
 from mnist_sweep.config.image_sets import DIGITS, IMAGE_SETS
-from mnist_sweep.config.options import Augmentation, Data, KnownSet, Pixels
+from mnist_sweep.config.networks import Pixels
 from mnist_sweep.training import datasets, kept_images, own_images
 from mnist_sweep.training.kept_images import part_of, stratified
 

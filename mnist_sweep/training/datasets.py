@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from mnist_sweep.config.image_data import Data, KnownSet
 from mnist_sweep.config.image_sets import IDX_BYTES, IMAGE_SETS
-from mnist_sweep.config.options import Data, KnownSet
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.training import kept_images, own_images
 

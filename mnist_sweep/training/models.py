@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config import options
+from mnist_sweep.config import networks
 from mnist_sweep.config.network_shapes import Images
+from mnist_sweep.config.networks import Pixels
 from mnist_sweep.training import onednn, own_code
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -29,7 +30,7 @@ class Network(nn.Module):
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, mean: options.Pixels, deviation: options.Pixels) -> None:
+    def __init__(self, mean: Pixels, deviation: Pixels) -> None:
         super().__init__()
         for name, values in (("mean", mean), ("deviation", deviation)):
             found = torch.tensor(values)
@@ -51,7 +52,7 @@ class ConvNet(Network):
         images: what it takes and tells apart.
     """
 
-    def __init__(self, model: options.ConvNet, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
+    def __init__(self, model: networks.ConvNet, mean: Pixels, deviation: Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         self.blocks = nn.Sequential()
         channels, height, width = images.shape
@@ -91,7 +92,7 @@ def _head(units: int, hidden: Sequence[int], activation: str, dropout: float, cl
 class MLP(Network):
     """Fully connected layers on the pixels; the arguments are as for `ConvNet`."""
 
-    def __init__(self, model: options.MLP, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
+    def __init__(self, model: networks.MLP, mean: Pixels, deviation: Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         units = images.channels * images.height * images.width
         self.head = nn.Sequential(*_head(units, model.hidden, model.activation, model.dropout, images.classes))
@@ -107,7 +108,7 @@ class ResNet(Network):
     `blocks` are the first convolution and three stages, of which the second and third halve their maps.
     """
 
-    def __init__(self, model: options.ResNet, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
+    def __init__(self, model: networks.ResNet, mean: Pixels, deviation: Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         channels = model.width
         self.blocks = nn.Sequential(
@@ -154,7 +155,7 @@ class Residual(nn.Module):
 class Custom(Network):
     """A network of the user's own, which is given standardised images; the arguments are as for `ConvNet`."""
 
-    def __init__(self, model: options.Custom, mean: options.Pixels, deviation: options.Pixels, images: Images) -> None:
+    def __init__(self, model: networks.Custom, mean: Pixels, deviation: Pixels, images: Images) -> None:
         super().__init__(mean, deviation)
         self.network = own_code.network(model.target, model.arguments, images)
 
@@ -163,7 +164,7 @@ class Custom(Network):
         return logits
 
 
-def _block(model: options.ConvNet, channels: int, block: shapes.Block) -> nn.Sequential:
+def _block(model: networks.ConvNet, channels: int, block: shapes.Block) -> nn.Sequential:
     """(B, channels, S, S) → (B, width, S', S'): convolutions, each with its activation, then the pool."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, block.convolutions + 1):

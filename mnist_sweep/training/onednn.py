@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import max_pool2d, pad
 
 from mnist_sweep.config import network_shapes as shapes
-from mnist_sweep.config.options import ConvNet
+from mnist_sweep.config.networks import ConvNet
 
 #: Channels that are stored side by side: with AVX-512, where bf16 is slow with another number; and with AVX2.
 _BLOCK, _SHORT_BLOCK = 16, 8

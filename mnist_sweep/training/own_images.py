@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mnist_sweep.config.options import Arrays, Contents, Folder
+from mnist_sweep.config.image_data import Arrays, Contents, Folder
 from mnist_sweep.config.overrides import text
 from mnist_sweep.errors import RequestError, one_line
 from mnist_sweep.training import pictures

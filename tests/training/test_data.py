@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_sweep.config.options import Augmentation
+from mnist_sweep.config.image_data import Augmentation
 from mnist_sweep.training import data, kept_images
 
 PLAIN = Augmentation(rotation=0.0, shift=0.0, scale=0.0)

@@ -16,8 +16,8 @@ import torchvision
 
 from mnist_sweep import api
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.image_data import Data
 from mnist_sweep.config.image_sets import IDX_BYTES
-from mnist_sweep.config.options import Data
 from mnist_sweep.errors import RequestError
 from mnist_sweep.training import datasets
 from mnist_sweep.training.data import test_set as images_of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d
 
-from mnist_sweep.config import options
+from mnist_sweep.config import networks
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.network_shapes import GREY28
 from mnist_sweep.training import onednn
@@ -20,7 +20,7 @@ from mnist_sweep.training.models import ACTIVATIONS, MONOTONE, ConvNet
 
 
 @st.composite
-def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
+def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> networks.ConvNet:
     """Any possible small network."""
     depth = draw(st.integers(0, 3))
 
@@ -28,7 +28,7 @@ def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
         return draw(numbers | st.lists(numbers, min_size=depth, max_size=depth))
 
     try:
-        model = options.ConvNet(
+        model = networks.ConvNet(
             filters=draw(st.lists(widths, min_size=depth, max_size=depth)),
             kernel_size=per_block(st.sampled_from([1, 3, 5])),
             pool_size=per_block(st.integers(1, 3)),
@@ -47,7 +47,7 @@ def models(draw: st.DrawFn, widths: st.SearchStrategy[int]) -> options.ConvNet:
         reject()
 
 
-def textbook(network: Any, model: options.ConvNet, images: torch.Tensor) -> tuple[torch.Tensor, float]:
+def textbook(network: Any, model: networks.ConvNet, images: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Convolution – activation – pooling in this order, whatever order the network has, in the plain layout.
 
     Returns:
@@ -84,7 +84,7 @@ def outputs_and_gradients(network: nn.Module, logits: torch.Tensor) -> list[torc
 
 @settings(max_examples=60, deadline=None)
 @given(models(st.integers(1, 6)))
-def test_shapes_function_and_gradients_are_those_of_the_textbook(model: options.ConvNet) -> None:
+def test_shapes_function_and_gradients_are_those_of_the_textbook(model: networks.ConvNet) -> None:
     torch.manual_seed(0)
     network = ConvNet(model, 0.13, 0.31, GREY28).double().eval()
     images = torch.rand(2, 1, 28, 28, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_shapes_function_and_gradients_are_those_of_the_textbook(model: options.
 
 @settings(max_examples=100, deadline=None, derandomize=True)  # rounding is compared: no build fails by chance
 @given(models(st.sampled_from([3, 12, 16, 32])), st.sampled_from(["AVX2", "AVX512"]))
-def test_training_computes_the_same_in_single_precision(model: options.ConvNet, widest: str) -> None:
+def test_training_computes_the_same_in_single_precision(model: networks.ConvNet, widest: str) -> None:
     """Within 1e-5 of the textbook's network, or of the exact values where that one's own rounding is greater."""
     # 1 × 1 filters of one image, normalised, are copies of each other: gradients that are differences of rounding
     assume(not (model.batch_norm and any(block.kernel == 1 for block in model.blocks())))
@@ -127,7 +127,7 @@ SUITABLE = ["model.filters=[16,32]", "model.batch_norm=true", "model.dropout=0",
 def network_of(*items: str) -> ConvNet:
     """In training."""
     model = CommandLine.of(items).config.model
-    assert isinstance(model, options.ConvNet)
+    assert isinstance(model, networks.ConvNet)
     return ConvNet(model, 0.13, 0.31, GREY28)
 
 

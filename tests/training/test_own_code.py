@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mnist_sweep import api
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.config.network_shapes import Images
-from mnist_sweep.config.options import MLP, ResNet
+from mnist_sweep.config.networks import MLP, ResNet
 from mnist_sweep.errors import RequestError
 from mnist_sweep.run import train
 from mnist_sweep.sweep.candidates import Candidates

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.image_data import Folder
 from mnist_sweep.config.network_shapes import Images
-from mnist_sweep.config.options import Folder
 from mnist_sweep.errors import RequestError
 from mnist_sweep.training import data, datasets, kept_images, own_images
 from tests.own_sets import blobs, folder, of_folder

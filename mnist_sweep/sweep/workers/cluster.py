@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mnist_sweep import hardware
-from mnist_sweep.config import options, schema
+from mnist_sweep.config import image_data, options, schema
 from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError, handlers_kept, one_line
 from mnist_sweep.result import Result
@@ -260,14 +260,14 @@ class _Handle(Handle):
         return "its process or its machine is gone"
 
 
-def _images(data: options.Data) -> "dict[str, np.ndarray]":
+def _images(data: image_data.Data) -> "dict[str, np.ndarray]":
     """The bytes (N,) uint8 of the files that training needs, by their paths below ``data.root``."""
     return {name: np.fromfile(path, np.uint8) for name, path in datasets.needed(data).items()}
 
 
 def _portable(config: schema.Config) -> schema.Config:
     """The config, with what an image set of the user's own holds: another machine does not have its files."""
-    if isinstance(config.data, options.KnownSet):
+    if isinstance(config.data, image_data.KnownSet):
         return config
     data = config.data.model_copy(update={"contents": config.data.found})
     return config.model_copy(update={"data": data})
