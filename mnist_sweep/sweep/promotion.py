@@ -91,8 +91,10 @@ class Promotion:
         order, ranked = self._order[epoch, schedule], self._ranked[epoch, schedule]
         for number, trial in enumerate(trials):
             reported = trial.intermediate_values
-            if number in ranked or max(reported, default=0) < epoch or trial.user_attrs.get(SCHEDULE) != schedule:
+            if number in ranked or len(reported) < epoch or trial.user_attrs.get(SCHEDULE) != schedule:
                 continue
-            bisect.insort(order, (-max(self.sign * reported[step] for step in reported if step <= epoch), number))
-            ranked.add(number)
+            values = [self.sign * value for step, value in reported.items() if step <= epoch]
+            if values and max(reported) >= epoch:  # another program's trial may have reported at any steps
+                bisect.insort(order, (-max(values), number))
+                ranked.add(number)
         return [number for _, number in order[: max(at_least, len(order) // self.factor)]]

@@ -37,8 +37,8 @@ class SamplersView(InMemoryStorage):
         super().__init__()
         self.constraints, self.space, self.learns_from_pruned = constraints, space, True
         self.kinds: list[str] = []
-        # trials at rest, finished or paused, by number, state and epochs
-        self._translated: dict[tuple[int, TrialState, int], FrozenTrial | None] = {}
+        # trials at rest, finished or paused, by number, kind and epochs
+        self._translated: dict[tuple[int, str, int], FrozenTrial | None] = {}
 
     def recorded(self, study_id: int) -> list[FrozenTrial]:
         """The trials as they are; not to be changed."""
@@ -65,18 +65,18 @@ class SamplersView(InMemoryStorage):
         complete = [trial.values for trial in trials if trial.state == TrialState.COMPLETE]
         worse = [max if d == StudyDirection.MINIMIZE else min for d in self.get_study_directions(study_id)]
         worst = [of(values) for of, values in zip(worse, zip(*complete, strict=True), strict=False)]
-        shown = [self._shown(trial, worst) for trial in trials]
+        shown = [self._shown(trial, kind, worst) for trial, kind in zip(trials, self.kinds, strict=True)]
         found = [trial for trial in shown if trial and (states is None or trial.state in states)]
         return copy.deepcopy(found) if deepcopy else found
 
-    def _shown(self, trial: FrozenTrial, worst: list[float]) -> FrozenTrial | None:
-        known: FrozenTrial | None = trial
-        if trial.state.is_finished() or paused(trial):
-            at = trial.number, trial.state, len(trial.intermediate_values)
-            if at not in self._translated:
-                self._translated[at] = self._translate(trial)
-            known = self._translated[at]
-        if known and reason(trial) in ("infeasible", "diverged"):
+    def _shown(self, trial: FrozenTrial, kind: str, worst: list[float]) -> FrozenTrial | None:
+        if kind in ("running", "waiting"):
+            return trial
+        at = trial.number, kind, len(trial.intermediate_values)
+        if at not in self._translated:
+            self._translated[at] = self._translate(trial)
+        known = self._translated[at]
+        if known and kind in ("infeasible", "fail") and reason(trial) in ("infeasible", "diverged"):
             known = copied(known)
             known.state, known.values, known.intermediate_values = TrialState.PRUNED, None, {}
             if worst and not self.learns_from_pruned:

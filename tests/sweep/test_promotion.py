@@ -50,6 +50,12 @@ def test_the_best_of_the_highest_rung_goes_on_first() -> None:
     assert promotion().next(low, last=False) == 2
 
 
+def test_a_trial_that_another_program_reported_at_other_steps_is_no_hindrance() -> None:
+    other = trial(0, [])
+    other.intermediate_values = {7: 0.9, 9: 0.9}
+    assert promotion().next([other, *(trial(number, [0.1 * number], at=1) for number in (1, 2, 3))], last=False) == 3
+
+
 def test_at_the_end_the_best_of_few_goes_on() -> None:
     two = [trial(0, [0.5], at=1), trial(1, [0.6], at=1)]
     assert promotion().next(two, last=False) is None
