@@ -32,7 +32,7 @@ EPOCHS_A_TRIAL = 2.5
 def play(descriptors: list[int], log: Path, epoch_seconds: float) -> None:
     """Be the workers behind these file descriptors, until the driver hangs up."""
     workers = {Connection(descriptor): None for descriptor in descriptors}
-    running: dict[Connection, list[Any]] = {}  # task, epochs, done, score
+    running: dict[Connection, list[Any]] = {}  # task, epochs, done, score, seconds an epoch
     done: dict[str, int] = {}  # epochs, by the names of runs that paused
     due: list[tuple[float, int, Connection]] = []
     freed, order = {worker: time.monotonic() for worker in workers}, itertools.count()
@@ -45,7 +45,7 @@ def play(descriptors: list[int], log: Path, epoch_seconds: float) -> None:
             while due and due[0][0] <= now:
                 worker = heapq.heappop(due)[2]
                 running[worker][2] += 1
-                _, _, epoch, score = running[worker]
+                _, _, epoch, score, _ = running[worker]
                 worker.send(("report", epoch, {"val/accuracy": score * (1 - 0.1 / epoch)}))
             for worker in wait([*workers], timeout=max(0.0, min(due[0][0] - now, 1.0)) if due else 1.0):
                 try:
@@ -60,10 +60,10 @@ def play(descriptors: list[int], log: Path, epoch_seconds: float) -> None:
                     noise = int(hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:8], 16) / 16**8
                     score = 0.99 - 0.02 * abs(math.log10(float(values.get("optimizer.lr", 1e-3)) / 3e-3)) - 0.01 * noise
                     running[worker] = [message, int(values.get("trainer.max_epochs", 10)), done.get(values["name"], 0)]
-                    running[worker].append(score)
+                    running[worker] += [score, epoch_seconds * (0.5 + noise)]  # else all would report in waves
                     go_on = True
                 elif message[0] == "answer":
-                    task, epochs, epoch, score = running[worker]
+                    task, epochs, epoch, score, _ = running[worker]
                     go_on = message[3]
                     if go_on is not True or epoch >= epochs:
                         worker.send(("finished", result(task, go_on, epoch, score, done), 100.0))
@@ -71,7 +71,7 @@ def play(descriptors: list[int], log: Path, epoch_seconds: float) -> None:
                 else:  # the end
                     worker.send(("finished", None, 100.0))
                 if go_on is True:
-                    heapq.heappush(due, (time.monotonic() + epoch_seconds, next(order), worker))
+                    heapq.heappush(due, (time.monotonic() + running[worker][4], next(order), worker))
 
 
 def result(task: Any, decision: Any, epoch: int, score: float, done: dict[str, int]) -> Any:

@@ -33,7 +33,7 @@ import neps_search
 from filelock import FileLock
 
 from mnist_sweep import run
-from mnist_sweep.config.command import CommandLine
+from mnist_sweep.config.command import CONF, CommandLine
 from mnist_sweep.config.metrics import spread
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep.session import Session, opened
@@ -175,7 +175,8 @@ def sweep(
 def results(arguments: argparse.Namespace, tasks: list[str], methods: list[str], epochs: int, *, again: bool) -> Any:
     """The sweeps' results by task, method and seed; those that are not in the cache are run, several at a time."""
     # sweeps of other code may have proposed something else; their trainings are there still
-    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(PACKAGE.rglob("*.py")))).hexdigest()[:8]
+    files = [*PACKAGE.rglob("*.py"), *CONF.rglob("*.yaml"), *Path(__file__).parent.glob("*search*.py")]
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:8]
     folder = arguments.cache / "sweeps" / code
     folder.mkdir(parents=True, exist_ok=True)
 

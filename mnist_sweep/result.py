@@ -48,7 +48,7 @@ class Result:
     history: list[dict[str, float]] = field(default_factory=list)  #: the metrics of each epoch
     learning_rates: list[float] = field(default_factory=list)  #: with which each epoch began
     multiply_adds: int | None = None  #: of the network, for one image
-    attempts: int = 1  #: more where a run was resumed after its process had died or was interrupted
+    attempts: int = 1  #: more where a run went on after a pause, an interruption, or the death of its process
     seeds: int = 1  #: that its metrics are the means over; the runs of the others lie beside its folder
     duplicate_of: str | None = None  #: name of the equal run whose numbers these are; None for a run that was trained
     test_opened_at: str | None = None  #: when the test set was opened for it (ISO 8601, UTC)

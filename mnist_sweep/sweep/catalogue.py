@@ -130,15 +130,15 @@ class Held:
         """Delete MLflow's runs, the folders and the study, so that it can be done again where it failed."""
         assert self.config.sweep is not None
         runs = tracking.delete_runs(self.config.tracking, self.id) if self.id else 0
-        own = [folder for folder in self.folders if folder.name == self.name]  # which says where the study is
         for folder in self.folders:
-            if folder not in own:
+            if folder.name != self.name:
                 shutil.rmtree(folder)
         with storage.database(self.config.sweep) as kept:
             if self.name in optuna.get_all_study_names(kept):
                 optuna.delete_study(study_name=self.name, storage=kept)
-        for folder in own:
-            shutil.rmtree(folder)
+        for folder in self.folders:  # its own, which says where the study is
+            if folder.exists():
+                shutil.rmtree(folder)
         in_mlflow = f"{runs} runs in MLflow (mlflow gc frees their space; registered models stay)"
         return f"deleted {self.name}: its study, {len(self.folders)} folders, {in_mlflow}"
 

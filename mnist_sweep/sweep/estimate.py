@@ -33,8 +33,12 @@ class Estimate:
 
     @property
     def _several(self) -> bool:
-        """Whether there are several objectives, by which no pruner judges."""
         return len(self.settings.objectives or ()) > 1
+
+    @property
+    def _pruner(self) -> Pruner | None:
+        """None where there are several objectives, by which none judges."""
+        return None if self._several else self.settings.pruner
 
     @property
     def full_epochs(self) -> float:
@@ -44,13 +48,11 @@ class Estimate:
     @property
     def first_epochs(self) -> float:
         """Of a trial with its first seed."""
-        if self._several:
-            return self.full_epochs
-        return statistics.fmean(epochs_until_pruned(self.settings.pruner, each, self.total) for each in self.epochs)
+        return statistics.fmean(epochs_until_pruned(self._pruner, each, self.total) for each in self.epochs)
 
     def _share(self, trials: float) -> float:
         """Of so many trials those that come to their end."""
-        return 1.0 if self._several else _stretches(self.settings.pruner, self.full_epochs, trials)[-1][1]
+        return _stretches(self._pruner, self.full_epochs, trials)[-1][1]
 
     @property
     def _further(self) -> float:
@@ -123,7 +125,7 @@ class Estimate:
         return _BYTES * self.parameters * files / 1e9
 
 
-def epochs_until_pruned(pruner: Pruner, epochs: int, trials: float = math.inf) -> float:
+def epochs_until_pruned(pruner: Pruner | None, epochs: int, trials: float = math.inf) -> float:
     """The epochs that a trial of so many is expected to take."""
     expected, before = 0.0, 0.0
     for end, share in _stretches(pruner, epochs, trials):
@@ -131,7 +133,7 @@ def epochs_until_pruned(pruner: Pruner, epochs: int, trials: float = math.inf) -
     return expected
 
 
-def _stretches(pruner: Pruner, epochs: float, trials: float = math.inf) -> list[tuple[float, float]]:
+def _stretches(pruner: Pruner | None, epochs: float, trials: float = math.inf) -> list[tuple[float, float]]:
     """A trial of so many epochs from pause to pause: the last epoch of each stretch, the share expected to begin it.
 
     Of few trials more than the share come far, since the first go on before better ones are known; measured: two.

@@ -57,16 +57,14 @@ def plan(command: CommandLine) -> Path:
     proposed = _proposed(config.sweep, space, candidates, config.seed) or possible
     own = [candidates.make(space.suggest(FixedTrial(point))) for point, known in first if BASELINE in known]
     images = _PROBE_IMAGES_ON_GPU if resources.gpus else _PROBE_IMAGES
-    *seconds, own_seconds = _seconds(config, [*proposed, *own], images)
-    if not own:  # your config is no point of the space
-        seconds.append(own_seconds)
-        own_seconds = statistics.fmean(seconds)
+    found = _seconds(config, [*proposed, *own], images)
+    seconds, of_own = found[: len(proposed)], found[len(proposed) :]  # none where your config is no point of the space
     estimate = Estimate(
         settings=config.sweep,
         total=samplers.total(config.sweep, space),
         epochs=[candidate.epochs for candidate in proposed],
         seconds=seconds,
-        own_seconds=own_seconds,
+        own_seconds=statistics.fmean(of_own or seconds),
         own=bool(own),
         undone=_differing(proposed, common),
         parameters=statistics.fmean(candidate.costs["parameters"] for candidate in possible),

@@ -120,9 +120,9 @@ class Progress(Live):
             return f"front of {len(self.study.front())}"
         best = self.study.best()
         found = [(best.values[0], f"trial {best.number}")] if best else []
-        paused = ((self._better(trial.intermediate_values.values()), trial.number) for trial in self.study.paused())
-        if at_rest := self._better(paused, key=lambda each: each[0], default=None):
-            found.append((at_rest[0], f"trial {at_rest[1]}, paused"))
+        resting = ((self._better(trial.intermediate_values.values()), trial.number) for trial in self.study.paused())
+        if first := self._better(resting, key=lambda each: each[0], default=None):
+            found.append((first[0], f"trial {first[1]}, paused"))
         shown = self._running.items() if running else ()
         found += [(value, f"trial {number}, running") for number, (_, _, value) in shown if value is not None]
         value, which = self._better(found, key=lambda each: each[0], default=(None, ""))

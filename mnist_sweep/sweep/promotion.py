@@ -90,11 +90,9 @@ class Promotion:
         """The best part of the trials of a schedule that have come to an epoch, the best first."""
         order, ranked = self._order[epoch, schedule], self._ranked[epoch, schedule]
         for number, trial in enumerate(trials):
-            reported = trial.intermediate_values
-            if number in ranked or len(reported) < epoch or trial.user_attrs.get(SCHEDULE) != schedule:
-                continue
-            values = [self.sign * value for step, value in reported.items() if step <= epoch]
-            if values and max(reported) >= epoch:  # another program's trial may have reported at any steps
-                bisect.insort(order, (-max(values), number))
-                ranked.add(number)
+            reported, known = trial.intermediate_values, trial.user_attrs
+            if number in ranked or len(reported) < epoch or known.get(SCHEDULE) != schedule or "digest" not in known:
+                continue  # another program's trial has no digest
+            bisect.insort(order, (-max(self.sign * value for step, value in reported.items() if step <= epoch), number))
+            ranked.add(number)
         return [number for _, number in order[: max(at_least, len(order) // self.factor)]]

@@ -106,15 +106,18 @@ def locked(settings: Sweep, output: Path) -> Iterator[Lease | None]:
 def check_folders(settings: Sweep, folder: Path, *, new: bool) -> None:
     """Raise a RequestError if the sweep's folder holds a run, or if names of a new sweep's trials are taken."""
     for path in sorted(path.parent for path in folder.parent.glob("*/config.yaml")):
-        own = False
-        if path == folder:
-            config = None
-            with contextlib.suppress(RequestError):  # the code of a network of one's own is gone
-                config = run_folder.RunFolder(path).config()
-            own = new if config is None else not config.sweep  # None: it cannot be read
+        own = path == folder and _holds_a_run(folder, new=new)
         if own or (new and is_run_of(folder.name, path.name)):
             where = f"{path} is there, but its study is not in {_shown(settings)}"
             raise RequestError(f"sweep.name={settings.name}: {where}; allowed: sweep.name=ANOTHER")
+
+
+def _holds_a_run(folder: Path, *, new: bool) -> bool:
+    """Whether this folder of a sweep is a run's; of one that cannot be read whether it is not the sweep's."""
+    config = None
+    with contextlib.suppress(RequestError):  # the code of a network of one's own is gone
+        config = run_folder.RunFolder(folder).config()
+    return new if config is None else not config.sweep
 
 
 @contextlib.contextmanager
@@ -227,6 +230,9 @@ def open_study(
         optuna.create_study(study_name=settings.name, storage=storage, load_if_exists=True, directions=directions)
         study = Study(storage, settings.name, goals, settings.constraints or {}, space, config.seed, common, lease)
         now, before = _settings_of(config, space, digest), study.recall(_BEGUN)
+        if before and "sweep.seeds" not in before:  # an earlier version did not note it
+            was = max((trial.user_attrs.get("result", {}).get("seeds", 1) for trial in study.trials()), default=1)
+            before = before | ({"sweep.seeds": str(was)} if was > 1 else {})
         if before is None:
             if study.trials() or [direction.name.lower() for direction in study.study.directions] != directions:
                 by = "this study was begun by another program, or by an earlier version of this one"

@@ -268,7 +268,8 @@ class Study:
 
     def counts(self) -> dict[str, int]:
         """Trials by Optuna's states, in small letters; the infeasible and the paused on their own."""
-        found = Counter({"complete": 0, "pruned": 0, "fail": 0, **Counter(self._memory.kinds)})
+        found = Counter(complete=0, pruned=0, fail=0)
+        found.update(self._memory.kinds)
         return {kind: count for kind, count in found.items() if kind not in ("foreign", "waiting")}
 
     def epochs(self) -> int:

@@ -52,9 +52,8 @@ def look_through(settings: Arrays) -> Source:
             are = f"test_images of {test_images.shape[1:]}, labels to {test_labels.max()}"
             raise refused(settings, are, f"as images and labels, {images.shape[1:]} and at most {classes - 1}")
     else:
-        parts = dict(
-            zip(parts | {"test": 0}, ((images[at], labels[at]) for at in split(settings, labels)), strict=True)
-        )
+        both = zip(("train", "test"), split(settings, labels), strict=True)
+        parts = {part: (images[at], labels[at]) for part, at in both}
     check_enough(settings, parts["train"][1])
     called = [str(name) for name in np.atleast_1d(found.get("class_names", np.arange(classes)))]
     if len(called) != classes:

@@ -15,7 +15,7 @@ def trial(number: int, curve: Sequence[float], at: int = 0, **attributes: Any) -
     made = create_trial(
         state=TrialState.WAITING if at else TrialState.RUNNING,
         intermediate_values=dict(enumerate(curve, start=1)),
-        user_attrs={**({PAUSED: at} if at else {}), **attributes},
+        user_attrs={"digest": "", **({PAUSED: at} if at else {}), **attributes},
     )
     made.number = number
     return made
@@ -50,10 +50,12 @@ def test_the_best_of_the_highest_rung_goes_on_first() -> None:
     assert promotion().next(low, last=False) == 2
 
 
-def test_a_trial_that_another_program_reported_at_other_steps_is_no_hindrance() -> None:
-    other = trial(0, [])
-    other.intermediate_values = {7: 0.9, 9: 0.9}
-    assert promotion().next([other, *(trial(number, [0.1 * number], at=1) for number in (1, 2, 3))], last=False) == 3
+def test_trials_of_another_program_are_not_ranked() -> None:
+    others = [trial(number, [0.9] * 9) for number in range(3)]
+    for other in others:
+        del other.user_attrs["digest"]
+    ours = [trial(number, [0.1 * number], at=1) for number in (3, 4, 5)]
+    assert promotion().next([*others, *ours], last=False) == 5
 
 
 def test_at_the_end_the_best_of_few_goes_on() -> None:

@@ -1,5 +1,6 @@
 """A study, in memory and in its database; what a later session reads back, and what it may change."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -267,3 +268,13 @@ def test_the_study_of_another_program_is_left_alone(tmp_path: Path, direction: A
     with pytest.raises(RequestError, match=r"sweep\.name=sweep: this study was begun by another program, or by an"):
         stubs.search(tmp_path)
     assert [*optuna.load_study(study_name="sweep", storage=storage).user_attrs] == ["fingerprint"]
+
+
+def test_a_study_that_did_not_note_its_seeds_knows_them_by_its_trials(tmp_path: Path) -> None:
+    stubs.twist.append(lambda _, result: dataclasses.replace(result, seeds=3))
+    stubs.search(tmp_path, "sweep.trials=2", "sweep.seeds=3")
+    kept = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/optuna.db")
+    kept.set_user_attr("begun with", {k: v for k, v in kept.user_attrs["begun with"].items() if k != "sweep.seeds"})
+    with pytest.raises(RequestError, match=r"sweep\.seeds: 3 → not there; sweep\.seeds cannot change"):
+        stubs.search(tmp_path, "sweep.trials=3")
+    assert stubs.search(tmp_path, "sweep.trials=3", "sweep.seeds=3").study.counted() == 3

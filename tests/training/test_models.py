@@ -186,12 +186,12 @@ def test_half_precision_has_that_layout_where_the_processor_can_and_computes_the
         assert onednn.takes(images)
         with torch.autocast("cpu", torch.bfloat16):
             assert onednn.takes(images) == able
-            if able and not can:  # which is an error there
-                continue
+            if able and not can:  # to compute it is an error there
+                return
             logits = network(images)
         assert logits.dtype == torch.bfloat16
         found.append(torch.cat([each.flatten() for each in outputs_and_gradients(network, logits.float())]))
-    assert torch.nn.functional.cosine_similarity(found[0], found[-1], dim=0) > 0.999
+    assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.999
 
 
 def test_only_activations_that_never_decrease_count_as_monotone() -> None:

@@ -87,13 +87,9 @@ class Actor:
         A trial of several seeds has a folder for each, of which the later ones are sent at the end.
         """
         assert isinstance(task, Sent)
-        with tempfile.TemporaryDirectory(prefix="mnist_sweep-", ignore_cleanup_errors=True) as runs:
-            return self._perform_in(Path(runs), task, on_epoch, stopped)
-
-    def _perform_in(self, runs: Path, task: Sent, on_epoch: OnEpoch, stopped: Stopped) -> Result | None:
-        """The same, with the folders of the task's runs below this one."""
         assert task.config is not None
-        home = RunFolder.of(task.config).path
+        scratch = tempfile.TemporaryDirectory(prefix="mnist_sweep-", ignore_cleanup_errors=True)
+        home, runs = RunFolder.of(task.config).path, Path(scratch.name)
         write(runs, task.files)
         seen = _stamps(runs)
 
@@ -116,6 +112,7 @@ class Actor:
             return replace(result, folder=str(home)) if result else None
         finally:
             send_new()
+            scratch.cleanup()
 
 
 def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:
