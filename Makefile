@@ -4,7 +4,7 @@
 # make setup    only the environment
 # make docs     the documentation, as a site in docs/_build
 # make bench    how fast networks are trained on this machine, against plain PyTorch and a template (about 15 minutes)
-# make chaos    every fault of docs/promises.md, with 200 kills at random moments, and a table of what held (about 18 minutes)
+# make chaos    every fault of docs/promises.md, with 200 kills at random moments, and a table of what held (about 16 minutes)
 # make screenshots   the README's pictures, of the sweep in the mlruns of this folder: that of `make sweep` (needs Chromium)
 PYTHON ?= python3
 VENV   ?= .venv

@@ -79,6 +79,8 @@ class CommandLine:
                 for key, value in changed.items():
                     OmegaConf.update(composed, key, value, force_add=key.startswith(FREE))
                 return composed
+        if nameless := [item for item in self.overrides if not key_of(item).strip()]:
+            raise RequestError(f"{' '.join(nameless[0].split())}: names no key; allowed: KEY=VALUE")
         if self.config_dir is not None and not self.config_dir.is_dir():  # Hydra goes on without it
             raise RequestError(f"--config-dir={self.config_dir}: no such folder")
         hydra = GlobalHydra.instance()

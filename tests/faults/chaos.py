@@ -73,9 +73,9 @@ class Kills:
 
     def twenty(self) -> None:
         """Twenty kills of one sweep's driver, and how much longer that takes than the sweep alone."""
-        quiet = self._endured("quiet", 0, trials=50, epoch=0.8)
+        quiet = self._endured("quiet", 0, trials=60, epoch=0.8)
         pause = 2 * quiet.seconds / TWENTY  # so that the kills are spread over the sweep
-        killed = self._endured("killed", TWENTY, trials=50, drivers=1.0, pause=pause, epoch=0.8)
+        killed = self._endured("killed", TWENTY, trials=60, drivers=1.0, pause=pause, epoch=0.8)
         ratio = f"{killed.seconds:.0f} s, and {quiet.seconds:.0f} s without, {killed.seconds / quiet.seconds:.2f} times"
         self.lines.append(f"{killed.driver} kills of the driver in one sweep: {ratio} as long (promised: at most 2.5)")
         self.broken += killed.seconds > 2.5 * quiet.seconds

@@ -62,6 +62,7 @@ drawn = st.fixed_dictionaries(
 @example(["model.filters=[" + "[" * 500], "")
 @example(["name=${name}"], "")
 @example(["seed=1e999"], "++")
+@example(["=\t", "a.b=None"], "+")
 def test_overrides(items: list[str], prefix: str) -> None:
     try:
         command = CommandLine.of([prefix + item for item in items])
