@@ -71,19 +71,17 @@ def plan(command: CommandLine) -> Path:
         together=len(resources.gpus) or resources.workers,  # workers that share a GPU train in turn
         tracked=config.tracking.name != "none",
     )
-    content = _content(config.sweep, space, possible, resources, estimate)
-    _show(config.sweep, space, content, resources, estimate)
+    content = _content(estimate, space, possible, resources)
+    _show(estimate, space, content, resources)
     folder.mkdir(parents=True, exist_ok=True)
     return write_json(folder / "plan.json", content)
 
 
-def _content(
-    settings: Sweep, space: Space, possible: Sequence[Candidate], resources: Resources, estimate: Estimate
-) -> dict[str, Any]:
+def _content(estimate: Estimate, space: Space, possible: Sequence[Candidate], resources: Resources) -> dict[str, Any]:
     """What ``plan.json`` says."""
-    minutes, seconds = settings.budget_minutes, estimate.seconds
+    minutes, seconds = estimate.settings.budget_minutes, estimate.seconds
     return {
-        "study": settings.name,
+        "study": estimate.settings.name,
         "space": {key: {"range": drawn, "when": when} for key, drawn, when in space.describe()},
         "points": space.points(_POINTS),
         "draws": _DRAWS,
@@ -103,8 +101,9 @@ def _content(
     }
 
 
-def _show(settings: Sweep, space: Space, content: dict[str, Any], resources: Resources, estimate: Estimate) -> None:
+def _show(estimate: Estimate, space: Space, content: dict[str, Any], resources: Resources) -> None:
     """Print the space as a table, and say what the plan comes to."""
+    settings = estimate.settings
     columns = "key", "drawn from", "only when"
     summary.print_table(f"the space of {settings.name}", columns, space.describe(), width=120)
     endless = f"infinitely many (continuous: {', '.join(space.continuous)})"

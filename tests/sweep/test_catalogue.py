@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 from plotly.offline import get_plotlyjs
 
@@ -10,7 +11,9 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import RequestError
 from mnist_sweep.run_folder import RunFolder
 from mnist_sweep.sweep import catalogue, report, session, storage
+from mnist_sweep.sweep.promotion import PAUSED
 from mnist_sweep.sweep.report import report as real_report
+from tests import stubs
 from tests.conftest import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_report")]
@@ -60,3 +63,17 @@ def test_a_run_whose_own_code_is_gone_is_in_nobodys_way(tmp_path: Path) -> None:
     assert not run_report.send(RunFolder(output / "runs" / "own"))  # nor does it keep others from being sent
     (output / "runs" / "own" / "overrides.yaml").write_text("[a=[")
     storage.check_folders(other, output / "runs" / "other", new=True)
+
+
+def test_a_sweep_that_runs_is_listed_as_such_and_not_deleted(tmp_path: Path) -> None:
+    with stubs.begun(tmp_path) as (begun, _):
+        resting = begun.study.ask(0, optuna.samplers.RandomSampler(seed=1))
+        resting.set_user_attr(PAUSED, 1)
+        begun.study.requeue(resting)
+        (found,) = catalogue.sweeps(tmp_path)
+        assert (found.state, found.trials, found.best, found.winner) == ("running", "1 paused", "–", "–")
+        with pytest.raises(RequestError, match="another process is at this sweep"), catalogue.held(tmp_path, "sweep"):
+            pass
+    assert [each.state for each in catalogue.sweeps(tmp_path)] == ["interrupted"]
+    (tmp_path / "optuna.db").unlink()
+    assert [each.state for each in catalogue.sweeps(tmp_path)] == ["study is gone"]

@@ -15,8 +15,7 @@ from mnist_sweep.config.command import CommandLine
 from mnist_sweep.errors import Interrupted, RequestError, RunFailure, signals_as_flag
 from mnist_sweep.result import Result
 from mnist_sweep.run_folder import RunFolder
-from mnist_sweep.sweep import catalogue, session, summary, winner
-from mnist_sweep.sweep.promotion import PAUSED
+from mnist_sweep.sweep import session, summary, winner
 from mnist_sweep.sweep.study import Study
 from mnist_sweep.sweep.workers import Task
 from mnist_sweep.tracking.store import client_of
@@ -190,20 +189,6 @@ def test_one_process_at_a_study_wherever_its_folders_are(tmp_path: Path) -> None
     shared = f"sweep.storage=sqlite:///{tmp_path}/shared.db"
     with stubs.begun(tmp_path / "here", shared), pytest.raises(RequestError, match="another process is at this sweep"):
         stubs.search(tmp_path / "there", shared)
-
-
-def test_a_sweep_that_runs_is_listed_as_such_and_not_deleted(tmp_path: Path) -> None:
-    with stubs.begun(tmp_path) as (begun, _):
-        resting = begun.study.ask(0, optuna.samplers.RandomSampler(seed=1))
-        resting.set_user_attr(PAUSED, 1)
-        begun.study.requeue(resting)
-        (found,) = catalogue.sweeps(tmp_path)
-        assert (found.state, found.trials, found.best, found.winner) == ("running", "1 paused", "–", "–")
-        with pytest.raises(RequestError, match="another process is at this sweep"), catalogue.held(tmp_path, "sweep"):
-            pass
-    assert [each.state for each in catalogue.sweeps(tmp_path)] == ["interrupted"]
-    (tmp_path / "optuna.db").unlink()
-    assert [each.state for each in catalogue.sweeps(tmp_path)] == ["study is gone"]
 
 
 def test_what_was_not_queued_before_an_interruption_is_queued_after_it(
